@@ -1205,18 +1205,67 @@ fn digits(text: &[u8], radix: u32, least: usize, most: usize) -> Step<(u32, &[u8
 
 /// One byte for each character of UTF-8 `text`; `None` beyond U+00FF or when it is not UTF-8.
 fn latin1(text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    loop {
-        let plain = rest.iter().position(|&byte| byte >= 128).unwrap_or(rest.len());
-        out.extend_from_slice(&rest[..plain]);
-        match &rest[plain..] {
-            [] => return Some(out),
-            [lead @ (0xc2 | 0xc3), second @ 0x80..=0xbf, tail @ ..] => {
-                out.push((lead & 3) << 6 | second & 0x3f);
-                rest = tail;
-            }
-            _ => return None,
+    // The content of an array is noise, in which no branch can be foreseen: there is none in this loop. A lead
+    // byte (two of them hold what Latin-1 has) is written over by the character that it begins.
+    let mut out = vec![0u8; text.len()];
+    let mut length = 0;
+    let mut leads = false;
+    let mut wrong = false;
+    let mut before = 0u8;
+    for &byte in text {
+        let follows = byte & 0xc0 == 0x80;
+        wrong |= follows != leads;
+        leads = byte & 0xfe == 0xc2;
+        wrong |= byte >= 0xc0 && !leads;
+        out[length] = if follows { before << 6 | byte & 0x3f } else { byte };
+        length += usize::from(!leads);
+        before = byte;
+    }
+    out.truncate(length);
+    (!wrong && !leads).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latin1_is_what_the_standard_library_says() {
+        let all: Vec<u8> = (0..=255).collect();
+        let text: String = all.iter().map(|&byte| char::from(byte)).collect();
+        assert_eq!(latin1(text.as_bytes()), Some(all));
+        assert_eq!(latin1(b""), Some(vec![]));
+        // A lead byte alone, before ASCII, before another; a second byte alone; what lies beyond; overlong forms.
+        let none: [&[u8]; 9] = [
+            b"\xc2",
+            b"a\xc3a",
+            b"\xc2\xc2\x80",
+            b"\x80",
+            b"\xc2\x80\x80",
+            b"\xc4\x80",
+            b"\xe2\x98\x95",
+            b"\xc0\x80",
+            b"\xff",
+        ];
+        for text in none {
+            assert_eq!(latin1(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_list_of_what_is_allowed_holds_no_more() {
+        for (module, name) in [
+            ("os", "system"),
+            ("builtins", "eval"),
+            ("numpy", "load"),
+            ("collections", "dict"),
+            ("", ""),
+        ] {
+            assert_eq!(Callable::named(module.as_bytes(), name.as_bytes()), None);
+        }
+        assert_eq!(
+            Callable::named(b"numpy._core.multiarray", b"_reconstruct"),
+            Some(Callable::Reconstruct)
+        );
     }
 }
