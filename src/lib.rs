@@ -14,4 +14,7 @@
 //! | [`metrics`], [`random`], [`error`] | on the ground: they import nothing of the above |
 
 pub mod data;
+pub mod device;
 pub mod error;
+pub mod model;
+pub mod random;

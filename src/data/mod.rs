@@ -2,8 +2,6 @@
 //!
 //! Every reader yields a [`Corpus`]; nothing above this module knows a file format.
 
-use crate::error::{Error, Result};
-
 /// Conversations with their features, as every reader yields them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Corpus {
@@ -59,7 +57,9 @@ impl Corpus {
 
     /// Number of utterances.
     pub fn len(&self) -> usize {
-        self.conversations.last().map_or(0, |last| last.first + last.utterances.len())
+        self.conversations
+            .last()
+            .map_or(0, |last| last.first + last.utterances.len())
     }
 
     pub fn is_empty(&self) -> bool {

@@ -1,0 +1,436 @@
+//! Products of matrices, tile by tile in registers.
+//!
+//! One register tile ([`tile`]) serves every product of the engine: [`Product`] here and the fused recurrent
+//! steps in `ops/gru`. A tile is up to `TILE_ROWS` rows by three vectors of columns; its sum runs over k in
+//! order, so a row's result depends neither on the rows computed beside it nor on the number of threads.
+//!
+//! Weights are laid out once a step as [`Panels`]: sixteen columns side by side, contiguous in k, padded with
+//! zeros. A tile's inner loop then reads one stream a vector. Activations are used where they lie.
+
+use super::simd::{Kernel, Real, Simd};
+
+/// Columns of one panel: a whole number of vectors in every instruction set.
+pub const PANEL: usize = 16;
+
+/// Vectors a tile holds at most.
+const TILE_VECTORS: usize = 3;
+
+/// Steps of k between two visits of an output tile: the panels of a block stay in the first-level cache.
+const K_BLOCK: usize = 256;
+
+/// The right operand `[k, n]` of a product, laid out for [`tile`].
+#[derive(Debug, Clone, Default)]
+pub struct Panels<R> {
+    k: usize,
+    n: usize,
+    data: Vec<R>,
+}
+
+/// How a matrix in memory is walked: element `(i, j)` lies at `i * row + j * column`.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a, R> {
+    pub data: &'a [R],
+    pub row: usize,
+    pub column: usize,
+}
+
+impl<'a, R> View<'a, R> {
+    /// Rows of `width` scalars one behind the other.
+    pub fn rows(data: &'a [R], width: usize) -> Self {
+        Self {
+            data,
+            row: width,
+            column: 1,
+        }
+    }
+
+    /// The transpose of [`View::rows`].
+    pub fn transposed(data: &'a [R], width: usize) -> Self {
+        Self {
+            data,
+            row: 1,
+            column: width,
+        }
+    }
+}
+
+impl<R: Real> Panels<R> {
+    /// Lays out `b`, `[k, n]`; memory is taken only when it grows.
+    pub fn pack(&mut self, b: View<R>, k: usize, n: usize) {
+        self.k = k;
+        self.n = n;
+        let size = k * n.next_multiple_of(PANEL);
+        if self.data.len() < size {
+            self.data.resize(size, R::ZERO);
+        }
+        if k == 0 {
+            return;
+        }
+        for (panel, to) in self.data[..size].chunks_exact_mut(k * PANEL).enumerate() {
+            let first = panel * PANEL;
+            let count = PANEL.min(n - first);
+            for (i, to) in to.chunks_exact_mut(PANEL).enumerate() {
+                let from = &b.data[i * b.row + first * b.column..];
+                if b.column == 1 {
+                    to[..count].copy_from_slice(&from[..count]);
+                } else {
+                    for (j, to) in to[..count].iter_mut().enumerate() {
+                        *to = from[j * b.column];
+                    }
+                }
+                to[count..].fill(R::ZERO);
+            }
+        }
+    }
+
+    /// Where columns `first..` start in k = 0; a step of k is [`PANEL`] scalars further. `first` is a whole
+    /// number of vectors.
+    #[inline(always)]
+    pub fn column(&self, first: usize) -> *const R {
+        debug_assert!(first < self.n.next_multiple_of(PANEL));
+        self.data[first / PANEL * self.k * PANEL + first % PANEL..].as_ptr()
+    }
+}
+
+/// What an output tile starts from.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a, R> {
+    Zero,
+    /// A row of n values, the same for every row of the output.
+    Bias(&'a [R]),
+    /// What is in the output.
+    Add,
+}
+
+/// The right operand of a [`Product`].
+#[derive(Debug, Clone, Copy)]
+pub enum Right<'a, R> {
+    Panels(&'a Panels<R>),
+    /// Rows of n scalars where they lie, `usize` scalars apart.
+    Rows(&'a [R], usize),
+}
+
+/// `c = start + a b`, with a `[m, k]`, b `[k, n]`, c `[m, n]` in rows `c_row` scalars apart.
+pub struct Product<'a, R> {
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
+    pub a: View<'a, R>,
+    /// Row i of `a` is row `index[i]` of the view.
+    pub index: Option<&'a [u32]>,
+    pub b: Right<'a, R>,
+    pub c: &'a mut [R],
+    pub c_row: usize,
+    pub start: Start<'a, R>,
+}
+
+impl<R: Real> Product<'_, R> {
+    /// # Panics
+    /// When an operand is shorter than the shapes say: a defect of the caller.
+    pub fn compute(self) {
+        if self.m == 0 || self.n == 0 {
+            return;
+        }
+        let rows = match self.index {
+            None => self.m,
+            Some(index) => {
+                assert!(index.len() >= self.m, "gemm: index");
+                index[..self.m].iter().max().map_or(0, |&last| last as usize + 1)
+            }
+        };
+        if self.k > 0 {
+            let last = (rows - 1) * self.a.row + (self.k - 1) * self.a.column;
+            assert!(last < self.a.data.len(), "gemm: left operand");
+            match self.b {
+                Right::Panels(panels) => assert!(panels.k == self.k && panels.n == self.n, "gemm: panels"),
+                Right::Rows(data, row) => assert!((self.k - 1) * row + self.n <= data.len(), "gemm: rows"),
+            }
+        }
+        assert!(
+            (self.m - 1) * self.c_row + self.n <= self.c.len() && self.c_row >= self.n,
+            "gemm: output"
+        );
+        if let Start::Bias(bias) = self.start {
+            assert!(bias.len() >= self.n, "gemm: bias");
+        }
+        R::dispatch(self);
+    }
+}
+
+/// `a b` for `M` rows of a, each walked from its pointer in steps of `a_step`, and `V` vectors of columns of b,
+/// each walked in steps of `b_step`. Of the last vector only `last` lanes are read when `PARTIAL`.
+///
+/// # Safety
+/// As [`Simd`]; the pointers are valid for `k` steps.
+#[inline(always)]
+pub unsafe fn tile<S: Simd, const M: usize, const V: usize, const PARTIAL: bool>(
+    k: usize,
+    a: [*const S::Scalar; M],
+    a_step: usize,
+    b: [*const S::Scalar; V],
+    b_step: usize,
+    last: usize,
+    mut sum: [[S::Vector; V]; M],
+) -> [[S::Vector; V]; M] {
+    unsafe {
+        for i in 0..k {
+            let mut row = [S::splat(S::Scalar::ZERO); V];
+            for v in 0..V {
+                let from = b[v].add(i * b_step);
+                row[v] = if PARTIAL && v == V - 1 {
+                    S::load_first(from, last)
+                } else {
+                    S::load(from)
+                };
+            }
+            for m in 0..M {
+                let x = S::splat(*a[m].add(i * a_step));
+                for v in 0..V {
+                    sum[m][v] = S::mul_add(x, row[v], sum[m][v]);
+                }
+            }
+        }
+        sum
+    }
+}
+
+/// Calls `$body::<M, V>` for run-time `$m` in 1..=8 and `$v` in 1..=3.
+macro_rules! with_tile {
+    ($m:expr, $v:expr, $rows:expr, |$M:ident, $V:ident| $body:expr) => {
+        with_tile!(@rows $m, $v, $rows, $M, $V, $body, 1 2 3 4 5 6 7 8)
+    };
+    (@rows $m:expr, $v:expr, $rows:expr, $M:ident, $V:ident, $body:expr, $($count:literal)*) => {
+        match ($m, $v) {
+            $(
+                ($count, 1) if $count <= $rows => { const $M: usize = $count; const $V: usize = 1; $body }
+                ($count, 2) if $count <= $rows => { const $M: usize = $count; const $V: usize = 2; $body }
+                ($count, 3) if $count <= $rows => { const $M: usize = $count; const $V: usize = 3; $body }
+            )*
+            _ => unreachable!("a tile has 1 to 8 rows and 1 to 3 vectors"),
+        }
+    };
+}
+pub(crate) use with_tile;
+
+impl<R: Real> Product<'_, R> {
+    /// Rows `i..i + M`, columns `j..` of `V` vectors, steps `from..from + k` of the sum.
+    #[inline(always)]
+    unsafe fn one<S: Simd<Scalar = R>, const M: usize, const V: usize>(
+        &mut self,
+        (i, j): (usize, usize),
+        (from, k): (usize, usize),
+    ) {
+        unsafe {
+            let width = (self.n - j).min(V * S::LANES);
+            let last = width - (V - 1) * S::LANES;
+            let whole = last == S::LANES;
+            let a: [*const R; M] = std::array::from_fn(|m| {
+                let row = self
+                    .index
+                    .map_or(i + m, |index| *index.get_unchecked(i + m) as usize);
+                self.a.data.as_ptr().add(row * self.a.row + from * self.a.column)
+            });
+            let c: [*mut R; M] = std::array::from_fn(|m| self.c.as_mut_ptr().add((i + m) * self.c_row + j));
+            let read = |p: *const R, v: usize| {
+                let p = p.add(v * S::LANES);
+                if v == V - 1 && !whole {
+                    S::load_first(p, last)
+                } else {
+                    S::load(p)
+                }
+            };
+            let mut sum = [[S::splat(R::ZERO); V]; M];
+            match self.start {
+                _ if from > 0 => (0..M).for_each(|m| (0..V).for_each(|v| sum[m][v] = read(c[m], v))),
+                Start::Zero => {}
+                Start::Bias(bias) => {
+                    let row: [S::Vector; V] = std::array::from_fn(|v| read(bias.as_ptr().add(j), v));
+                    sum = [row; M];
+                }
+                Start::Add => (0..M).for_each(|m| (0..V).for_each(|v| sum[m][v] = read(c[m], v))),
+            }
+            let step = self.a.column;
+            let sum = match self.b {
+                Right::Panels(panels) => {
+                    let b: [*const R; V] =
+                        std::array::from_fn(|v| panels.column(j + v * S::LANES).add(from * PANEL));
+                    tile::<S, M, V, false>(k, a, step, b, PANEL, last, sum)
+                }
+                Right::Rows(data, row) => {
+                    let b: [*const R; V] =
+                        std::array::from_fn(|v| data.as_ptr().add(from * row + j + v * S::LANES));
+                    if whole {
+                        tile::<S, M, V, false>(k, a, step, b, row, last, sum)
+                    } else {
+                        tile::<S, M, V, true>(k, a, step, b, row, last, sum)
+                    }
+                }
+            };
+            for m in 0..M {
+                for v in 0..V {
+                    let to = c[m].add(v * S::LANES);
+                    if v == V - 1 && !whole {
+                        S::store_first(to, sum[m][v], last);
+                    } else {
+                        S::store(to, sum[m][v]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<R: Real> Kernel<R> for Product<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd<Scalar = R>>(mut self) {
+        let vectors = self.n.div_ceil(S::LANES);
+        let tiles = vectors.div_ceil(TILE_VECTORS);
+        let mut from = 0;
+        loop {
+            let k = (self.k - from).min(K_BLOCK);
+            for t in 0..tiles {
+                // Vectors shared out evenly: four are two and two, not three and one.
+                let (first, end) = (t * vectors / tiles, (t + 1) * vectors / tiles);
+                let (v, j) = (end - first, first * S::LANES);
+                let mut i = 0;
+                while i < self.m {
+                    let m = (self.m - i).min(S::TILE_ROWS);
+                    with_tile!(m, v, S::TILE_ROWS, |M, V| unsafe {
+                        self.one::<S, M, V>((i, j), (from, k));
+                    });
+                    i += m;
+                }
+            }
+            from += k;
+            if from >= self.k {
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small integers, so that every order of summation is exact.
+    fn integers<R: Real>(count: usize, seed: u64) -> Vec<R> {
+        let mut state = seed;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            R::from_f64(((state >> 33) % 15) as f64 - 7.0)
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn exact<R: Real>() {
+        for (case, &(m, k, n)) in [
+            (1, 1, 1),
+            (8, 16, 48),
+            (9, 5, 17),
+            (3, 0, 4),
+            (31, 300, 100),
+            (5, 257, 50),
+            (17, 33, 3),
+            (7, 600, 64),
+            (2, 3, 31),
+            (0, 4, 4),
+            (16, 1, 33),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let a: Vec<R> = integers(m * k, case as u64);
+            let b: Vec<R> = integers(k * n, 100 + case as u64);
+            let bias: Vec<R> = integers(n, 200 + case as u64);
+            let index: Vec<u32> = (0..m as u32).rev().collect();
+            let plain = |i: usize, j: usize| (0..k).fold(R::ZERO, |s, l| s + a[i * k + l] * b[l * n + j]);
+            let mut transposed_a = vec![R::ZERO; m * k];
+            (0..m).for_each(|i| (0..k).for_each(|l| transposed_a[l * m + i] = a[i * k + l]));
+            let mut panels = Panels::default();
+            panels.pack(View::rows(&b, n), k, n);
+            let c_row = n + 3;
+            for variant in 0..6 {
+                let guard = R::from_f64(99.0);
+                let mut c = vec![guard; m * c_row + 5];
+                let (left, index_used) = match variant {
+                    0 | 1 => (View::rows(&a, k), None),
+                    2 | 3 => (View::transposed(&transposed_a, m), None),
+                    _ => (View::rows(&a, k), Some(index.as_slice())),
+                };
+                let right = if variant % 2 == 0 {
+                    Right::Panels(&panels)
+                } else {
+                    Right::Rows(&b, n)
+                };
+                let start = [Start::Zero, Start::Bias(&bias), Start::Add][variant / 2];
+                Product {
+                    m,
+                    k,
+                    n,
+                    a: left,
+                    index: index_used,
+                    b: right,
+                    c: &mut c,
+                    c_row,
+                    start,
+                }
+                .compute();
+                for i in 0..m {
+                    for j in 0..c_row {
+                        let found = c[i * c_row + j];
+                        let row = if variant >= 4 { m - 1 - i } else { i };
+                        let expected = match variant / 2 {
+                            _ if j >= n => guard,
+                            0 => plain(row, j),
+                            1 => plain(row, j) + bias[j],
+                            _ => plain(row, j) + guard,
+                        };
+                        assert_eq!(found, expected, "{m}x{k}x{n} variant {variant} at ({i}, {j})");
+                    }
+                }
+                assert!(c[m * c_row..].iter().all(|&x| x == guard), "wrote past the end");
+            }
+        }
+    }
+
+    #[test]
+    fn exact_on_small_integers() {
+        exact::<f32>();
+        exact::<f64>();
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours() {
+        let (m, k, n) = (21, 137, 45);
+        let a: Vec<f32> = integers::<f32>(m * k, 1).iter().map(|x| x / 7.3).collect();
+        let b: Vec<f32> = integers::<f32>(k * n, 2).iter().map(|x| x / 3.7).collect();
+        let mut panels = Panels::default();
+        panels.pack(View::rows(&b, n), k, n);
+        let product = |rows: &[f32], m: usize| {
+            let mut c = vec![0.0; m * n];
+            let (a, b) = (View::rows(rows, k), Right::Panels(&panels));
+            Product {
+                m,
+                k,
+                n,
+                a,
+                index: None,
+                b,
+                c: &mut c,
+                c_row: n,
+                start: Start::Zero,
+            }
+            .compute();
+            c
+        };
+        let together = product(&a, m);
+        for i in 0..m {
+            assert_eq!(product(&a[i * k..(i + 1) * k], 1), together[i * n..(i + 1) * n]);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The CPU: vectors, products, elementary functions, threads.
+
+pub mod elementary;
+pub mod gemm;
+pub mod simd;

@@ -1,0 +1,88 @@
+//! The model: its settings, its named parameters, the graph forward and backward, the adversarial double pass.
+
+pub mod config;
+pub mod parameters;
+
+use crate::error::Result;
+
+/// A model on some device with the conversations it works on: what training and the commands talk to.
+///
+/// A *target* is the index of an utterance in the corpus (a row of its features); its sample is the window
+/// before it. Targets of a batch are distinct.
+pub trait Engine: Send {
+    /// One update: the clean and (when configured) the adversarial pass over `targets`, all of them labelled,
+    /// then Adam. `step` numbers the updates from 0 and keys the dropout masks.
+    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<StepLoss>;
+
+    /// The objective and its gradient with dropout off; nothing is updated. Targets are labelled.
+    fn objective(&mut self, targets: &[u32]) -> Result<Objective>;
+
+    /// The classifier's output with dropout off, for any targets.
+    fn predict(&mut self, targets: &[u32]) -> Result<Predictions>;
+
+    /// Everything that an uninterrupted run would carry on with.
+    fn state(&self) -> State;
+
+    /// Takes over a state; refuses names or shapes that are not this model's.
+    fn restore(&mut self, state: &State) -> Result<()>;
+}
+
+/// Mean losses over the batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepLoss {
+    pub clean: f64,
+    /// Of the perturbed input; `None` when the adversarial pass is off.
+    pub adversarial: Option<f64>,
+}
+
+/// One evaluation of the whole objective.
+#[derive(Debug, Clone)]
+pub struct Objective {
+    pub loss: StepLoss,
+    /// `[targets, C]`
+    pub logits: Vec<f64>,
+    /// `[targets, C]`, of the perturbed input; empty when the adversarial pass is off.
+    pub logits_adversarial: Vec<f64>,
+    /// Of the sum of both losses, by parameter.
+    pub gradient: Vec<Tensor>,
+    /// `[targets]`: the norm of the mean clean loss's gradient over all features a sample reads.
+    pub input_gradient_norm: Vec<f64>,
+}
+
+/// What the model says of targets.
+#[derive(Debug, Clone, Default)]
+pub struct Predictions {
+    /// `[targets, C]`
+    pub logits: Vec<f64>,
+    /// The last stack's readout weights over the history, targets one behind the other, oldest utterance first:
+    /// a target whose window holds n utterances has n weights that sum to 1.
+    pub attention: Vec<f64>,
+    /// Window length of each target.
+    pub history: Vec<usize>,
+}
+
+/// A named array in the engine's precision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Values,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+}
+
+/// Parameters and optimiser of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    pub parameters: Vec<Tensor>,
+    /// Adam's running means of the gradient, named as the parameters.
+    pub first_moment: Vec<Tensor>,
+    /// Adam's running means of the squared gradient, named as the parameters.
+    pub second_moment: Vec<Tensor>,
+    /// Updates made so far.
+    pub updates: u64,
+}
