@@ -2,6 +2,9 @@
 //!
 //! Every reader yields a [`Corpus`]; nothing above this module knows a file format.
 
+pub mod batch;
+pub mod windows;
+
 /// Conversations with their features, as every reader yields them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Corpus {

@@ -1,8 +1,10 @@
 //! The model: its settings, its named parameters, the graph forward and backward, the adversarial double pass.
 
 pub mod config;
-pub mod parameters;
+pub mod cpu;
+pub mod graph;
 
+use crate::device::cpu::simd::Real;
 use crate::error::Result;
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
@@ -73,6 +75,29 @@ pub struct Tensor {
 pub enum Values {
     F32(Vec<f32>),
     F64(Vec<f64>),
+}
+
+impl Values {
+    fn of<R: Real>(values: &[R]) -> Self {
+        match bytemuck::try_cast_slice(values) {
+            Ok(singles) if size_of::<R>() == 4 => Values::F32(singles.to_vec()),
+            _ => Values::F64(values.iter().map(|x| x.to_f64()).collect()),
+        }
+    }
+
+    fn write<R: Real>(&self, to: &mut [R]) {
+        match self {
+            Values::F32(values) => {
+                to.iter_mut()
+                    .zip(values)
+                    .for_each(|(to, &x)| *to = R::from_f64(f64::from(x)));
+            }
+            Values::F64(values) => to
+                .iter_mut()
+                .zip(values)
+                .for_each(|(to, &x)| *to = R::from_f64(x)),
+        }
+    }
 }
 
 /// Parameters and optimiser of a run.
