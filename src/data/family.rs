@@ -26,11 +26,7 @@ pub(super) fn read(bytes: &[u8], source: &str, options: &ReadOptions) -> Result<
     let pickle = pickle::read(bytes, source)?;
     // A file holds fewer values than bytes, unless utterances share an array (zeros for what is missing).
     let limit = (1 << 24) + bytes.len();
-    let reader = Reader {
-        pickle: &pickle,
-        source,
-        limit,
-    };
+    let reader = Reader { pickle: &pickle, source, limit };
     let items = pickle.items(pickle.root()).unwrap_or_default();
     let layout = reader.layout(items, options.format)?;
     reader.assemble(&layout, options)
@@ -56,10 +52,7 @@ impl Reader<'_> {
         let Value::Dict(entries) = self.pickle.get(labels) else {
             return None;
         };
-        entries
-            .iter()
-            .filter_map(|&(_, list)| self.whole_numbers(list)?.into_iter().max())
-            .max()
+        entries.iter().filter_map(|&(_, list)| self.whole_numbers(list)?.into_iter().max()).max()
     }
 
     fn fail<T>(&self, message: String) -> Result<T> {
@@ -68,26 +61,20 @@ impl Reader<'_> {
 
     /// Tells IEMOCAP from MELD by the kinds of the items, and by the speakers where those agree.
     fn layout(&self, items: &[Id], format: Option<Format>) -> Result<Layout> {
-        let kinds: String = items
-            .iter()
-            .map(|&item| if self.is_dict(item) { 'D' } else { 'C' })
-            .collect();
+        let kinds: String = items.iter().map(|&item| if self.is_dict(item) { 'D' } else { 'C' }).collect();
         let iemocap = match kinds.as_str() {
-            "DDDDDDDCC" => format.map_or_else(
-                || !self.has_one_hot_speakers(items[1]),
-                |it| it == Format::Iemocap,
-            ),
+            "DDDDDDDCC" => {
+                format.map_or_else(|| !self.has_one_hot_speakers(items[1]), |it| it == Format::Iemocap)
+            }
             "DDDDDDCCD" | "DDDDDDCC" | "DDDDDDDCCD" if format != Some(Format::Iemocap) => false,
             _ => {
                 let (name, wanted) = match format {
-                    Some(Format::Iemocap) => (
-                        "IEMOCAP's",
-                        "nine items, seven dicts and two lists of conversations",
-                    ),
-                    Some(Format::Meld) => (
-                        "MELD's",
-                        "six or seven dicts, two lists of conversations and a dict",
-                    ),
+                    Some(Format::Iemocap) => {
+                        ("IEMOCAP's", "nine items, seven dicts and two lists of conversations")
+                    }
+                    Some(Format::Meld) => {
+                        ("MELD's", "six or seven dicts, two lists of conversations and a dict")
+                    }
                     _ => (
                         "IEMOCAP's or MELD's",
                         "eight to ten items, six or seven of them dicts before two lists",
@@ -112,19 +99,14 @@ impl Reader<'_> {
             Ok(items) if iemocap => Some(iemocap::layout(items)),
             _ => meld::layout(self, items),
         };
-        layout.map_or_else(
-            || self.fail(format!("{} items are no known layout", items.len())),
-            Ok,
-        )
+        layout.map_or_else(|| self.fail(format!("{} items are no known layout", items.len())), Ok)
     }
 
     fn has_one_hot_speakers(&self, speakers: Id) -> bool {
         let Value::Dict(entries) = self.pickle.get(speakers) else {
             return false;
         };
-        let first = entries
-            .iter()
-            .find_map(|&(_, list)| self.pickle.items(list)?.first().copied());
+        let first = entries.iter().find_map(|&(_, list)| self.pickle.items(list)?.first().copied());
         first.is_some_and(|speaker| self.pickle.items(speaker).is_some() || self.array(speaker).is_some())
     }
 
@@ -147,12 +129,7 @@ impl Reader<'_> {
     fn names(&self, id: Id) -> Option<Vec<String>> {
         match self.array(id) {
             Some(array) => Some(self.pickle.integers(array)?.iter().map(i64::to_string).collect()),
-            None => self
-                .pickle
-                .items(id)?
-                .iter()
-                .map(|&item| self.name(item))
-                .collect(),
+            None => self.pickle.items(id)?.iter().map(|&item| self.name(item)).collect(),
         }
     }
 
@@ -195,10 +172,7 @@ impl Reader<'_> {
 
     fn entries(&self, field: &str, id: Id) -> Result<Entries> {
         let Value::Dict(pairs) = self.pickle.get(id) else {
-            return self.fail(format!(
-                "{field} is {}, not a dict by conversation",
-                self.pickle.describe(id)
-            ));
+            return self.fail(format!("{field} is {}, not a dict by conversation", self.pickle.describe(id)));
         };
         let mut entries = Entries::with_capacity(pairs.len());
         for &(key, value) in pairs {
@@ -220,12 +194,7 @@ impl Reader<'_> {
         wanted: Option<&[String]>,
     ) -> Result<Vec<(&'static str, &'static str, Id)>> {
         let filled = |id: Id| !matches!(self.pickle.get(id), Value::Dict(entries) if entries.is_empty());
-        let held: Vec<_> = layout
-            .features
-            .iter()
-            .copied()
-            .filter(|&(_, _, id)| filled(id))
-            .collect();
+        let held: Vec<_> = layout.features.iter().copied().filter(|&(_, _, id)| filled(id)).collect();
         let names = held.iter().map(|&(name, ..)| name).collect::<Vec<_>>().join(",");
         let Some(wanted) = wanted else { return Ok(held) };
         for name in wanted {
@@ -242,23 +211,18 @@ impl Reader<'_> {
             };
         }
         if wanted.is_empty() {
-            return self.fail(format!(
-                "no modality is asked for: ask for --modalities {names} or some of them"
-            ));
+            return self
+                .fail(format!("no modality is asked for: ask for --modalities {names} or some of them"));
         }
-        Ok(held
-            .into_iter()
-            .filter(|(held, ..)| wanted.iter().any(|name| name == held))
-            .collect())
+        Ok(held.into_iter().filter(|(held, ..)| wanted.iter().any(|name| name == held)).collect())
     }
 
     /// Every conversation of the two lists and its split, by id.
     fn splits(&self, layout: &Layout) -> Result<BTreeMap<String, Split>> {
         let mut splits = BTreeMap::new();
-        for (field, list, split) in [
-            ("trainVid", layout.train, Split::Train),
-            ("testVid", layout.test, Split::Test),
-        ] {
+        for (field, list, split) in
+            [("trainVid", layout.train, Split::Train), ("testVid", layout.test, Split::Test)]
+        {
             let Some(names) = self.names(list) else {
                 return self.fail(format!(
                     "{field} is {}: a list, tuple or set of conversations is expected",
@@ -320,9 +284,7 @@ impl Reader<'_> {
             for row in 0..utterances.len() {
                 for block in &blocks {
                     let width = block.width.unwrap_or(0);
-                    corpus
-                        .features
-                        .extend_from_slice(&block.values[row * width..(row + 1) * width]);
+                    corpus.features.extend_from_slice(&block.values[row * width..(row + 1) * width]);
                 }
             }
             if corpus.features.len() > self.limit {
@@ -331,21 +293,11 @@ impl Reader<'_> {
                 ));
             }
             let count = utterances.len();
-            corpus.conversations.push(Conversation {
-                id,
-                split,
-                first,
-                utterances,
-            });
+            corpus.conversations.push(Conversation { id, split, first, utterances });
             first += count;
         }
         let named = blocks.iter().map(|block| (block.name, block.width.unwrap_or(0)));
-        corpus.modalities = named
-            .map(|(name, width)| Modality {
-                name: name.to_string(),
-                width,
-            })
-            .collect();
+        corpus.modalities = named.map(|(name, width)| Modality { name: name.to_string(), width }).collect();
         Ok(corpus)
     }
 
@@ -354,11 +306,7 @@ impl Reader<'_> {
         match entries.get(conversation) {
             Some(&id) => Ok(id),
             None => {
-                let list = if split == Split::Test {
-                    "testVid"
-                } else {
-                    "trainVid"
-                };
+                let list = if split == Split::Test { "testVid" } else { "trainVid" };
                 self.fail(format!(
                     "{list} names conversation {conversation}, and {field} has none of that name: take it out of \
                      {list}, or add it to {field}"
@@ -413,10 +361,7 @@ impl Reader<'_> {
             None => vec![None; count],
             Some((_, Some(items))) => {
                 same("videoSentence", items.len())?;
-                items
-                    .iter()
-                    .map(|&item| self.pickle.text(item).map(String::from))
-                    .collect()
+                items.iter().map(|&item| self.pickle.text(item).map(String::from)).collect()
             }
             Some((list, None)) => {
                 return self.fail(format!(
@@ -436,12 +381,7 @@ impl Reader<'_> {
                     classes.join(", ")
                 ));
             };
-            utterances.push(Utterance {
-                id: name,
-                speaker,
-                label: Some(label),
-                text: texts[index].take(),
-            });
+            utterances.push(Utterance { id: name, speaker, label: Some(label), text: texts[index].take() });
         }
         Ok(utterances)
     }
@@ -540,9 +480,8 @@ impl Reader<'_> {
             };
             same(count)?;
             if self.pickle.elements(array) > self.limit {
-                return self.fail(format!(
-                    "conversation {conversation}: {field} is larger than the file: refused"
-                ));
+                return self
+                    .fail(format!("conversation {conversation}: {field} is larger than the file: refused"));
             }
             if count > 0 {
                 self.same_width(block, width, conversation, 0, &utterances[0].id)?;
@@ -559,10 +498,7 @@ impl Reader<'_> {
         same(items.len())?;
         for (index, (&item, utterance)) in items.iter().zip(utterances).enumerate() {
             let before = block.values.len();
-            if self
-                .row(item, self.limit.saturating_sub(before), &mut block.values)
-                .is_none()
-            {
+            if self.row(item, self.limit.saturating_sub(before), &mut block.values).is_none() {
                 return self.fail(format!(
                     "conversation {conversation}, utterance {index} ({}): {field} is {}: a flat array of numbers is \
                      expected",
@@ -588,11 +524,7 @@ impl Reader<'_> {
         if width == first && width > 0 {
             return Ok(());
         }
-        let wanted = if first == 0 {
-            "features are".to_string()
-        } else {
-            format!("{first} are")
-        };
+        let wanted = if first == 0 { "features are".to_string() } else { format!("{first} are") };
         self.fail(format!(
             "conversation {conversation}, utterance {index} ({id}): {} is {width} wide where {wanted} expected: give \
              every utterance features of one width",
@@ -604,11 +536,9 @@ impl Reader<'_> {
     fn listed(&self, list: Id) -> String {
         match self.pickle.items(list) {
             Some(items) => match items.first() {
-                Some(&first) => format!(
-                    "{} that begins with {}",
-                    self.pickle.describe(list),
-                    self.pickle.describe(first)
-                ),
+                Some(&first) => {
+                    format!("{} that begins with {}", self.pickle.describe(list), self.pickle.describe(first))
+                }
                 None => self.pickle.describe(list),
             },
             None => self.pickle.describe(list),

@@ -9,6 +9,7 @@ pub mod iemocap;
 pub mod meld;
 pub mod pickle;
 pub mod split;
+pub mod standardise;
 pub mod synthetic;
 mod validate;
 pub mod windows;
@@ -74,9 +75,7 @@ impl Corpus {
 
     /// Number of utterances.
     pub fn len(&self) -> usize {
-        self.conversations
-            .last()
-            .map_or(0, |last| last.first + last.utterances.len())
+        self.conversations.last().map_or(0, |last| last.first + last.utterances.len())
     }
 
     pub fn is_empty(&self) -> bool {

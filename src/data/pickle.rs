@@ -150,10 +150,7 @@ pub fn read<'a>(bytes: &'a [u8], source: &str) -> Result<Pickle<'a>> {
         budget: bytes.len().saturating_mul(8).saturating_add(4096),
     };
     match machine.run() {
-        Ok(root) => Ok(Pickle {
-            values: machine.values,
-            root,
-        }),
+        Ok(root) => Ok(Pickle { values: machine.values, root }),
         Err(message) => Err(Error::input(format!("{source}: byte {}: {message}", machine.at))),
     }
 }
@@ -243,9 +240,7 @@ impl<'a> Pickle<'a> {
             return None;
         }
         let data = array.data(self);
-        data.chunks_exact(array.dtype.bytes())
-            .map(|element| array.dtype.integer(element))
-            .collect()
+        data.chunks_exact(array.dtype.bytes()).map(|element| array.dtype.integer(element)).collect()
     }
 }
 
@@ -269,32 +264,20 @@ impl Dtype {
         let big_endian = name.starts_with('>');
         let name = name.trim_start_matches(['<', '>', '=', '|']);
         let (kind, size) = name.split_at_checked(1)?;
-        let size: u32 = if kind == "O" && size.is_empty() {
-            8
-        } else {
-            size.parse().ok()?
-        };
+        let size: u32 = if kind == "O" && size.is_empty() { 8 } else { size.parse().ok()? };
         let kind = match (kind, size) {
             ("b", 1) => Kind::Bool,
             ("i", 1 | 2 | 4 | 8) => Kind::Signed,
             ("u", 1 | 2 | 4 | 8) => Kind::Unsigned,
             ("f", 2 | 4 | 8) => Kind::Float,
             ("U", 1..=0xff_ffff) => {
-                return Some(Dtype {
-                    kind: Kind::Unicode,
-                    size: 4 * size,
-                    big_endian,
-                });
+                return Some(Dtype { kind: Kind::Unicode, size: 4 * size, big_endian });
             }
             ("S", 1..=0xff_ffff) => Kind::Bytes,
             ("O", _) => Kind::Object,
             _ => return None,
         };
-        Some(Dtype {
-            kind,
-            size,
-            big_endian,
-        })
+        Some(Dtype { kind, size, big_endian })
     }
 
     /// Bytes of an element, at least 1.
@@ -344,11 +327,7 @@ impl Dtype {
 
     /// Text of one element of kind `U`.
     fn unicode(&self, element: &[u8]) -> Vec<u8> {
-        let code = if self.big_endian {
-            u32::from_be_bytes
-        } else {
-            u32::from_le_bytes
-        };
+        let code = if self.big_endian { u32::from_be_bytes } else { u32::from_le_bytes };
         let text: String = element
             .as_chunks()
             .0
@@ -626,10 +605,7 @@ impl<'a> Machine<'a> {
             b'i' => {
                 let (module, name) = (self.line()?, self.line()?);
                 allowed(module, name)?;
-                return Err(format!(
-                    "{} built as an instance is not read",
-                    dotted(module, name)
-                ));
+                return Err(format!("{} built as an instance is not read", dotted(module, name)));
             }
             // REDUCE, NEWOBJ: both build from a tuple of arguments.
             b'R' | 0x81 => {
@@ -666,10 +642,7 @@ impl<'a> Machine<'a> {
             return Err("arguments that are no tuple: the file is damaged".to_string());
         };
         if arguments.len() > 5 {
-            return Err(format!(
-                "a call with {} arguments: the file is damaged",
-                arguments.len()
-            ));
+            return Err(format!("a call with {} arguments: the file is damaged", arguments.len()));
         }
         let arguments = arguments.clone();
         let wrong = || {
@@ -719,17 +692,8 @@ impl<'a> Machine<'a> {
             }
             (Callable::Reconstruct, &[class, _, _]) => match self.value(class) {
                 Value::Callable(Callable::Ndarray) => {
-                    let dtype = Dtype {
-                        kind: Kind::Signed,
-                        size: 1,
-                        big_endian: false,
-                    };
-                    Ok(Value::Array(Box::new(Array {
-                        shape: vec![0],
-                        dtype,
-                        fortran: false,
-                        data: None,
-                    })))
+                    let dtype = Dtype { kind: Kind::Signed, size: 1, big_endian: false };
+                    Ok(Value::Array(Box::new(Array { shape: vec![0], dtype, fortran: false, data: None })))
                 }
                 _ => Err(wrong()),
             },
@@ -795,10 +759,7 @@ impl<'a> Machine<'a> {
         match (self.value(target), state.as_slice()) {
             (Value::Dtype(dtype), &[_, order, subtype, names, fields, ..]) => {
                 let mut dtype = *dtype;
-                if [subtype, names, fields]
-                    .into_iter()
-                    .any(|part| !matches!(self.value(part), Value::None))
-                {
+                if [subtype, names, fields].into_iter().any(|part| !matches!(self.value(part), Value::None)) {
                     return Err(refused("a numpy type made of several fields"));
                 }
                 dtype.big_endian = match self.short_text(order).as_deref() {
@@ -840,17 +801,13 @@ impl<'a> Machine<'a> {
                 _ => return Err(damaged()),
             }
         }
-        let elements = shape
-            .iter()
-            .try_fold(1usize, |product, &size| product.checked_mul(size));
+        let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
         if dtype.kind == Kind::Object {
             return match (self.value(data), elements) {
                 (Value::List(items), Some(elements)) if shape.len() == 1 && items.len() == elements => {
                     Ok(Value::List(self.copied(data)?))
                 }
-                _ => Err(format!(
-                    "an array of objects of shape {shape:?}: only flat ones are read"
-                )),
+                _ => Err(format!("an array of objects of shape {shape:?}: only flat ones are read")),
             };
         }
         let Some(content) = octets(self.value(data)) else {
@@ -865,28 +822,16 @@ impl<'a> Machine<'a> {
         }
         if matches!(dtype.kind, Kind::Unicode | Kind::Bytes) {
             if shape.len() > 1 {
-                return Err(format!(
-                    "an array of texts of shape {shape:?}: only flat ones are read"
-                ));
+                return Err(format!("an array of texts of shape {shape:?}: only flat ones are read"));
             }
             self.spend(length)?;
             let content = octets(self.value(data)).unwrap_or_default();
-            let texts: Vec<Value<'a>> = content
-                .chunks_exact(dtype.bytes())
-                .map(|element| string(dtype, element))
-                .collect();
-            let items = texts
-                .into_iter()
-                .map(|text| self.add(text))
-                .collect::<Step<Vec<Id>>>()?;
+            let texts: Vec<Value<'a>> =
+                content.chunks_exact(dtype.bytes()).map(|element| string(dtype, element)).collect();
+            let items = texts.into_iter().map(|text| self.add(text)).collect::<Step<Vec<Id>>>()?;
             return Ok(Value::List(items));
         }
-        Ok(Value::Array(Box::new(Array {
-            shape,
-            dtype,
-            fortran,
-            data: Some(data),
-        })))
+        Ok(Value::Array(Box::new(Array { shape, dtype, fortran, data: Some(data) })))
     }
 
     /// `_codecs.encode(text, 'latin1')`: one byte for each character.
@@ -894,10 +839,7 @@ impl<'a> Machine<'a> {
         match self.short_text(encoding).as_deref() {
             Some("latin1" | "latin-1") => {}
             other => {
-                return Err(refused(format_args!(
-                    "_codecs.encode with {}",
-                    other.unwrap_or("no encoding")
-                )));
+                return Err(refused(format_args!("_codecs.encode with {}", other.unwrap_or("no encoding"))));
             }
         }
         let length = match self.value(text) {
@@ -911,9 +853,7 @@ impl<'a> Machine<'a> {
                     .ok_or("_codecs.encode of a character beyond Latin-1: the file is damaged")?;
                 Ok(Value::Bytes(Cow::Owned(bytes)))
             }
-            other => Ok(Value::Bytes(Cow::Owned(
-                octets(other).unwrap_or_default().to_vec(),
-            ))),
+            other => Ok(Value::Bytes(Cow::Owned(octets(other).unwrap_or_default().to_vec()))),
         }
     }
 
@@ -988,9 +928,7 @@ impl<'a> Machine<'a> {
     }
 
     fn mark(&mut self) -> Step<usize> {
-        self.marks
-            .pop()
-            .ok_or_else(|| "an instruction finds no mark: the file is damaged".to_string())
+        self.marks.pop().ok_or_else(|| "an instruction finds no mark: the file is damaged".to_string())
     }
 
     fn pop_to_mark(&mut self) -> Step<Vec<Id>> {
@@ -1119,9 +1057,7 @@ fn allowed(module: &[u8], name: &[u8]) -> Step<Callable> {
 }
 
 fn parse<T: std::str::FromStr>(line: &[u8], what: &str) -> Step<T> {
-    let text = std::str::from_utf8(line)
-        .ok()
-        .and_then(|line| line.trim().parse().ok());
+    let text = std::str::from_utf8(line).ok().and_then(|line| line.trim().parse().ok());
     text.ok_or_else(|| {
         let shown: String = String::from_utf8_lossy(line).chars().take(40).collect();
         format!("{shown:?} is no {what} that can be read")
@@ -1141,10 +1077,7 @@ fn string<'a>(dtype: Dtype, element: &[u8]) -> Value<'a> {
     if dtype.kind == Kind::Unicode {
         return Value::Text(Cow::Owned(dtype.unicode(element)));
     }
-    let length = element
-        .iter()
-        .rposition(|&byte| byte != 0)
-        .map_or(0, |last| last + 1);
+    let length = element.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     Value::Latin1(Cow::Owned(element[..length].to_vec()))
 }
 
@@ -1248,20 +1181,13 @@ fn push_utf8(out: &mut Vec<u8>, code: u32) {
 
 /// Reads `least` to `most` digits off the front of `text`.
 fn digits(text: &[u8], radix: u32, least: usize, most: usize) -> Step<(u32, &[u8])> {
-    let count = text
-        .iter()
-        .take(most)
-        .take_while(|&&byte| char::from(byte).is_digit(radix))
-        .count();
+    let count = text.iter().take(most).take_while(|&&byte| char::from(byte).is_digit(radix)).count();
     if count < least {
         return Err("an escape without its digits: the file is damaged".to_string());
     }
     let (digits, rest) = text.split_at(count);
     let value = digits.iter().filter_map(|&byte| char::from(byte).to_digit(radix));
-    Ok((
-        value.fold(0u32, |value, digit| value.wrapping_mul(radix).wrapping_add(digit)),
-        rest,
-    ))
+    Ok((value.fold(0u32, |value, digit| value.wrapping_mul(radix).wrapping_add(digit)), rest))
 }
 
 /// One byte for each character of UTF-8 `text`; `None` beyond U+00FF or when it is not UTF-8.

@@ -4,8 +4,29 @@ pub mod config;
 pub mod cpu;
 pub mod graph;
 
+use self::config::{Config, Precision};
+use self::cpu::CpuEngine;
+use crate::data::Corpus;
+use crate::data::standardise::Standardisation;
 use crate::device::cpu::simd::Real;
 use crate::error::Result;
+
+/// The CPU's engine in the configuration's precision, with fresh parameters from its seed, on `corpus` in the units
+/// of `standardisation`. The results do not depend on `threads`.
+///
+/// # Errors
+/// When a setting is out of range or the system refuses threads.
+pub fn cpu_engine(
+    config: &Config,
+    corpus: &Corpus,
+    standardisation: &Standardisation,
+    threads: usize,
+) -> Result<Box<dyn Engine>> {
+    Ok(match config.dtype {
+        Precision::F32 => Box::new(CpuEngine::<f32>::on(config, corpus, standardisation, threads)?),
+        Precision::F64 => Box::new(CpuEngine::<f64>::on(config, corpus, standardisation, threads)?),
+    })
+}
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
 ///
@@ -21,6 +42,12 @@ pub trait Engine: Send {
 
     /// The classifier's output with dropout off, for any targets.
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions>;
+
+    /// Replaces the conversations it works on; parameters and standardisation stay.
+    ///
+    /// # Errors
+    /// When the width of the features or the number of classes is another.
+    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()>;
 
     /// Everything that an uninterrupted run would carry on with.
     fn state(&self) -> State;
@@ -88,14 +115,9 @@ impl Values {
     fn write<R: Real>(&self, to: &mut [R]) {
         match self {
             Values::F32(values) => {
-                to.iter_mut()
-                    .zip(values)
-                    .for_each(|(to, &x)| *to = R::from_f64(f64::from(x)));
+                to.iter_mut().zip(values).for_each(|(to, &x)| *to = R::from_f64(f64::from(x)));
             }
-            Values::F64(values) => to
-                .iter_mut()
-                .zip(values)
-                .for_each(|(to, &x)| *to = R::from_f64(x)),
+            Values::F64(values) => to.iter_mut().zip(values).for_each(|(to, &x)| *to = R::from_f64(x)),
         }
     }
 }

@@ -29,12 +29,7 @@ impl<R: Real> Worker<R> {
         let widest = (2 * d).max(layout.sizes.features);
         panels
             .reserve((samples * history_length * (2 * d).next_multiple_of(16)).max(samples * (widest + 16)));
-        Self {
-            d,
-            layout,
-            panels,
-            scratch,
-        }
+        Self { d, layout, panels, scratch }
     }
 }
 
@@ -46,10 +41,7 @@ pub struct Gradients<R> {
 
 impl<R: Real> Gradients<R> {
     pub fn new(layout: Arc<Layout>) -> Self {
-        Self {
-            values: vec![R::ZERO; layout.len],
-            layout,
-        }
+        Self { values: vec![R::ZERO; layout.len], layout }
     }
 
     /// The tensor with this index in [`Layout::specs`].
@@ -127,32 +119,27 @@ pub(super) fn product<R: Real>(
     c: &mut [R],
     start: Start<R>,
 ) {
-    Product {
-        m,
-        k,
-        n,
-        a,
-        index: None,
-        b,
-        c,
-        c_row: n,
-        start,
-    }
-    .compute();
+    Product { m, k, n, a, index: None, b, c, c_row: n, start }.compute();
 }
 
-/// Calls `body(j, count)` for vectors of up to `S::LANES` that cover `0..len`.
-#[inline(always)]
-pub(super) fn vectors<S: Simd>(len: usize, mut body: impl FnMut(usize, usize)) {
-    let mut j = 0;
-    while j + S::LANES <= len {
-        body(j, S::LANES);
-        j += S::LANES;
-    }
-    if j < len {
-        body(j, len - j);
-    }
+/// Evaluates `$body` for vectors of up to `S::LANES` that cover `0..$len`: `$j` is the first scalar, `$count` how many.
+/// A macro, because a closure may be compiled outside the function that enables the instruction set.
+macro_rules! vectors {
+    ($S:ident, $len:expr, |$j:ident, $count:ident| $body:expr) => {{
+        let len = $len;
+        let mut $j = 0;
+        while $j + <$S as Simd>::LANES <= len {
+            let $count = <$S as Simd>::LANES;
+            $body;
+            $j += <$S as Simd>::LANES;
+        }
+        if $j < len {
+            let $count = len - $j;
+            $body;
+        }
+    }};
 }
+pub(super) use vectors;
 
 /// The sum of a vector's lanes, always in the same order.
 ///
@@ -184,13 +171,10 @@ impl<R: Real> Kernel<R> for SumRows<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.to.len(), |j, count| unsafe {
+        vectors!(S, self.to.len(), |j, count| unsafe {
             let mut sum = S::splat(R::ZERO);
             for i in 0..self.rows {
-                sum = S::add(
-                    sum,
-                    S::load_first(self.from.as_ptr().add(i * self.row + j), count),
-                );
+                sum = S::add(sum, S::load_first(self.from.as_ptr().add(i * self.row + j), count));
             }
             S::store_first(self.to.as_mut_ptr().add(j), sum, count);
         });
@@ -210,14 +194,11 @@ pub(super) fn add<R: Real>(to: &mut [R], from: &[R]) {
         type Output = ();
         #[inline(always)]
         unsafe fn run<S: Simd<Scalar = R>>(self) {
-            vectors::<S>(self.0.len(), |j, count| unsafe {
+            vectors!(S, self.0.len(), |j, count| unsafe {
                 let to = self.0.as_mut_ptr().add(j);
                 S::store_first(
                     to,
-                    S::add(
-                        S::load_first(to, count),
-                        S::load_first(self.1.as_ptr().add(j), count),
-                    ),
+                    S::add(S::load_first(to, count), S::load_first(self.1.as_ptr().add(j), count)),
                     count,
                 );
             });
@@ -242,7 +223,7 @@ pub(super) fn dots<R: Real>(a: &[R], width: usize, x: &[R], to: &mut [R]) {
             for (i, to) in self.to.iter_mut().enumerate() {
                 unsafe {
                     let mut sum = S::splat(R::ZERO);
-                    vectors::<S>(self.width, |j, count| {
+                    vectors!(S, self.width, |j, count| {
                         let a = S::load_first(self.a.as_ptr().add(i * self.width + j), count);
                         sum = S::mul_add(a, S::load_first(self.x.as_ptr().add(j), count), sum);
                     });

@@ -20,7 +20,7 @@ impl<R: Real> Kernel<R> for Sigmoid<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.0.len(), |j, count| unsafe {
+        vectors!(S, self.0.len(), |j, count| unsafe {
             let at = self.0.as_mut_ptr().add(j);
             S::store_first(at, elementary::sigmoid::<S>(S::load_first(at, count)), count);
         });
@@ -39,7 +39,7 @@ impl<R: Real> Kernel<R> for Multiply<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.to.len(), |j, count| unsafe {
+        vectors!(S, self.to.len(), |j, count| unsafe {
             let a = S::load_first(self.a.as_ptr().add(j), count);
             let b = S::load_first(self.b.as_ptr().add(j), count);
             S::store_first(self.to.as_mut_ptr().add(j), S::mul(a, b), count);
@@ -61,17 +61,13 @@ impl<R: Real> Kernel<R> for StepBackward<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.d_m.len(), |j, count| unsafe {
+        vectors!(S, self.d_m.len(), |j, count| unsafe {
             let d_m = S::load_first(self.d_m.as_ptr().add(j), count);
             let gate = S::load_first(self.gate.as_ptr().add(j), count);
             let hidden = S::load_first(self.hidden.as_ptr().add(j), count);
             let d_gate = self.d_gate.as_mut_ptr().add(j);
             S::store_first(self.d_hidden.as_mut_ptr().add(j), S::mul(d_m, gate), count);
-            S::store_first(
-                d_gate,
-                S::mul_add(d_m, hidden, S::load_first(d_gate, count)),
-                count,
-            );
+            S::store_first(d_gate, S::mul_add(d_m, hidden, S::load_first(d_gate, count)), count);
         });
     }
 }
@@ -87,7 +83,7 @@ impl<R: Real> Kernel<R> for SigmoidBackward<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.d_gate.len(), |j, count| unsafe {
+        vectors!(S, self.d_gate.len(), |j, count| unsafe {
             let gate = S::load_first(self.gate.as_ptr().add(j), count);
             let d_gate = self.d_gate.as_mut_ptr().add(j);
             let slope = S::mul(gate, S::sub(S::splat(R::ONE), gate));
@@ -199,10 +195,7 @@ impl<R: Real> Interaction for Worker<R> {
                 });
             }
         }
-        R::dispatch(SigmoidBackward {
-            gate: &gate[..size],
-            d_gate: &mut d_gate[..size],
-        });
+        R::dispatch(SigmoidBackward { gate: &gate[..size], d_gate: &mut d_gate[..size] });
         for role in 0..2 {
             let rows = layout.role_rows(role);
             for direction in 0..2 {
