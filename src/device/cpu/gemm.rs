@@ -372,17 +372,20 @@ impl<R: Real> Product<'_, R> {
         (from, k): (usize, usize),
         to: &mut Across<R>,
     ) {
-        for l in 0..k {
-            let mut i = 0;
-            while i < rows.len() {
-                let count = (rows.len() - i).min(S::TILE_ROWS);
-                // SAFETY: `compute` checked the operand; the block holds ACROSS_ROWS rows of ACROSS_K steps.
-                unsafe {
-                    let from = self.a.data.as_ptr().add((from + l) * self.a.column + rows.start + i);
-                    let to = to.as_mut_ptr().add(i * ACROSS_K + l * S::TILE_ROWS).cast::<R>();
-                    std::ptr::copy_nonoverlapping(from, to, count);
+        // SAFETY: `compute` checked the operand; the block holds ACROSS_ROWS rows of ACROSS_K steps.
+        unsafe {
+            for l in 0..k {
+                let mut from = self.a.data.as_ptr().add((from + l) * self.a.column + rows.start);
+                let mut to = to.as_mut_ptr().add(l * S::TILE_ROWS).cast::<R>();
+                for _ in 0..rows.len() / S::TILE_ROWS {
+                    // A constant count: one or two moves, no call.
+                    std::ptr::copy_nonoverlapping(from, to, S::TILE_ROWS);
+                    from = from.add(S::TILE_ROWS);
+                    to = to.add(S::TILE_ROWS * ACROSS_K);
                 }
-                i += S::TILE_ROWS;
+                for i in 0..rows.len() % S::TILE_ROWS {
+                    *to.add(i) = *from.add(i);
+                }
             }
         }
     }
