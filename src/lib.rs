@@ -16,5 +16,6 @@
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod metrics;
 pub mod model;
 pub mod random;

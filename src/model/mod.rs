@@ -3,6 +3,7 @@
 pub mod config;
 pub mod parameters;
 
+use crate::data::Corpus;
 use crate::error::Result;
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
@@ -19,6 +20,9 @@ pub trait Engine: Send {
 
     /// The classifier's output with dropout off, for any targets.
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions>;
+
+    /// Replaces the conversations it works on, whose features are as wide; the parameters stay.
+    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()>;
 
     /// Everything that an uninterrupted run would carry on with.
     fn state(&self) -> State;
