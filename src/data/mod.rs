@@ -2,6 +2,21 @@
 //!
 //! Every reader yields a [`Corpus`]; nothing above this module knows a file format.
 
+mod family;
+mod fingerprint;
+pub mod iemocap;
+pub mod meld;
+pub mod pickle;
+pub mod split;
+pub mod synthetic;
+mod validate;
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
 /// Conversations with their features, as every reader yields them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Corpus {
@@ -65,4 +80,61 @@ impl Corpus {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// A kind of file that conversations are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The pickle of IEMOCAP's features that the field passes on ([`iemocap`]).
+    Iemocap,
+    /// The pickle of MELD's features of the same family ([`meld`]).
+    Meld,
+}
+
+impl Format {
+    pub const ALL: [Format; 2] = [Format::Iemocap, Format::Meld];
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Iemocap => "iemocap",
+            Format::Meld => "meld",
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = Format::ALL.into_iter().find(|format| format.to_string() == name);
+        known.ok_or_else(|| {
+            let names = Format::ALL.map(|format| format.to_string()).join(", ");
+            Error::input(format!("format {name:?} is unknown: it is one of {names}"))
+        })
+    }
+}
+
+/// How to read a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// `None`: told by the content.
+    pub format: Option<Format>,
+    /// Names of the modalities to read; `None`: all that the file has. They are read in the file's order (text,
+    /// audio, visual in a pickle), whatever the order here.
+    pub modalities: Option<Vec<String>>,
+}
+
+/// Reads conversations.
+///
+/// # Errors
+/// `Error::Input` when the file cannot be opened or its content is wrong; it names the file and, where there is
+/// one, the conversation, the field and the utterance, and says what to do. `Error::System` when reading fails.
+pub fn read(path: &Path, options: &ReadOptions) -> Result<Corpus> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, &error))?;
+    let source = path.display().to_string();
+    let corpus = family::read(&bytes, &source, options)?;
+    corpus.validate()?;
+    Ok(corpus)
 }
