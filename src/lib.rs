@@ -19,3 +19,4 @@ pub mod error;
 pub mod metrics;
 pub mod model;
 pub mod random;
+pub mod training;

@@ -8,6 +8,7 @@ pub mod iemocap;
 pub mod meld;
 pub mod pickle;
 pub mod split;
+pub mod standardise;
 pub mod synthetic;
 mod validate;
 

@@ -5,6 +5,7 @@ pub mod parameters;
 
 use crate::data::Corpus;
 use crate::error::Result;
+use crate::model::config::Precision;
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
 ///
@@ -89,4 +90,51 @@ pub struct State {
     pub second_moment: Vec<Tensor>,
     /// Updates made so far.
     pub updates: u64,
+}
+
+impl Values {
+    pub fn len(&self) -> usize {
+        match self {
+            Values::F32(values) => values.len(),
+            Values::F64(values) => values.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn zeros(precision: Precision, len: usize) -> Self {
+        match precision {
+            Precision::F32 => Values::F32(vec![0.0; len]),
+            Precision::F64 => Values::F64(vec![0.0; len]),
+        }
+    }
+
+    pub fn precision(&self) -> Precision {
+        match self {
+            Values::F32(_) => Precision::F32,
+            Values::F64(_) => Precision::F64,
+        }
+    }
+
+    /// The same values in another precision: exact when widened, rounded when narrowed.
+    pub fn to_precision(&self, precision: Precision) -> Self {
+        match (self, precision) {
+            (Values::F32(values), Precision::F64) => {
+                Values::F64(values.iter().map(|&value| f64::from(value)).collect())
+            }
+            (Values::F64(values), Precision::F32) => {
+                Values::F32(values.iter().map(|&value| value as f32).collect())
+            }
+            _ => self.clone(),
+        }
+    }
+
+    pub fn all_finite(&self) -> bool {
+        match self {
+            Values::F32(values) => values.iter().all(|value| value.is_finite()),
+            Values::F64(values) => values.iter().all(|value| value.is_finite()),
+        }
+    }
 }
