@@ -13,10 +13,12 @@
 //! | [`data`] | conversations, readers, windows, batches, the synthetic generator |
 //! | [`metrics`], [`random`], [`error`] | on the ground: they import nothing of the above |
 
+mod choice;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod metrics;
 pub mod model;
+pub mod ops;
 pub mod random;
 pub mod training;

@@ -2,6 +2,7 @@
 //!
 //! Every reader yields a [`Corpus`]; nothing above this module knows a file format.
 
+pub mod batch;
 mod family;
 mod fingerprint;
 pub mod iemocap;
@@ -11,6 +12,7 @@ pub mod split;
 pub mod standardise;
 pub mod synthetic;
 mod validate;
+pub mod windows;
 
 use std::fmt;
 use std::path::Path;

@@ -11,6 +11,14 @@ pub struct Standardisation {
 }
 
 impl Standardisation {
+    /// Changes nothing.
+    pub fn none(width: usize) -> Self {
+        Standardisation {
+            mean: vec![0.0; width],
+            deviation: vec![1.0; width],
+        }
+    }
+
     /// Over all utterances of `conversations` (indices into the corpus), labelled or not: unlabelled ones are
     /// read as history. Without any utterance it changes nothing: mean 0, deviation 1.
     pub fn fit(corpus: &Corpus, conversations: impl Iterator<Item = usize>) -> Self {
@@ -26,10 +34,7 @@ impl Standardisation {
         };
         let count = rows().count() as f64;
         let Some(first) = rows().next() else {
-            return Standardisation {
-                mean: vec![0.0; width],
-                deviation: vec![1.0; width],
-            };
+            return Self::none(width);
         };
         // Summed relative to the first row: a constant dimension then has the mean it has, to the last bit, and
         // a large offset common to all values costs no precision.

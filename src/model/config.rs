@@ -1,11 +1,10 @@
 //! Every setting of the model, its objective and its optimisation, with the defaults that ship.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
+use crate::choice::choice;
 use crate::error::{Error, Result};
+pub use crate::ops::adversarial::AdversarialNorm;
 
 /// One flat table of settings: the keys of a configuration file, of `--set key=value` and of a checkpoint.
 /// The paper's symbols (`d`, `K`, `L`, `B`, `eps`) are accepted for the settings they stand for.
@@ -55,32 +54,6 @@ pub struct Config {
     pub dtype: Precision,
 }
 
-macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$variant_doc])* #[serde(rename = $text)] $variant),*
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant => $text),* })
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = Error;
-            fn from_str(text: &str) -> Result<Self> {
-                match text {
-                    $($text => Ok(Self::$variant),)*
-                    _ => Err(Error::input(format!("{} is one of {}, not {text}", $what, [$($text),*].join(", ")))),
-                }
-            }
-        }
-    };
-}
-
 choice! {
     /// What a stack hands to the next one.
     StackInput, "stack_input" {
@@ -88,18 +61,6 @@ choice! {
         Attention = "attention",
         /// The GRU's states after dropout, G.
         Gru = "gru"
-    }
-}
-
-choice! {
-    /// Over what the gradient of the adversarial perturbation is normalised.
-    AdversarialNorm, "adversarial_norm" {
-        /// One norm over all features that a sample reads.
-        Sample = "sample",
-        /// One norm for each utterance that a sample reads.
-        Utterance = "utterance",
-        /// One norm for the whole batch.
-        Batch = "batch"
     }
 }
 

@@ -1,11 +1,15 @@
 //! The model: its settings, its named parameters, the graph forward and backward, the adversarial double pass.
 
 pub mod config;
-pub mod parameters;
+pub mod cpu;
+pub mod graph;
 
 use crate::data::Corpus;
+use crate::data::standardise::Standardisation;
+use crate::device::cpu::simd::Real;
 use crate::error::Result;
-use crate::model::config::Precision;
+use crate::model::config::{Config, Precision};
+use crate::model::cpu::CpuEngine;
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
 ///
@@ -30,6 +34,30 @@ pub trait Engine: Send {
 
     /// Takes over a state; refuses names or shapes that are not this model's.
     fn restore(&mut self, state: &State) -> Result<()>;
+}
+
+/// The model of `config` on the CPU, with fresh parameters from its seed, over the conversations of `corpus`.
+pub fn cpu_engine(
+    config: &Config,
+    corpus: &Corpus,
+    standardisation: &Standardisation,
+    threads: usize,
+) -> Result<Box<dyn Engine>> {
+    fn engine<R: Real>(
+        config: &Config,
+        corpus: &Corpus,
+        standardisation: &Standardisation,
+        threads: usize,
+    ) -> Result<Box<dyn Engine>> {
+        let mut engine = CpuEngine::<R>::new(config, corpus.width(), corpus.classes.len(), threads)?;
+        engine.set_standardisation(standardisation.clone());
+        engine.set_corpus(corpus)?;
+        Ok(Box::new(engine))
+    }
+    match config.dtype {
+        Precision::F32 => engine::<f32>(config, corpus, standardisation, threads),
+        Precision::F64 => engine::<f64>(config, corpus, standardisation, threads),
+    }
 }
 
 /// Mean losses over the batch.
@@ -78,6 +106,29 @@ pub struct Tensor {
 pub enum Values {
     F32(Vec<f32>),
     F64(Vec<f64>),
+}
+
+impl Values {
+    fn of<R: Real>(values: &[R]) -> Self {
+        match bytemuck::try_cast_slice(values) {
+            Ok(singles) if size_of::<R>() == 4 => Values::F32(singles.to_vec()),
+            _ => Values::F64(values.iter().map(|x| x.to_f64()).collect()),
+        }
+    }
+
+    fn write<R: Real>(&self, to: &mut [R]) {
+        match self {
+            Values::F32(values) => {
+                to.iter_mut()
+                    .zip(values)
+                    .for_each(|(to, &x)| *to = R::from_f64(f64::from(x)));
+            }
+            Values::F64(values) => to
+                .iter_mut()
+                .zip(values)
+                .for_each(|(to, &x)| *to = R::from_f64(x)),
+        }
+    }
 }
 
 /// Parameters and optimiser of a run.

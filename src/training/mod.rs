@@ -28,6 +28,3 @@ pub mod settings;
 pub mod setup;
 pub mod tensor_file;
 pub mod trainer;
-
-#[cfg(test)]
-mod linear_engine;

@@ -55,31 +55,74 @@ impl<'a, R> View<'a, R> {
 }
 
 impl<R: Real> Panels<R> {
+    /// Takes memory for `scalars`, so that later packing takes none.
+    pub fn reserve(&mut self, scalars: usize) {
+        if self.data.len() < scalars {
+            self.data.resize(scalars, R::ZERO);
+        }
+    }
+
     /// Lays out `b`, `[k, n]`; memory is taken only when it grows.
     pub fn pack(&mut self, b: View<R>, k: usize, n: usize) {
         self.k = k;
         self.n = n;
         let size = k * n.next_multiple_of(PANEL);
-        if self.data.len() < size {
-            self.data.resize(size, R::ZERO);
-        }
+        self.reserve(size);
         if k == 0 {
             return;
         }
         for (panel, to) in self.data[..size].chunks_exact_mut(k * PANEL).enumerate() {
             let first = panel * PANEL;
             let count = PANEL.min(n - first);
-            for (i, to) in to.chunks_exact_mut(PANEL).enumerate() {
-                let from = &b.data[i * b.row + first * b.column..];
-                if b.column == 1 {
+            if b.column == 1 {
+                for (i, to) in to.chunks_exact_mut(PANEL).enumerate() {
+                    let from = &b.data[i * b.row + first..];
                     to[..count].copy_from_slice(&from[..count]);
-                } else {
-                    for (j, to) in to[..count].iter_mut().enumerate() {
-                        *to = from[j * b.column];
+                    to[count..].fill(R::ZERO);
+                }
+            } else {
+                for j in 0..count {
+                    let from = &b.data[(first + j) * b.column..];
+                    for i in 0..k {
+                        to[i * PANEL + j] = from[i * b.row];
                     }
+                }
+                for j in count..PANEL {
+                    (0..k).for_each(|i| to[i * PANEL + j] = R::ZERO);
+                }
+            }
+        }
+    }
+
+    /// Lays out a right operand whose row i is `row(i)`, n scalars, or zeros where that is `None`.
+    pub fn pack_rows<'a>(&mut self, k: usize, n: usize, row: impl Fn(usize) -> Option<&'a [R]>) {
+        self.k = k;
+        self.n = n;
+        let size = k * n.next_multiple_of(PANEL);
+        self.reserve(size);
+        for i in 0..k {
+            let from = row(i);
+            for first in (0..n).step_by(PANEL) {
+                let to = &mut self.data[first * k + i * PANEL..][..PANEL];
+                let count = PANEL.min(n - first);
+                match from {
+                    Some(from) => to[..count].copy_from_slice(&from[first..first + count]),
+                    None => to[..count].fill(R::ZERO),
                 }
                 to[count..].fill(R::ZERO);
             }
+        }
+    }
+
+    /// Multiplies row i by `scale[i]`.
+    pub fn scale_rows(&mut self, scale: &[R]) {
+        assert_eq!(scale.len(), self.k);
+        let size = self.k * self.n.next_multiple_of(PANEL);
+        for (row, &scale) in self.data[..size]
+            .chunks_exact_mut(PANEL)
+            .zip(scale.iter().cycle())
+        {
+            row.iter_mut().for_each(|x| *x = *x * scale);
         }
     }
 
@@ -194,23 +237,19 @@ pub unsafe fn tile<S: Simd, const M: usize, const V: usize, const PARTIAL: bool>
     }
 }
 
-/// Calls `$body::<M, V>` for run-time `$m` in 1..=8 and `$v` in 1..=3.
-macro_rules! with_tile {
-    ($m:expr, $v:expr, $rows:expr, |$M:ident, $V:ident| $body:expr) => {
-        with_tile!(@rows $m, $v, $rows, $M, $V, $body, 1 2 3 4 5 6 7 8)
+/// Evaluates `$body` with the constant `$M` equal to the run-time `$m`, which is 1 to `$rows`.
+macro_rules! with_rows {
+    ($m:expr, $rows:expr, |$M:ident| $body:expr) => {
+        with_rows!(@arms $m, $rows, $M, $body, 1 2 3 4 5 6 7 8)
     };
-    (@rows $m:expr, $v:expr, $rows:expr, $M:ident, $V:ident, $body:expr, $($count:literal)*) => {
-        match ($m, $v) {
-            $(
-                ($count, 1) if $count <= $rows => { const $M: usize = $count; const $V: usize = 1; $body }
-                ($count, 2) if $count <= $rows => { const $M: usize = $count; const $V: usize = 2; $body }
-                ($count, 3) if $count <= $rows => { const $M: usize = $count; const $V: usize = 3; $body }
-            )*
-            _ => unreachable!("a tile has 1 to 8 rows and 1 to 3 vectors"),
+    (@arms $m:expr, $rows:expr, $M:ident, $body:expr, $($count:literal)*) => {
+        match $m {
+            $($count if $count <= $rows => { const $M: usize = $count; $body })*
+            _ => unreachable!("a tile has 1 to {} rows", $rows),
         }
     };
 }
-pub(crate) use with_tile;
+pub(crate) use with_rows;
 
 impl<R: Real> Product<'_, R> {
     /// Rows `i..i + M`, columns `j..` of `V` vectors, steps `from..from + k` of the sum.
@@ -297,8 +336,12 @@ impl<R: Real> Kernel<R> for Product<'_, R> {
                 let mut i = 0;
                 while i < self.m {
                     let m = (self.m - i).min(S::TILE_ROWS);
-                    with_tile!(m, v, S::TILE_ROWS, |M, V| unsafe {
-                        self.one::<S, M, V>((i, j), (from, k));
+                    with_rows!(m, S::TILE_ROWS, |M| unsafe {
+                        match v {
+                            1 => self.one::<S, M, 1>((i, j), (from, k)),
+                            2 => self.one::<S, M, 2>((i, j), (from, k)),
+                            _ => self.one::<S, M, 3>((i, j), (from, k)),
+                        }
                     });
                     i += m;
                 }

@@ -2,4 +2,5 @@
 
 pub mod elementary;
 pub mod gemm;
+pub mod pool;
 pub mod simd;

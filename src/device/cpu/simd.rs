@@ -81,6 +81,7 @@ pub trait Real:
     const NAME: &'static str;
     fn from_f64(x: f64) -> Self;
     fn to_f64(self) -> f64;
+    fn sqrt(self) -> Self;
     /// Constants of exp, sigmoid and tanh in this precision.
     fn elementary() -> &'static crate::device::cpu::elementary::Constants<Self>;
     /// Runs `kernel` with the best instruction set of this processor.
@@ -143,6 +144,10 @@ macro_rules! real {
 
             fn to_f64(self) -> f64 {
                 f64::from(self)
+            }
+
+            fn sqrt(self) -> Self {
+                self.sqrt()
             }
 
             fn elementary() -> &'static crate::device::cpu::elementary::Constants<Self> {

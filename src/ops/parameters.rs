@@ -1,16 +1,19 @@
 //! The parameters by name, as PyTorch names and shapes them.
 
 use crate::device::cpu::simd::Real;
-use crate::model::config::Config;
 use crate::random::{Stream, purpose};
 
-/// What the data fixes of the model's size.
+/// What fixes the shape of every parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
+pub struct Sizes {
     /// D: width of an utterance's features.
     pub features: usize,
     /// C: emotion classes.
     pub classes: usize,
+    /// d: embedding size.
+    pub d: usize,
+    /// L: stacks of contextual interaction.
+    pub stacks: usize,
 }
 
 /// One parameter tensor's place in the flat vector of all.
@@ -47,6 +50,7 @@ pub const ROLES: [&str; 2] = ["a", "b"];
 /// Where every tensor lies in the flat vector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
+    pub sizes: Sizes,
     pub specs: Vec<Spec>,
     pub len: usize,
     pub history_embedding: Linear,
@@ -120,16 +124,16 @@ impl Builder {
 }
 
 impl Layout {
-    pub fn new(config: &Config, shape: Shape) -> Self {
-        let d = config.embedding_size;
+    pub fn new(sizes: Sizes) -> Self {
+        let d = sizes.d;
         let mut b = Builder(Vec::new(), 0);
-        let history_embedding = b.linear("history_embedding", "", d, shape.features);
-        let target_embedding = b.linear("target_embedding", "", 2 * d, shape.features);
+        let history_embedding = b.linear("history_embedding", "", d, sizes.features);
+        let target_embedding = b.linear("target_embedding", "", 2 * d, sizes.features);
         let speaker =
             ROLES.map(|role| DIRECTIONS.map(|suffix| b.gru(&format!("speaker_gru.{role}"), suffix, d, d)));
         let interaction =
             ROLES.map(|role| DIRECTIONS.map(|suffix| b.linear(&format!("interaction.{role}"), suffix, d, d)));
-        let context = (0..config.stacks)
+        let context = (0..sizes.stacks)
             .map(|l| {
                 let gru = DIRECTIONS.map(|suffix| b.gru(&format!("context.{l}.gru"), suffix, 2 * d, d));
                 let mut square =
@@ -142,8 +146,9 @@ impl Layout {
                 }
             })
             .collect();
-        let classifier = b.linear("classifier", "", shape.classes, 2 * d);
+        let classifier = b.linear("classifier", "", sizes.classes, 2 * d);
         Self {
+            sizes,
             specs: b.0,
             len: b.1,
             history_embedding,
@@ -159,14 +164,10 @@ impl Layout {
     /// `nn.Linear` (fan: input width) do, drawn in the order of [`Layout::specs`].
     pub fn initialise<R: Real>(&self, seed: u64) -> Vec<R> {
         let mut stream = Stream::new(seed, purpose::INITIALISATION);
-        let draw = |spec: &Spec| {
-            let bound = spec.bound;
-            (0..spec.len()).map(move |_| bound).collect::<Vec<_>>()
-        };
-        self.specs
-            .iter()
-            .flat_map(draw)
-            .map(|bound| R::from_f64(bound * (2.0 * stream.uniform() - 1.0)))
-            .collect()
+        let mut values = Vec::with_capacity(self.len);
+        for spec in &self.specs {
+            values.extend((0..spec.len()).map(|_| R::from_f64(spec.bound * (2.0 * stream.uniform() - 1.0))));
+        }
+        values
     }
 }
