@@ -39,6 +39,11 @@ impl Report {
         }
     }
 
+    /// The paper's figures, where they are of the same classes and of a test set too.
+    pub fn beside_paper(&self) -> Option<Figures> {
+        (self.split == "test" && paper::compares_with(&self.class_names)).then(paper::figures)
+    }
+
     /// The tables, in percent. Beside a model of IEMOCAP's six classes stand the paper's columns.
     pub fn text(&self) -> String {
         let Figures {
@@ -52,7 +57,7 @@ impl Report {
             "{}: {support} utterances in {} conversations, mean loss {:.4}\n\n",
             self.split, self.conversations, self.loss
         );
-        let paper = (self.split == "test" && paper::compares_with(&self.class_names)).then(paper::figures);
+        let paper = self.beside_paper();
         self.class_table(&mut text, paper.as_ref());
         line(
             &mut text,

@@ -65,6 +65,8 @@ pub struct CpuEngine<R: Real> {
     embedded: Vec<R>,
     shards: Vec<RwLock<Sample<R>>>,
     workers: Vec<Mutex<(Worker<R>, Activations<Vec<R>>)>>,
+    /// Longest window that the workers have memory for.
+    room: usize,
     lanes: Vec<Mutex<Lane<R>>>,
     /// The parameters' gradient of the last step.
     gradient: Vec<R>,
@@ -165,6 +167,7 @@ impl<R: Real> CpuEngine<R> {
             embedded: Vec::new(),
             shards: Vec::new(),
             workers: Vec::new(),
+            room: 0,
             lanes: Vec::new(),
             layout,
         })
@@ -174,7 +177,8 @@ impl<R: Real> CpuEngine<R> {
     pub fn set_data(&mut self, features: Vec<R>, windows: Windows) {
         assert_eq!(features.len(), windows.len() * self.layout.sizes.features);
         let longest = windows.longest();
-        if self.workers.is_empty() || longest > self.windows.longest() {
+        if self.workers.is_empty() || longest > self.room {
+            self.room = longest;
             let (d, classes) = (self.layout.sizes.d, self.layout.sizes.classes);
             let worker = || {
                 let worker = Worker::new(Arc::clone(&self.layout), SHARD_SAMPLES, longest);

@@ -9,10 +9,9 @@
 //! | [`progress`] | how far a run has come: what a resumed run carries on with |
 //! | [`evaluation`], [`report`] | loss and confusion of a set of targets; what a finished run reports |
 //! | [`trainer`] | the loop itself |
-//! | [`tensor_file`], [`atomic_file`], [`checkpoint`], [`run_folder`] | what is on disk |
+//! | [`tensor_file`], [`checkpoint`], [`run_folder`] | what is on disk |
 //! | [`display`], [`interrupt`] | the terminal: progress and Ctrl-C |
 
-pub mod atomic_file;
 pub mod batches;
 pub mod checkpoint;
 pub mod display;

@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::atomic_file;
 use super::checkpoint::Checkpoint;
 use super::progress::EpochRecord;
 use super::report::{RunReport, Summary};
 use super::settings::{Layer, Settings};
+use crate::atomic_file;
 use crate::error::{Error, Result};
 
 const LOCK: &str = ".lock";

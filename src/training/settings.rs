@@ -242,15 +242,21 @@ pub struct Settings {
 impl Settings {
     /// Defaults with the layers over them, the later over the earlier.
     pub fn resolve(layers: &[Layer]) -> Result<Self> {
-        let mut run = Table::new();
-        let mut config = Config::default();
-        for layer in layers {
-            config = layer.over(&config)?;
-            let of_run = layer.0.iter().filter(|(key, _)| !is_model_key(key));
-            run.extend(of_run.map(|(key, value)| (key.clone(), value.clone())));
-        }
-        let run: RunSettings = run.try_into().map_err(unreadable)?;
-        let settings = Settings { run, config };
+        let defaults = Ok(Settings::default());
+        layers
+            .iter()
+            .fold(defaults, |settings, layer| settings?.with(layer))
+    }
+
+    /// These settings with the layer's over them.
+    pub fn with(&self, layer: &Layer) -> Result<Self> {
+        let mut run = table_of(&self.run)?;
+        let of_run = layer.0.iter().filter(|(key, _)| !is_model_key(key));
+        run.extend(of_run.map(|(key, value)| (key.clone(), value.clone())));
+        let settings = Settings {
+            run: run.try_into().map_err(unreadable)?,
+            config: layer.over(&self.config)?,
+        };
         settings.validate()?;
         Ok(settings)
     }
@@ -311,6 +317,15 @@ impl Settings {
             .map(|key| (key.to_string(), shown(ours.get(key)), shown(theirs.get(key))))
             .collect())
     }
+}
+
+/// A setting's default as it is written; `None` where it has none.
+pub fn default_of(key: &str) -> Option<String> {
+    let mut defaults = table_of(&Config::default()).ok()?;
+    defaults.extend(table_of(&RunSettings::default()).ok()?);
+    defaults
+        .get(key)
+        .map(|value| value.to_string().trim_matches('"').to_string())
 }
 
 fn is_model_key(key: &str) -> bool {

@@ -9,7 +9,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
-use super::atomic_file;
+use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::model::{Tensor, Values};
 
