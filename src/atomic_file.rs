@@ -12,16 +12,10 @@ const SUFFIX: &str = ".tmp";
 /// Writes to a temporary file in the same folder, waits until the disk has it, and renames it to `path`.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let Some(name) = path.file_name() else {
-        return Err(Error::input(format!(
-            "{}: not the name of a file",
-            path.display()
-        )));
+        return Err(Error::input(format!("{}: not the name of a file", path.display())));
     };
     if path.is_dir() {
-        return Err(Error::input(format!(
-            "{}: is a folder; name a file to write",
-            path.display()
-        )));
+        return Err(Error::input(format!("{}: is a folder; name a file to write", path.display())));
     }
     let folder = folder_of(path);
     let name = format!(".{}.{}{SUFFIX}", name.to_string_lossy(), std::process::id());
@@ -92,10 +86,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing/a.bin");
         let error = write(&missing, b"x").unwrap_err();
-        assert!(
-            error.to_string().contains("missing/a.bin: cannot write"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("missing/a.bin: cannot write"), "{error}");
         assert_eq!(error.exit_code(), 2);
         let error = write(folder.path(), b"x").unwrap_err();
         assert!(error.to_string().contains("is a folder"), "{error}");
@@ -105,12 +96,7 @@ mod tests {
     #[test]
     fn leftovers_go_and_everything_else_stays() {
         let folder = tempfile::tempdir().unwrap();
-        for name in [
-            ".last.safetensors.123.tmp",
-            "notes.tmp",
-            ".hidden",
-            "last.safetensors",
-        ] {
+        for name in [".last.safetensors.123.tmp", "notes.tmp", ".hidden", "last.safetensors"] {
             fs::write(folder.path().join(name), "x").unwrap();
         }
         remove_leftovers(folder.path()).unwrap();

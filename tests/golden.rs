@@ -23,15 +23,10 @@ struct Golden {
 impl Golden {
     fn all() -> Vec<Golden> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
-        let mut files: Vec<_> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
+        let mut files: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
-        files.retain(|file| {
-            file.extension()
-                .is_some_and(|extension| extension == "safetensors")
-        });
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
         assert!(files.len() >= 10, "golden files are missing from {folder}");
         files.iter().map(|file| Golden::read(file)).collect()
     }
@@ -41,14 +36,7 @@ impl Golden {
         let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = metadata.metadata().as_ref().unwrap();
         let mut settings: serde_json::Value = serde_json::from_str(&metadata["config"]).unwrap();
-        let classes = settings
-            .as_object_mut()
-            .unwrap()
-            .remove("classes")
-            .unwrap()
-            .as_array()
-            .unwrap()
-            .len();
+        let classes = settings.as_object_mut().unwrap().remove("classes").unwrap().as_array().unwrap().len();
         let config = serde_json::from_value(settings).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = tensors
@@ -64,20 +52,11 @@ impl Golden {
             })
             .collect();
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
-        Golden {
-            name,
-            config,
-            classes,
-            tensors,
-        }
+        Golden { name, config, classes, tensors }
     }
 
     fn values(&self, name: &str) -> &[f64] {
-        &self
-            .tensors
-            .get(name)
-            .unwrap_or_else(|| panic!("{}: no {name}", self.name))
-            .1
+        &self.tensors.get(name).unwrap_or_else(|| panic!("{}: no {name}", self.name)).1
     }
 
     fn width(&self) -> usize {
@@ -106,10 +85,7 @@ impl Golden {
         Corpus {
             source: self.name.clone(),
             classes: (0..self.classes).map(|class| class.to_string()).collect(),
-            modalities: vec![Modality {
-                name: "text".into(),
-                width: self.width(),
-            }],
+            modalities: vec![Modality { name: "text".into(), width: self.width() }],
             conversations,
             features: self.values("data.features").to_vec(),
         }
@@ -119,73 +95,41 @@ impl Golden {
         let width = self.width();
         let corpus = self.corpus();
         let (mean, deviation) = (self.values("features.mean"), self.values("features.deviation"));
-        let standardised = corpus
-            .features
-            .iter()
-            .enumerate()
-            .map(|(i, x)| (x - mean[i % width]) / deviation[i % width]);
+        let standardised =
+            corpus.features.iter().enumerate().map(|(i, x)| (x - mean[i % width]) / deviation[i % width]);
         let mut engine = CpuEngine::new(&self.config, width, self.classes, threads).unwrap();
-        engine.set_data(
-            standardised.collect(),
-            Windows::new(&corpus, self.config.history_length),
-        );
+        engine.set_data(standardised.collect(), Windows::new(&corpus, self.config.history_length));
         let parameters: Vec<Tensor> = self
             .tensors
             .iter()
             .filter_map(|(name, (shape, values))| {
                 let name = name.strip_prefix("parameter.")?.to_string();
-                Some(Tensor {
-                    name,
-                    shape: shape.clone(),
-                    values: Values::F64(values.clone()),
-                })
+                Some(Tensor { name, shape: shape.clone(), values: Values::F64(values.clone()) })
             })
             .collect();
         let zeros: Vec<Tensor> = parameters
             .iter()
             .map(|tensor| {
                 let size = tensor.shape.iter().product();
-                Tensor {
-                    values: Values::F64(vec![0.0; size]),
-                    ..tensor.clone()
-                }
+                Tensor { values: Values::F64(vec![0.0; size]), ..tensor.clone() }
             })
             .collect();
-        let state = State {
-            parameters,
-            first_moment: zeros.clone(),
-            second_moment: zeros,
-            updates: 0,
-        };
+        let state = State { parameters, first_moment: zeros.clone(), second_moment: zeros, updates: 0 };
         engine.restore(&state).unwrap();
         engine
     }
 
     fn targets(&self) -> Vec<u32> {
-        self.values("targets")
-            .iter()
-            .map(|&target| target as u32)
-            .collect()
+        self.values("targets").iter().map(|&target| target as u32).collect()
     }
 
     fn check(&self, name: &str, found: &[f64]) {
         let expected = self.values(name);
         assert_eq!(found.len(), expected.len(), "{}: {name}", self.name);
-        let scale = expected
-            .iter()
-            .fold(0.0f64, |most, x| most.max(x.abs()))
-            .max(1e-6);
-        let worst = found
-            .iter()
-            .zip(expected)
-            .map(|(a, b)| (a - b).abs() / scale)
-            .fold(0.0, f64::max);
+        let scale = expected.iter().fold(0.0f64, |most, x| most.max(x.abs())).max(1e-6);
+        let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / scale).fold(0.0, f64::max);
         assert!(worst <= TOLERANCE, "{}: {name} is off by {worst:e}", self.name);
-        assert!(
-            found.iter().all(|x| x.is_finite()),
-            "{}: {name} is not finite",
-            self.name
-        );
+        assert!(found.iter().all(|x| x.is_finite()), "{}: {name} is not finite", self.name);
     }
 }
 
@@ -219,9 +163,7 @@ fn parameters_after_three_updates() {
     for golden in Golden::all() {
         let mut engine = golden.engine(2);
         for step in 0..3 {
-            engine
-                .train_step(&golden.targets(), step, golden.config.learning_rate)
-                .unwrap();
+            engine.train_step(&golden.targets(), step, golden.config.learning_rate).unwrap();
         }
         for tensor in &engine.state().parameters {
             golden.check(&format!("adam.{}", tensor.name), doubles(tensor));

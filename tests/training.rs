@@ -63,10 +63,7 @@ impl Engine for Tampered {
                 interrupt.request();
                 Ok(loss)
             }
-            Event::Diverge => Ok(StepLoss {
-                adversarial: Some(f64::NAN),
-                ..loss
-            }),
+            Event::Diverge => Ok(StepLoss { adversarial: Some(f64::NAN), ..loss }),
             Event::Fail => Err(Error::System("the plug was pulled".to_string())),
         }
     }
@@ -102,12 +99,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(corpus: &'a Corpus, config: &Config) -> Self {
-        Run {
-            corpus,
-            config: config.clone(),
-            threads: 1,
-            always_save: false,
-        }
+        Run { corpus, config: config.clone(), threads: 1, always_save: false }
     }
 
     fn setup(&self) -> Result<Setup<'a>> {
@@ -124,10 +116,7 @@ impl<'a> Run<'a> {
         let folder = if RunFolder::exists(path) {
             RunFolder::open(path)?.0
         } else {
-            let settings = Settings {
-                config: self.config.clone(),
-                ..Settings::default()
-            };
+            let settings = Settings { config: self.config.clone(), ..Settings::default() };
             RunFolder::create(path, &settings)?
         };
         let surroundings = Surroundings {
@@ -149,21 +138,14 @@ impl<'a> Run<'a> {
     }
 
     fn cut(&self, path: &Path, at: usize, what: Event, interrupt: &Interrupt) -> Result<Outcome> {
-        let mut engine = Tampered {
-            engine: self.engine(),
-            steps: 0,
-            at,
-            what,
-        };
+        let mut engine = Tampered { engine: self.engine(), steps: 0, at, what };
         self.go(path, &mut engine, interrupt)
     }
 }
 
 fn metrics(path: &Path) -> Vec<EpochRecord> {
     let text = std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn without_times(mut records: Vec<EpochRecord>) -> Vec<EpochRecord> {
@@ -197,57 +179,30 @@ fn assert_same_run(one: &Path, two: &Path) {
 fn a_run_learns_and_leaves_everything_in_its_folder() {
     let corpus = corpus();
     let folder = tempfile::tempdir().unwrap();
-    let config = Config {
-        epochs: 12,
-        adversarial: false,
-        dropout_keep: 1.0,
-        ..config()
-    };
+    let config = Config { epochs: 12, adversarial: false, dropout_keep: 1.0, ..config() };
     let run = Run::new(&corpus, &config);
     let report = run.finish(folder.path()).unwrap();
     let records = metrics(folder.path());
     assert_eq!(records.len(), report.epochs);
-    assert!(
-        records.last().unwrap().loss_clean < 0.6 * records[0].loss_clean,
-        "{records:?}"
-    );
+    assert!(records.last().unwrap().loss_clean < 0.6 * records[0].loss_clean, "{records:?}");
     assert_eq!(records[0].loss_adversarial, None);
     // Six classes: a guess is right once in six.
-    assert!(
-        report.test.as_ref().unwrap().figures.accuracy > 0.3,
-        "{}",
-        report.text()
-    );
+    assert!(report.test.as_ref().unwrap().figures.accuracy > 0.3, "{}", report.text());
 
-    let best = records
-        .iter()
-        .min_by(|a, b| a.validation_loss.total_cmp(&b.validation_loss))
-        .unwrap();
+    let best = records.iter().min_by(|a, b| a.validation_loss.total_cmp(&b.validation_loss)).unwrap();
     assert_eq!(report.best_epoch, best.epoch);
     assert_eq!(report.validation.loss, best.validation_loss);
     assert_eq!(report.validation.figures.weighted_f1, best.validation_weighted_f1);
     let setup = run.setup().unwrap();
     let labelled = |part: &[usize]| setup.targets(part).len() as u64;
-    assert_eq!(
-        report.test.as_ref().unwrap().figures.support,
-        labelled(&setup.partition.test)
-    );
-    assert_eq!(
-        report.validation.figures.support,
-        labelled(&setup.partition.validation)
-    );
+    assert_eq!(report.test.as_ref().unwrap().figures.support, labelled(&setup.partition.test));
+    assert_eq!(report.validation.figures.support, labelled(&setup.partition.validation));
 
     let json = std::fs::read_to_string(folder.path().join("report.json")).unwrap();
     assert_eq!(serde_json::from_str::<RunReport>(&json).unwrap(), report);
-    assert_eq!(
-        std::fs::read_to_string(folder.path().join("report.txt")).unwrap(),
-        report.text()
-    );
+    assert_eq!(std::fs::read_to_string(folder.path().join("report.txt")).unwrap(), report.text());
     let best = Checkpoint::read(&folder.path().join("best.safetensors")).unwrap();
-    assert_eq!(
-        (best.config, best.origin, best.training),
-        (config, setup.origin, None)
-    );
+    assert_eq!((best.config, best.origin, best.training), (config, setup.origin, None));
     let (_, settings) = RunFolder::open(folder.path()).unwrap();
     assert_eq!(settings.config, run.config);
 }
@@ -262,10 +217,7 @@ fn every_batch_is_the_shuffled_targets_of_its_epoch() {
     let targets = setup.targets(&setup.partition.train);
     let steps = targets.len().div_ceil(16) as u64;
     assert!(targets.len() % 16 != 0, "the last batch should be a shorter one");
-    let updates: Vec<u64> = metrics(folder.path())
-        .iter()
-        .map(|record| record.updates)
-        .collect();
+    let updates: Vec<u64> = metrics(folder.path()).iter().map(|record| record.updates).collect();
     assert_eq!(updates, [steps, 2 * steps, 3 * steps]);
     assert_eq!(last(folder.path()).training.unwrap().progress.updates, 3 * steps);
 }
@@ -277,12 +229,7 @@ fn the_same_seed_is_the_same_run_whatever_the_threads_and_another_seed_is_not() 
     let [one, two, three] = ["one", "two", "three"].map(|name| folder.path().join(name));
     let run = Run::new(&corpus, &config());
     run.finish(&one).unwrap();
-    Run {
-        threads: 3,
-        ..Run::new(&corpus, &config())
-    }
-    .finish(&two)
-    .unwrap();
+    Run { threads: 3, ..Run::new(&corpus, &config()) }.finish(&two).unwrap();
     assert_same_run(&one, &two);
     let other = Config { seed: 2, ..config() };
     Run::new(&corpus, &other).finish(&three).unwrap();
@@ -303,13 +250,8 @@ fn interrupted_after_any_step_and_resumed_it_is_the_run_never_interrupted() {
         for at in [1, 3, steps, steps + 1, 2 * steps + 2, 3 * steps] {
             let path = folder.path().join(format!("cut-{at}"));
             let interrupt = Interrupt::default();
-            let outcome = run
-                .cut(&path, at, Event::Interrupt(interrupt.clone()), &interrupt)
-                .unwrap();
-            let expected = Outcome::Interrupted {
-                epoch: (at - 1) / steps + 1,
-                steps: (at - 1) % steps + 1,
-            };
+            let outcome = run.cut(&path, at, Event::Interrupt(interrupt.clone()), &interrupt).unwrap();
+            let expected = Outcome::Interrupted { epoch: (at - 1) / steps + 1, steps: (at - 1) % steps + 1 };
             assert_eq!(outcome, expected);
             assert!(!path.join("report.json").exists());
             run.finish(&path).unwrap();
@@ -328,10 +270,7 @@ fn interrupted_again_and_again_it_is_still_the_same_run() {
     let mut cuts = 0;
     loop {
         let interrupt = Interrupt::default();
-        match run
-            .cut(&path, 2, Event::Interrupt(interrupt.clone()), &interrupt)
-            .unwrap()
-        {
+        match run.cut(&path, 2, Event::Interrupt(interrupt.clone()), &interrupt).unwrap() {
             Outcome::Interrupted { .. } => cuts += 1,
             Outcome::Finished(_) => break,
         }
@@ -352,9 +291,7 @@ fn cut_without_warning_it_goes_on_from_the_last_checkpoint() {
     for (always_save, at) in [(false, 2), (false, steps + 2), (true, 4), (true, steps + 3)] {
         run.always_save = always_save;
         let path = folder.path().join(format!("cut-{at}"));
-        let error = run
-            .cut(&path, at, Event::Fail, &Interrupt::default())
-            .unwrap_err();
+        let error = run.cut(&path, at, Event::Fail, &Interrupt::default()).unwrap_err();
         assert_eq!(error.to_string(), "the plug was pulled");
         let saved = path.join("last.safetensors").exists();
         assert_eq!(saved, always_save || at > steps);
@@ -378,10 +315,8 @@ fn cut_between_the_files_of_an_epochs_end_it_makes_the_end_again() {
     let run = Run::new(&corpus, &config());
     run.finish(&whole).unwrap();
     let steps = metrics(&whole)[0].updates as usize;
-    run.cut(&path, steps + 2, Event::Fail, &Interrupt::default())
-        .unwrap_err();
-    run.cut(&ahead, 2 * steps + 2, Event::Fail, &Interrupt::default())
-        .unwrap_err();
+    run.cut(&path, steps + 2, Event::Fail, &Interrupt::default()).unwrap_err();
+    run.cut(&ahead, 2 * steps + 2, Event::Fail, &Interrupt::default()).unwrap_err();
     for name in ["best.safetensors", "metrics.jsonl"] {
         std::fs::copy(ahead.join(name), path.join(name)).unwrap();
     }
@@ -407,22 +342,14 @@ fn patience_stops_a_run_that_gets_no_better_and_the_best_weights_are_tested() {
     let corpus = corpus();
     let folder = tempfile::tempdir().unwrap();
     // Far too large a step: the first epochs are the best ones.
-    let config = Config {
-        learning_rate: 0.5,
-        patience: 2,
-        epochs: 60,
-        ..config()
-    };
+    let config = Config { learning_rate: 0.5, patience: 2, epochs: 60, ..config() };
     let run = Run::new(&corpus, &config);
     let report = run.finish(folder.path()).unwrap();
     assert_eq!(report.stopped, Stop::Patience);
     assert_eq!(report.epochs, report.best_epoch + 2);
     assert!(report.epochs < 60);
     let records = metrics(folder.path());
-    assert_eq!(
-        records[report.best_epoch - 1].validation_loss,
-        report.validation.loss
-    );
+    assert_eq!(records[report.best_epoch - 1].validation_loss, report.validation.loss);
     assert!(records.last().unwrap().validation_loss >= report.validation.loss);
 }
 
@@ -430,26 +357,15 @@ fn patience_stops_a_run_that_gets_no_better_and_the_best_weights_are_tested() {
 fn a_loss_that_is_not_finite_stops_the_run_and_saves_nothing() {
     let corpus = corpus();
     let folder = tempfile::tempdir().unwrap();
-    let run = Run {
-        always_save: true,
-        ..Run::new(&corpus, &config())
-    };
+    let run = Run { always_save: true, ..Run::new(&corpus, &config()) };
     let whole = folder.path().join("whole");
     run.finish(&whole).unwrap();
     let steps = metrics(&whole)[0].updates as usize;
     let path = folder.path().join("cut");
-    let error = run
-        .cut(&path, steps + 2, Event::Diverge, &Interrupt::default())
-        .unwrap_err();
+    let error = run.cut(&path, steps + 2, Event::Diverge, &Interrupt::default()).unwrap_err();
     let message = error.to_string();
-    let place = format!(
-        "the adversarial loss is NaN in epoch 2, step 2 (update {})",
-        steps + 2
-    );
-    assert!(
-        message.contains(&place) && message.contains("lower learning_rate"),
-        "{message}"
-    );
+    let place = format!("the adversarial loss is NaN in epoch 2, step 2 (update {})", steps + 2);
+    assert!(message.contains(&place) && message.contains("lower learning_rate"), "{message}");
     assert_eq!(error.exit_code(), 2);
     assert_eq!(last(&path).training.unwrap().progress.updates, steps as u64 + 1);
     assert_eq!(metrics(&path).len(), 1);
@@ -464,66 +380,37 @@ fn a_run_goes_on_under_its_own_settings_and_data_only() {
     let run = Run::new(&corpus, &config());
     let steps = |at| {
         let interrupt = Interrupt::default();
-        run.cut(folder.path(), at, Event::Interrupt(interrupt.clone()), &interrupt)
-            .unwrap()
+        run.cut(folder.path(), at, Event::Interrupt(interrupt.clone()), &interrupt).unwrap()
     };
     steps(2);
     let mut changed = corpus.clone();
     changed.features[7] += 1.0;
-    let error = Run::new(&changed, &config())
-        .finish(folder.path())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("was trained on other data: synthetic has fingerprint"),
-        "{error}"
-    );
-    let other = Config {
-        epsilon: 0.5,
-        ..config()
-    };
-    let error = Run::new(&corpus, &other)
-        .finish(folder.path())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("was trained under other settings than its config.toml says"),
-        "{error}"
-    );
+    let error = Run::new(&changed, &config()).finish(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("was trained on other data: synthetic has fingerprint"), "{error}");
+    let other = Config { epsilon: 0.5, ..config() };
+    let error = Run::new(&corpus, &other).finish(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("was trained under other settings than its config.toml says"), "{error}");
 }
 
 #[test]
 fn unlabelled_utterances_are_history_and_never_targets() {
     let mut corpus = corpus();
     for conversation in &mut corpus.conversations {
-        conversation
-            .utterances
-            .iter_mut()
-            .step_by(2)
-            .for_each(|utterance| utterance.label = None);
+        conversation.utterances.iter_mut().step_by(2).for_each(|utterance| utterance.label = None);
     }
     let folder = tempfile::tempdir().unwrap();
     let run = Run::new(&corpus, &config());
     let report = run.finish(folder.path()).unwrap();
     let labelled = |split| {
         let conversations = corpus.conversations.iter().filter(|one| one.split == split);
-        conversations
-            .flat_map(|one| &one.utterances)
-            .filter(|one| one.label.is_some())
-            .count() as u64
+        conversations.flat_map(|one| &one.utterances).filter(|one| one.label.is_some()).count() as u64
     };
-    assert_eq!(
-        report.test.unwrap().figures.support,
-        labelled(coin::data::Split::Test)
-    );
+    assert_eq!(report.test.unwrap().figures.support, labelled(coin::data::Split::Test));
 }
 
 #[test]
 fn data_without_test_conversations_are_reported_on_validation() {
-    let corpus = generate(&SyntheticOptions {
-        test_conversations: 0,
-        ..SyntheticOptions::small()
-    });
+    let corpus = generate(&SyntheticOptions { test_conversations: 0, ..SyntheticOptions::small() });
     let folder = tempfile::tempdir().unwrap();
     let report = Run::new(&corpus, &config()).finish(folder.path()).unwrap();
     assert_eq!(report.test, None);

@@ -68,14 +68,8 @@ fn parse_widths(text: &str) -> std::result::Result<[usize; 3], String> {
 
 impl Synthetic {
     fn any(&self) -> bool {
-        let Synthetic {
-            seed,
-            conversations,
-            test_conversations,
-            min_utterances,
-            max_utterances,
-            widths,
-        } = self;
+        let Synthetic { seed, conversations, test_conversations, min_utterances, max_utterances, widths } =
+            self;
         let sizes = [conversations, test_conversations, min_utterances, max_utterances];
         seed.is_some() || widths.is_some() || sizes.iter().any(|size| size.is_some())
     }
@@ -90,15 +84,11 @@ impl Synthetic {
             max_utterances: self.max_utterances.unwrap_or(defaults.max_utterances),
             modalities: self
                 .widths
-                .map_or(defaults.modalities.clone(), |[text, audio, visual]| {
-                    widths(text, audio, visual)
-                }),
+                .map_or(defaults.modalities.clone(), |[text, audio, visual]| widths(text, audio, visual)),
             ..defaults
         };
-        let width = options
-            .modalities
-            .iter()
-            .try_fold(0usize, |sum, modality| sum.checked_add(modality.width));
+        let width =
+            options.modalities.iter().try_fold(0usize, |sum, modality| sum.checked_add(modality.width));
         let features = width
             .and_then(|width| width.checked_mul(options.max_utterances.max(options.min_utterances)))
             .and_then(|features| features.checked_mul(options.conversations));
@@ -121,18 +111,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
             arguments.input
         )));
     } else {
-        source::read(
-            &arguments.input,
-            arguments.format.as_deref(),
-            arguments.modalities,
-        )?
+        source::read(&arguments.input, arguments.format.as_deref(), arguments.modalities)?
     };
     conversations::write(&corpus, &arguments.out)?;
-    let modalities: Vec<String> = corpus
-        .modalities
-        .iter()
-        .map(|modality| format!("{} {}", modality.name, modality.width))
-        .collect();
+    let modalities: Vec<String> =
+        corpus.modalities.iter().map(|modality| format!("{} {}", modality.name, modality.width)).collect();
     print(&format!(
         "{}: {} conversations, {} utterances, {}\n",
         arguments.out.display(),

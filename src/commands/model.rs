@@ -29,11 +29,7 @@ pub fn threads(wanted: Option<usize>) -> usize {
 
 /// A checkpoint file; of a run folder, its best one.
 pub fn read(path: &Path) -> Result<(PathBuf, Checkpoint)> {
-    let path = if path.is_dir() {
-        path.join(run_folder::BEST)
-    } else {
-        path.to_path_buf()
-    };
+    let path = if path.is_dir() { path.join(run_folder::BEST) } else { path.to_path_buf() };
     let checkpoint = Checkpoint::read(&path)?;
     Ok((path, checkpoint))
 }
@@ -46,12 +42,7 @@ pub fn engine(
     threads: usize,
 ) -> Result<Box<dyn Engine>> {
     checkpoint.check_modalities(corpus)?;
-    let mut engine = cpu_engine(
-        &checkpoint.config,
-        corpus,
-        &checkpoint.origin.standardisation,
-        threads,
-    )?;
+    let mut engine = cpu_engine(&checkpoint.config, corpus, &checkpoint.origin.standardisation, threads)?;
     engine
         .restore(&checkpoint.state())
         .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;

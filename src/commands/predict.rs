@@ -72,10 +72,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 fn unlabelled(mut corpus: Corpus, checkpoint: &Checkpoint) -> Corpus {
     corpus.classes.clone_from(&checkpoint.origin.classes);
     for conversation in &mut corpus.conversations {
-        conversation
-            .utterances
-            .iter_mut()
-            .for_each(|utterance| utterance.label = None);
+        conversation.utterances.iter_mut().for_each(|utterance| utterance.label = None);
     }
     corpus
 }
@@ -138,10 +135,7 @@ fn answer_line(
         attention: history
             .iter()
             .zip(attention)
-            .map(|(utterance, &weight)| Weight {
-                utterance: &utterance.id,
-                weight,
-            })
+            .map(|(utterance, &weight)| Weight { utterance: &utterance.id, weight })
             .collect(),
     })
 }
@@ -194,13 +188,8 @@ const INPUT: &str = "standard input";
 impl Live {
     fn new(path: &std::path::Path, checkpoint: Checkpoint, threads: usize) -> Result<Self> {
         // One utterance is classified at a time: no batch of another size is laid out.
-        let one_by_one = Checkpoint {
-            config: Config {
-                batch_size: 1,
-                ..checkpoint.config.clone()
-            },
-            ..checkpoint
-        };
+        let one_by_one =
+            Checkpoint { config: Config { batch_size: 1, ..checkpoint.config.clone() }, ..checkpoint };
         let nothing = Corpus {
             source: INPUT.to_string(),
             classes: one_by_one.origin.classes.clone(),
@@ -221,18 +210,13 @@ impl Live {
         let mut bytes = Vec::new();
         loop {
             bytes.clear();
-            let read = input
-                .by_ref()
-                .take(LONGEST_LINE + 1)
-                .read_until(b'\n', &mut bytes);
+            let read = input.by_ref().take(LONGEST_LINE + 1).read_until(b'\n', &mut bytes);
             let read = read.map_err(|error| Error::System(format!("{INPUT}: cannot read: {error}")))?;
             if read == 0 {
                 return Ok(());
             }
             if bytes.len() as u64 > LONGEST_LINE {
-                return Err(Error::input(format!(
-                    "{INPUT}: a line is longer than {LONGEST_LINE} bytes"
-                )));
+                return Err(Error::input(format!("{INPUT}: a line is longer than {LONGEST_LINE} bytes")));
             }
             if let Some(Line::Utterance(utterance)) = reader.read(&bytes)? {
                 let answer = self.utterance(utterance, &reader)?;
@@ -246,8 +230,7 @@ impl Live {
     fn utterance(&mut self, line: UtteranceLine, reader: &LineReader) -> Result<String> {
         let origin = &self.checkpoint.origin;
         let mut features = Vec::new();
-        line.inline_features(&origin.modalities, &mut features)
-            .map_err(|message| reader.error(message))?;
+        line.inline_features(&origin.modalities, &mut features).map_err(|message| reader.error(message))?;
         let recent = self.conversations.entry(line.conversation.clone()).or_default();
         let utterance = Utterance {
             id: line.utterance.unwrap_or_else(|| recent.count.to_string()),
@@ -255,11 +238,7 @@ impl Live {
             label: None,
             text: None,
         };
-        if recent
-            .utterances
-            .iter()
-            .any(|(before, _)| before.id == utterance.id)
-        {
+        if recent.utterances.iter().any(|(before, _)| before.id == utterance.id) {
             return Err(reader.error(format_args!(
                 "conversation {}: utterance {} has been there already: give each a name of its own",
                 line.conversation, utterance.id
@@ -280,18 +259,9 @@ impl Live {
                 id: line.conversation,
                 split: Split::Test,
                 first: 0,
-                utterances: recent
-                    .utterances
-                    .iter()
-                    .map(|(utterance, _)| utterance.clone())
-                    .collect(),
+                utterances: recent.utterances.iter().map(|(utterance, _)| utterance.clone()).collect(),
             }],
-            features: recent
-                .utterances
-                .iter()
-                .flat_map(|(_, features)| features)
-                .copied()
-                .collect(),
+            features: recent.utterances.iter().flat_map(|(_, features)| features).copied().collect(),
         };
         self.engine.set_corpus(&corpus)?;
         let predictions = self.engine.predict(&[place as u32])?;

@@ -38,20 +38,14 @@ pub fn read(data: &str, format: Option<&str>, modalities: Option<Vec<String>>) -
 /// The synthetic conversations, with some of their modalities.
 pub fn generate(mut options: SyntheticOptions, modalities: Option<&[String]>) -> Result<Corpus> {
     if let Some(wanted) = modalities {
-        let known: Vec<String> = options
-            .modalities
-            .iter()
-            .map(|modality| modality.name.clone())
-            .collect();
+        let known: Vec<String> = options.modalities.iter().map(|modality| modality.name.clone()).collect();
         if let Some(unknown) = wanted.iter().find(|name| !known.contains(name)) {
             return Err(Error::input(format!(
                 "{SYNTHETIC}: there is no modality {unknown:?}; there are {}",
                 known.join(", ")
             )));
         }
-        options
-            .modalities
-            .retain(|modality| wanted.contains(&modality.name));
+        options.modalities.retain(|modality| wanted.contains(&modality.name));
     }
     let corpus = synthetic::generate(&options);
     corpus.validate()?;

@@ -58,9 +58,7 @@ pub struct Arguments {
 }
 
 fn parse_range(text: &str) -> std::result::Result<Range<usize>, String> {
-    let parsed = text
-        .split_once("..")
-        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     match parsed {
         Some(range) if range.start < range.end => Ok(range),
         _ => Err("write A..B with A below B, as in 0..512".to_string()),
@@ -74,32 +72,24 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if let Some(dtype) = &arguments.dtype {
         config.dtype = dtype.parse()?;
     }
-    let modalities = arguments
-        .modalities
-        .unwrap_or_else(|| checkpoint.modality_names());
+    let modalities = arguments.modalities.unwrap_or_else(|| checkpoint.modality_names());
     let corpus = arguments.source.read(Some(modalities))?;
     checkpoint.check_classes(&corpus)?;
     let all = samples(&corpus);
     let range = arguments.samples.unwrap_or(0..all.len());
-    let targets = all
-        .get(range.clone())
-        .filter(|targets| !targets.is_empty())
-        .ok_or_else(|| {
-            Error::input(format!(
-                "--samples {}..{}: {} has {} samples",
-                range.start,
-                range.end,
-                corpus.source,
-                all.len()
-            ))
-        })?;
+    let targets = all.get(range.clone()).filter(|targets| !targets.is_empty()).ok_or_else(|| {
+        Error::input(format!(
+            "--samples {}..{}: {} has {} samples",
+            range.start,
+            range.end,
+            corpus.source,
+            all.len()
+        ))
+    })?;
 
     // All samples are one batch, whatever the size that training takes.
     let whole = Checkpoint {
-        config: Config {
-            batch_size: targets.len(),
-            ..config.clone()
-        },
+        config: Config { batch_size: targets.len(), ..config.clone() },
         ..checkpoint.to_precision(config.dtype)
     };
     let mut engine = model::engine(&path, &whole, &corpus, arguments.threads.get())?;
@@ -107,12 +97,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let index: Vec<i64> = range.map(|sample| sample as i64).collect();
     let tensors = tensors(&objective, corpus.classes.len(), config.dtype);
     let mut entries: Vec<Entry> = tensors.iter().map(|tensor| Entry::tensor("", tensor)).collect();
-    entries.extend(
-        objective
-            .gradient
-            .iter()
-            .map(|tensor| Entry::tensor("gradient.", tensor)),
-    );
+    entries.extend(objective.gradient.iter().map(|tensor| Entry::tensor("gradient.", tensor)));
     entries.push(Entry {
         name: "sample_index".to_string(),
         shape: vec![index.len()],
@@ -160,11 +145,7 @@ fn tensors(objective: &Objective, classes: usize, dtype: Precision) -> Vec<Tenso
     ];
     if let Some(loss) = objective.loss.adversarial {
         tensors.push(tensor("loss_adversarial", &[1], &[loss]));
-        tensors.push(tensor(
-            "logits_adversarial",
-            &[samples, classes],
-            &objective.logits_adversarial,
-        ));
+        tensors.push(tensor("logits_adversarial", &[samples, classes], &objective.logits_adversarial));
     }
     tensors
 }

@@ -65,10 +65,7 @@ struct Flags(Vec<(&'static str, String)>);
 
 impl clap::Args for Flags {
     fn augment_args(mut command: clap::Command) -> clap::Command {
-        let groups = [
-            ("Run", settings::RUN),
-            ("Model and optimisation", settings::MODEL),
-        ];
+        let groups = [("Run", settings::RUN), ("Model and optimisation", settings::MODEL)];
         for (heading, settings) in groups {
             for Setting { key, help } in settings {
                 let default = settings::default_of(key).map(|value| format!(" [default: {value}]"));
@@ -91,10 +88,7 @@ impl clap::Args for Flags {
 
 impl clap::FromArgMatches for Flags {
     fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
-        let keys = settings::RUN
-            .iter()
-            .chain(settings::MODEL)
-            .map(|setting| setting.key);
+        let keys = settings::RUN.iter().chain(settings::MODEL).map(|setting| setting.key);
         let given = keys.filter_map(|key| Some((key, matches.get_one::<String>(key)?.clone())));
         Ok(Flags(given.collect()))
     }
@@ -113,9 +107,7 @@ impl Flags {
     fn layer(&self) -> Result<Layer> {
         let mut layer = Layer::default();
         for (key, text) in &self.0 {
-            layer
-                .set_text(key, text)
-                .map_err(|error| Error::input(format!("--{}: {error}", flag(key))))?;
+            layer.set_text(key, text).map_err(|error| Error::input(format!("--{}: {error}", flag(key))))?;
         }
         Ok(layer)
     }
@@ -139,10 +131,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
     let mut display = Display::new(arguments.quiet);
     let outcome = job.run(&mut display, &interrupt)?;
     if outcome == Outcome::Interrupted {
-        note(&format!(
-            "To go on: coin train --resume {}",
-            quoted(job.folder.path())
-        ));
+        note(&format!("To go on: coin train --resume {}", quoted(job.folder.path())));
     }
     Ok(outcome)
 }
@@ -160,13 +149,8 @@ impl Job {
     fn new(mut settings: Settings) -> Result<Self> {
         let corpus = read(&settings.run)?;
         Partition::draw(&corpus, &settings.config)?;
-        settings.run.modalities = Some(
-            corpus
-                .modalities
-                .iter()
-                .map(|modality| modality.name.clone())
-                .collect(),
-        );
+        settings.run.modalities =
+            Some(corpus.modalities.iter().map(|modality| modality.name.clone()).collect());
         if let Some(data) = settings.run.data.as_mut().filter(|data| *data != SYNTHETIC) {
             // The run may be resumed, or its configuration used again, from another folder.
             *data = std::path::absolute(&data)
@@ -178,12 +162,7 @@ impl Job {
             Some(path) => RunFolder::create(Path::new(path), &settings)?,
             None => RunFolder::create_numbered(Path::new("runs"), &name_of(&settings.run), &settings)?,
         };
-        Ok(Job {
-            fingerprint: corpus.fingerprint(),
-            settings,
-            folder,
-            corpus,
-        })
+        Ok(Job { fingerprint: corpus.fingerprint(), settings, folder, corpus })
     }
 
     /// Of what is given beside --resume, all must be as the run has it but for where the data lie (their
@@ -192,13 +171,9 @@ impl Job {
         let (folder, own) = RunFolder::open(path)?;
         let path = path.display();
         if layers.iter().flat_map(Layer::keys).any(|key| key == "out") {
-            return Err(Error::input(format!(
-                "--out: a resumed run goes on in its own folder, {path}"
-            )));
+            return Err(Error::input(format!("--out: a resumed run goes on in its own folder, {path}")));
         }
-        let settings = layers
-            .iter()
-            .try_fold(own.clone(), |settings, layer| settings.with(layer))?;
+        let settings = layers.iter().try_fold(own.clone(), |settings, layer| settings.with(layer))?;
         const FREE: [&str; 4] = ["data", "format", "threads", "checkpoint_minutes"];
         let differences = own.differences(&settings)?;
         if let Some((key, own, given)) = differences.iter().find(|(key, ..)| !FREE.contains(&key.as_str())) {
@@ -209,12 +184,7 @@ impl Job {
             )));
         }
         let corpus = read(&settings.run)?;
-        Ok(Job {
-            fingerprint: corpus.fingerprint(),
-            settings,
-            folder,
-            corpus,
-        })
+        Ok(Job { fingerprint: corpus.fingerprint(), settings, folder, corpus })
     }
 
     fn run(&self, display: &mut Display, interrupt: &Interrupt) -> Result<Outcome> {
@@ -269,24 +239,10 @@ impl Job {
         }
         let setup = Setup::new(settings.config.clone(), &self.corpus, &self.fingerprint)?;
         let threads = model::threads(settings.run.threads);
-        let mut engine = cpu_engine(
-            &setup.config,
-            &self.corpus,
-            &setup.origin.standardisation,
-            threads,
-        )?;
-        let parts = [
-            &setup.partition.train,
-            &setup.partition.validation,
-            &setup.partition.test,
-        ];
-        let [train_on, validate_on, test_on] = parts.map(|part| {
-            format!(
-                "{} utterances in {} conversations",
-                setup.targets(part).len(),
-                part.len()
-            )
-        });
+        let mut engine = cpu_engine(&setup.config, &self.corpus, &setup.origin.standardisation, threads)?;
+        let parts = [&setup.partition.train, &setup.partition.validation, &setup.partition.test];
+        let [train_on, validate_on, test_on] = parts
+            .map(|part| format!("{} utterances in {} conversations", setup.targets(part).len(), part.len()));
         display.line(&format!(
             "training on {train_on}, validating on {validate_on}, testing on {test_on}; {threads} threads"
         ));
@@ -301,9 +257,7 @@ impl Job {
         match train(&mut *engine, surroundings)? {
             trainer::Outcome::Finished(report) => Ok(Some(*report)),
             trainer::Outcome::Interrupted { epoch, steps } => {
-                note(&format!(
-                    "interrupted and saved: epoch {epoch}, {steps} of its steps made"
-                ));
+                note(&format!("interrupted and saved: epoch {epoch}, {steps} of its steps made"));
                 Ok(None)
             }
         }
@@ -322,24 +276,15 @@ fn seeds(settings: &Settings) -> impl Iterator<Item = u64> + use<> {
 
 fn of_seed(settings: &Settings, seed: u64) -> Settings {
     Settings {
-        run: RunSettings {
-            seeds: 1,
-            ..settings.run.clone()
-        },
-        config: Config {
-            seed,
-            ..settings.config.clone()
-        },
+        run: RunSettings { seeds: 1, ..settings.run.clone() },
+        config: Config { seed, ..settings.config.clone() },
     }
 }
 
 /// The data's name, for the folder of a run that was given none.
 fn name_of(run: &RunSettings) -> String {
     let stem = run.data.as_deref().and_then(|data| Path::new(data).file_stem());
-    stem.map_or_else(
-        || SYNTHETIC.to_string(),
-        |stem| stem.to_string_lossy().into_owned(),
-    )
+    stem.map_or_else(|| SYNTHETIC.to_string(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// A path as a shell takes it.
@@ -365,12 +310,8 @@ mod tests {
 
     #[test]
     fn a_run_is_named_after_its_data() {
-        let named = |data: &str| {
-            name_of(&RunSettings {
-                data: Some(data.to_string()),
-                ..RunSettings::default()
-            })
-        };
+        let named =
+            |data: &str| name_of(&RunSettings { data: Some(data.to_string()), ..RunSettings::default() });
         assert_eq!(named("/a/IEMOCAP_features_raw.pkl"), "IEMOCAP_features_raw");
         assert_eq!(name_of(&RunSettings::default()), "synthetic");
         assert_eq!(named("synthetic"), "synthetic");

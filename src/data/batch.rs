@@ -36,8 +36,7 @@ impl Sequences {
     /// Takes `order`'s (length, start) pairs, empty ones left out.
     fn settle(&mut self) {
         self.order.retain(|&(len, _)| len > 0);
-        self.order
-            .sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        self.order.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         self.start.clear();
         self.len.clear();
         self.start.extend(self.order.iter().map(|&(_, start)| start));
@@ -164,9 +163,7 @@ impl Shard {
                         self.sample.push(s as u32);
                     }
                 }
-                self.roles[role]
-                    .order
-                    .push((self.embedded.len() as u32 - start, start));
+                self.roles[role].order.push((self.embedded.len() as u32 - start, start));
             }
             self.roles[role].settle();
             if role == 0 {
@@ -174,13 +171,7 @@ impl Shard {
             }
         }
         for direction in 0..2 {
-            let Self {
-                other,
-                own,
-                offset,
-                rows_a,
-                ..
-            } = self;
+            let Self { other, own, offset, rows_a, .. } = self;
             let other = &mut other[direction];
             other.clear();
             other.resize(rows as usize, NONE);
@@ -192,11 +183,7 @@ impl Shard {
                     other[i] = latest[1 - role];
                     latest[role] = own[i];
                 };
-                if direction == 0 {
-                    range.for_each(&mut visit)
-                } else {
-                    range.rev().for_each(&mut visit)
-                }
+                if direction == 0 { range.for_each(&mut visit) } else { range.rev().for_each(&mut visit) }
             }
         }
     }
@@ -221,9 +208,7 @@ impl Batch {
         let shards = batch_size.div_ceil(SHARD_SAMPLES);
         Self {
             distinct: Vec::with_capacity(utterances),
-            shards: (0..shards)
-                .map(|_| Shard::reserve(history_length.min(utterances)))
-                .collect(),
+            shards: (0..shards).map(|_| Shard::reserve(history_length.min(utterances))).collect(),
             count: 0,
             order: Vec::with_capacity(batch_size),
             position: Vec::with_capacity(utterances),
@@ -252,19 +237,13 @@ impl Batch {
             }
         }
         self.order.clear();
-        self.order.extend(
-            targets
-                .iter()
-                .enumerate()
-                .map(|(slot, &target)| (target, slot as u32)),
-        );
+        self.order.extend(targets.iter().enumerate().map(|(slot, &target)| (target, slot as u32)));
         // Ties by target: the layout, and with it every sum, does not depend on the order given.
         self.order
             .sort_unstable_by_key(|&(target, _)| (std::cmp::Reverse(windows.window(target).len()), target));
         self.count = targets.len().div_ceil(SHARD_SAMPLES);
         while self.shards.len() < self.count {
-            self.shards
-                .push(Shard::reserve(windows.history_length().min(windows.len())));
+            self.shards.push(Shard::reserve(windows.history_length().min(windows.len())));
         }
         for (shard, samples) in self.shards.iter_mut().zip(self.order.chunks(SHARD_SAMPLES)) {
             shard.fill(windows, samples, &self.position);

@@ -78,9 +78,7 @@ impl Corpus {
 
     /// Number of utterances.
     pub fn len(&self) -> usize {
-        self.conversations
-            .last()
-            .map_or(0, |last| last.first + last.utterances.len())
+        self.conversations.last().map_or(0, |last| last.first + last.utterances.len())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -120,10 +118,7 @@ impl Format {
         if begins(b"\x93NUMPY") || bytes.get(8) == Some(&b'{') && bytes.get(6..8) == Some(&[0, 0]) {
             return Err("this is a file of features alone: read the .jsonl that names it (docs/formats.md)");
         }
-        let text = bytes
-            .strip_prefix(b"\xef\xbb\xbf")
-            .unwrap_or(bytes)
-            .trim_ascii_start();
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
         match text.first() {
             Some(b'{') => Ok(Some(Format::Conversations)),
             // How a list or a tuple begins in protocols 2 to 5, 0 and 1.

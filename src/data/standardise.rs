@@ -13,10 +13,7 @@ pub struct Standardisation {
 impl Standardisation {
     /// Changes nothing.
     pub fn none(width: usize) -> Self {
-        Standardisation {
-            mean: vec![0.0; width],
-            deviation: vec![1.0; width],
-        }
+        Standardisation { mean: vec![0.0; width], deviation: vec![1.0; width] }
     }
 
     /// Over all utterances of `conversations` (indices into the corpus), labelled or not: unlabelled ones are
@@ -95,10 +92,7 @@ mod tests {
             let values: Vec<f64> = values.collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             let variance = values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64;
-            assert!(
-                mean.abs() < 1e-12 && (variance - 1.0).abs() < 1e-12,
-                "{mean} {variance}"
-            );
+            assert!(mean.abs() < 1e-12 && (variance - 1.0).abs() < 1e-12, "{mean} {variance}");
         }
     }
 
@@ -107,10 +101,7 @@ mod tests {
         // 0.1 summed and divided again is not 0.1: a deviation of rounding errors would blow them up to 1.
         let corpus = corpus(|row, column| if column == 3 { 0.1 } else { (row * 7 % 5) as f64 });
         let standardisation = Standardisation::fit(&corpus, 0..corpus.conversations.len());
-        assert_eq!(
-            (standardisation.mean[3], standardisation.deviation[3]),
-            (0.1, 1.0)
-        );
+        assert_eq!((standardisation.mean[3], standardisation.deviation[3]), (0.1, 1.0));
         assert!(standardisation.deviation[0] > 1.0);
     }
 

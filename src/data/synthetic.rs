@@ -79,11 +79,7 @@ impl SyntheticOptions {
 pub fn widths(text: usize, audio: usize, visual: usize) -> Vec<Modality> {
     let named = [("text", text), ("audio", audio), ("visual", visual)];
     let kept = named.into_iter().filter(|&(_, width)| width > 0);
-    kept.map(|(name, width)| Modality {
-        name: name.to_string(),
-        width,
-    })
-    .collect()
+    kept.map(|(name, width)| Modality { name: name.to_string(), width }).collect()
 }
 
 const FAMILIES: usize = 3;
@@ -104,12 +100,8 @@ const CONVERSATIONS: u64 = 1;
 
 /// Makes conversations: a function of the options alone, the same on every machine.
 pub fn generate(options: &SyntheticOptions) -> Corpus {
-    let modalities: Vec<Modality> = options
-        .modalities
-        .iter()
-        .filter(|modality| modality.width > 0)
-        .cloned()
-        .collect();
+    let modalities: Vec<Modality> =
+        options.modalities.iter().filter(|modality| modality.width > 0).cloned().collect();
     let width: usize = modalities.iter().map(|modality| modality.width).sum();
     let means = Means::draw(options, &modalities);
     let digits = options.conversations.saturating_sub(1).to_string().len().max(3);
@@ -141,18 +133,9 @@ pub fn generate(options: &SyntheticOptions) -> Corpus {
             });
             spoken[turn.speaker] += 1;
         }
-        let split = if index < first_test {
-            Split::Train
-        } else {
-            Split::Test
-        };
+        let split = if index < first_test { Split::Train } else { Split::Test };
         let count = utterances.len();
-        corpus.conversations.push(Conversation {
-            id,
-            split,
-            first,
-            utterances,
-        });
+        corpus.conversations.push(Conversation { id, split, first, utterances });
         first += count;
     }
     corpus
@@ -190,10 +173,7 @@ fn turns(options: &SyntheticOptions, stream: &mut Stream) -> Vec<Turn> {
         };
         let proportion = stream.uniform();
         let family = followed.unwrap_or_else(|| {
-            let bounds = [
-                FAMILY_PROPORTIONS[0],
-                FAMILY_PROPORTIONS[0] + FAMILY_PROPORTIONS[1],
-            ];
+            let bounds = [FAMILY_PROPORTIONS[0], FAMILY_PROPORTIONS[0] + FAMILY_PROPORTIONS[1]];
             bounds.iter().filter(|&&bound| proportion >= bound).count()
         });
         let (follows, otherwise) = (stream.uniform() < options.dependence, stream.uniform() < STRONGER);
@@ -202,11 +182,7 @@ fn turns(options: &SyntheticOptions, stream: &mut Stream) -> Vec<Turn> {
             _ => otherwise,
         };
         last[speaker] = Some(family);
-        turns.push(Turn {
-            speaker,
-            family,
-            stronger,
-        });
+        turns.push(Turn { speaker, family, stronger });
     }
     turns
 }
@@ -223,9 +199,7 @@ impl Means {
     fn draw(options: &SyntheticOptions, modalities: &[Modality]) -> Self {
         let mut stream = Stream::indexed(options.seed, purpose::SYNTHETIC, MEANS);
         // Squared separations add up over modalities; a modality has half of what the one before it has.
-        let shares: Vec<f64> = (0..modalities.len())
-            .map(|index| 0.5f64.powi(index as i32))
-            .collect();
+        let shares: Vec<f64> = (0..modalities.len()).map(|index| 0.5f64.powi(index as i32)).collect();
         let total: f64 = shares.iter().sum();
         let mut of_class: [[Vec<f64>; 2]; FAMILIES] = Default::default();
         let mut scale = Vec::new();
@@ -257,10 +231,7 @@ impl Means {
     /// Appends one utterance's features.
     fn sample(&self, family: usize, stronger: bool, stream: &mut Stream, features: &mut Vec<f64>) {
         let means = &self.of_class[family][usize::from(stronger)];
-        let values = means
-            .iter()
-            .zip(&self.scale)
-            .map(|(mean, scale)| mean + scale * stream.normal());
+        let values = means.iter().zip(&self.scale).map(|(mean, scale)| mean + scale * stream.normal());
         features.extend(values.map(|value| f64::from(value as f32)));
     }
 }
@@ -269,9 +240,7 @@ impl Means {
 fn direction(width: usize, stream: &mut Stream) -> Vec<f64> {
     let mut direction: Vec<f64> = (0..width).map(|_| stream.normal()).collect();
     let length = direction.iter().map(|value| value * value).sum::<f64>().sqrt();
-    direction
-        .iter_mut()
-        .for_each(|value| *value /= length.max(f64::MIN_POSITIVE));
+    direction.iter_mut().for_each(|value| *value /= length.max(f64::MIN_POSITIVE));
     direction
 }
 
@@ -284,19 +253,9 @@ mod tests {
         let corpus = generate(&SyntheticOptions::default());
         corpus.validate().unwrap();
         assert_eq!(corpus.width(), 712);
-        let count = |split| {
-            corpus
-                .conversations
-                .iter()
-                .filter(|one| one.split == split)
-                .count()
-        };
+        let count = |split| corpus.conversations.iter().filter(|one| one.split == split).count();
         assert_eq!((count(Split::Train), count(Split::Test)), (120, 31));
-        assert!(
-            (7_000..7_800).contains(&corpus.len()),
-            "{} utterances",
-            corpus.len()
-        );
+        assert!((7_000..7_800).contains(&corpus.len()), "{} utterances", corpus.len());
         let lengths = corpus.conversations.iter().map(|one| one.utterances.len());
         assert!(lengths.clone().min() >= Some(8) && lengths.max() <= Some(110));
         let mut counts = [0usize; 6];
@@ -305,32 +264,20 @@ mod tests {
         }
         let smallest = *counts.iter().min().unwrap();
         let largest = *counts.iter().max().unwrap();
-        assert!(
-            smallest * 100 > corpus.len() * 6 && largest > smallest * 2,
-            "{counts:?}"
-        );
+        assert!(smallest * 100 > corpus.len() * 6 && largest > smallest * 2, "{counts:?}");
     }
 
     #[test]
     fn a_function_of_the_seed() {
-        let of_seed = |seed| {
-            generate(&SyntheticOptions {
-                seed,
-                ..SyntheticOptions::small()
-            })
-        };
+        let of_seed = |seed| generate(&SyntheticOptions { seed, ..SyntheticOptions::small() });
         assert_eq!(of_seed(1), of_seed(1));
         assert_ne!(of_seed(1).fingerprint(), of_seed(2).fingerprint());
     }
 
     #[test]
     fn more_conversations_leave_the_earlier_ones_alone() {
-        let of_count = |conversations| {
-            generate(&SyntheticOptions {
-                conversations,
-                ..SyntheticOptions::small()
-            })
-        };
+        let of_count =
+            |conversations| generate(&SyntheticOptions { conversations, ..SyntheticOptions::small() });
         let (few, many) = (of_count(5), of_count(9));
         for (one, same) in few.conversations.iter().zip(&many.conversations) {
             assert_eq!((&one.id, &one.utterances), (&same.id, &same.utterances));
@@ -341,15 +288,10 @@ mod tests {
     /// The rule itself: agreement of the two last families tells the member, and neither of them alone does.
     #[test]
     fn the_pair_of_last_emotions_tells_the_member_and_neither_alone_does() {
-        let corpus = generate(&SyntheticOptions {
-            modalities: widths(1, 0, 0),
-            ..SyntheticOptions::default()
-        });
+        let corpus =
+            generate(&SyntheticOptions { modalities: widths(1, 0, 0), ..SyntheticOptions::default() });
         let place = |label: usize| {
-            let family = MEMBERS
-                .iter()
-                .position(|members| members.contains(&label))
-                .unwrap();
+            let family = MEMBERS.iter().position(|members| members.contains(&label)).unwrap();
             (family, MEMBERS[family][1] == label)
         };
         // Counts by own last family, other's last family, member.
@@ -366,9 +308,7 @@ mod tests {
             }
         }
         let sum = |cells: &[[f64; 2]]| {
-            cells
-                .iter()
-                .fold([0.0; 2], |sum, cell| [sum[0] + cell[0], sum[1] + cell[1]])
+            cells.iter().fold([0.0; 2], |sum, cell| [sum[0] + cell[0], sum[1] + cell[1]])
         };
         let best = |cells: &[[f64; 2]]| cells.iter().map(|cell| cell[0].max(cell[1])).sum::<f64>();
         let all: Vec<[f64; 2]> = counts.iter().flatten().copied().collect();
@@ -395,10 +335,7 @@ mod tests {
         corpus.validate().unwrap();
         assert_eq!(corpus.len(), 2);
         assert!(corpus.conversations.iter().all(|one| one.split == Split::Test));
-        let none = generate(&SyntheticOptions {
-            conversations: 0,
-            ..options
-        });
+        let none = generate(&SyntheticOptions { conversations: 0, ..options });
         assert!(none.is_empty());
     }
 }

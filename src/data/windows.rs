@@ -16,10 +16,7 @@ pub struct Windows {
 impl Windows {
     /// Windows of at most `history_length` utterances (K).
     pub fn new(corpus: &Corpus, history_length: usize) -> Self {
-        let mut windows = Windows {
-            history_length,
-            ..Windows::default()
-        };
+        let mut windows = Windows { history_length, ..Windows::default() };
         for conversation in &corpus.conversations {
             let first = windows.first.len() as u32;
             let mut speakers: Vec<&str> = Vec::new();
@@ -48,10 +45,7 @@ impl Windows {
 
     /// Length of the longest window.
     pub fn longest(&self) -> usize {
-        (0..self.len() as u32)
-            .map(|target| self.window(target).len())
-            .max()
-            .unwrap_or(0)
+        (0..self.len() as u32).map(|target| self.window(target).len()).max().unwrap_or(0)
     }
 
     pub fn history_length(&self) -> usize {

@@ -57,10 +57,7 @@ pub struct Figures {
 
 impl Confusion {
     pub fn new(classes: usize) -> Self {
-        Confusion {
-            classes,
-            counts: vec![0; classes * classes],
-        }
+        Confusion { classes, counts: vec![0; classes * classes] }
     }
 
     /// Counts one utterance; both classes are below the number of classes.
@@ -91,10 +88,7 @@ impl Figures {
             .map(|count| ClassFigures {
                 precision: ratio(count.true_positives as f64, count.predictions as f64),
                 recall: ratio(count.true_positives as f64, count.support as f64),
-                f1: ratio(
-                    2.0 * count.true_positives as f64,
-                    (count.predictions + count.support) as f64,
-                ),
+                f1: ratio(2.0 * count.true_positives as f64, (count.predictions + count.support) as f64),
                 support: count.support,
                 predictions: count.predictions,
                 true_positives: count.true_positives,
@@ -106,10 +100,7 @@ impl Figures {
             ratio(classes.iter().map(figure).sum::<f64>(), classes.len() as f64)
         };
         let weighted = |figure: fn(&ClassFigures) -> f64| {
-            let sum: f64 = classes
-                .iter()
-                .map(|class| figure(class) * class.support as f64)
-                .sum();
+            let sum: f64 = classes.iter().map(|class| figure(class) * class.support as f64).sum();
             ratio(sum, support as f64)
         };
         Figures {
@@ -181,11 +172,7 @@ mod tests {
         near(figures.classes[1].precision, 3.0 / 4.0);
         near(figures.classes[1].f1, 3.0 / 4.0);
         assert_eq!(
-            [
-                figures.classes[2].precision,
-                figures.classes[2].recall,
-                figures.classes[2].f1
-            ],
+            [figures.classes[2].precision, figures.classes[2].recall, figures.classes[2].f1],
             [0.0; 3]
         );
         near(figures.weighted_f1, (3.0 * 2.0 / 3.0 + 4.0 * 0.75) / 7.0);
@@ -197,10 +184,7 @@ mod tests {
     fn nothing_at_all_is_zero_everywhere() {
         for classes in [0, 4] {
             let figures = Figures::new(&Confusion::new(classes).by_class());
-            assert_eq!(
-                (figures.accuracy, figures.weighted_f1, figures.macro_f1),
-                (0.0, 0.0, 0.0)
-            );
+            assert_eq!((figures.accuracy, figures.weighted_f1, figures.macro_f1), (0.0, 0.0, 0.0));
             assert_eq!((figures.weighted_precision, figures.macro_precision), (0.0, 0.0));
         }
     }

@@ -40,10 +40,7 @@ mod tests {
         let figures = figures();
         // To two decimals of a percent; 53.125 is the one that ends in the middle.
         let near = |value: f64, printed: f64| {
-            assert!(
-                (100.0 * value - printed).abs() <= 0.005 + 1e-9,
-                "{value} against {printed}"
-            );
+            assert!((100.0 * value - printed).abs() <= 0.005 + 1e-9, "{value} against {printed}");
         };
         let acc = [53.12, 85.71, 60.05, 66.48, 69.13, 61.73];
         let f1 = [42.50, 73.07, 62.23, 68.75, 69.01, 66.99];
@@ -63,12 +60,7 @@ mod tests {
     fn the_counts_are_those_of_iemocaps_test_set() {
         assert_eq!(SUPPORTS.iter().sum::<u64>(), 1623);
         assert_eq!(PREDICTIONS.iter().sum::<u64>(), 1623);
-        assert!(
-            TRUE_POSITIVES
-                .iter()
-                .zip(SUPPORTS)
-                .all(|(&right, support)| right <= support)
-        );
+        assert!(TRUE_POSITIVES.iter().zip(SUPPORTS).all(|(&right, support)| right <= support));
     }
 
     #[test]

@@ -46,13 +46,7 @@ impl Report {
 
     /// The tables, in percent. Beside a model of IEMOCAP's six classes stand the paper's columns.
     pub fn text(&self) -> String {
-        let Figures {
-            accuracy,
-            weighted_f1,
-            macro_f1,
-            support,
-            ..
-        } = self.figures;
+        let Figures { accuracy, weighted_f1, macro_f1, support, .. } = self.figures;
         let mut text = format!(
             "{}: {support} utterances in {} conversations, mean loss {:.4}\n\n",
             self.split, self.conversations, self.loss
@@ -100,23 +94,10 @@ impl Report {
             );
         };
         let of_class = |class: &ClassFigures| [class.precision, class.recall, class.f1];
-        head(
-            text,
-            if paper.is_some() {
-                "  |  \"Acc.\"  recall    \"F1\""
-            } else {
-                ""
-            },
-        );
+        head(text, if paper.is_some() { "  |  \"Acc.\"  recall    \"F1\"" } else { "" });
         for (index, class) in self.figures.classes.iter().enumerate() {
             let theirs = paper.map(|paper| of_class(&paper.classes[index]));
-            row(
-                text,
-                &self.class_names[index],
-                of_class(class),
-                class.support,
-                theirs,
-            );
+            row(text, &self.class_names[index], of_class(class), class.support, theirs);
         }
         let ours = &self.figures;
         row(
@@ -151,22 +132,9 @@ impl Report {
 
     fn matrix(&self, text: &mut String) {
         let width = self.name_width();
-        let cell = self
-            .class_names
-            .iter()
-            .map(|name| name.chars().count())
-            .max()
-            .unwrap_or(0)
-            .max(6);
-        line(
-            text,
-            format_args!("\nconfusion matrix (rows: true class, columns: predicted class)\n"),
-        );
-        let names: String = self
-            .class_names
-            .iter()
-            .map(|name| format!("  {name:>cell$}"))
-            .collect();
+        let cell = self.class_names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(6);
+        line(text, format_args!("\nconfusion matrix (rows: true class, columns: predicted class)\n"));
+        let names: String = self.class_names.iter().map(|name| format!("  {name:>cell$}")).collect();
         line(text, format_args!("{:width$}{names}", ""));
         for (name, row) in self.class_names.iter().zip(&self.confusion_matrix) {
             let counts: String = row.iter().map(|count| format!("  {count:>cell$}")).collect();
@@ -243,16 +211,10 @@ no                     0       2
     fn the_papers_columns_line_up_beside_iemocaps() {
         let text = report("test", &paper::CLASSES).text();
         let at_bar: Vec<Option<usize>> = text.lines().skip(2).take(10).map(|line| line.find('|')).collect();
-        assert!(
-            at_bar.iter().all(|bar| bar.is_some() && *bar == at_bar[0]),
-            "{text}"
-        );
+        assert!(at_bar.iter().all(|bar| bar.is_some() && *bar == at_bar[0]), "{text}");
         assert!(text.contains("|   53.12   35.42   42.50\n"), "{text}");
         assert!(text.contains("|   66.05           65.37\n"), "{text}");
-        assert!(
-            text.contains("paper: accuracy 65.37   weighted F1 65.17   macro F1 63.76"),
-            "{text}"
-        );
+        assert!(text.contains("paper: accuracy 65.37   weighted F1 65.17   macro F1 63.76"), "{text}");
     }
 
     #[test]

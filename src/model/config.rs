@@ -116,9 +116,7 @@ impl Config {
                 return Err(Error::input(format!("{name} is 0; it must be at least 1")));
             }
             if value > 1_000_000 {
-                return Err(Error::input(format!(
-                    "{name} is {value}; it may be at most 1000000"
-                )));
+                return Err(Error::input(format!("{name} is {value}; it may be at most 1000000")));
             }
         }
         let ranges = [
@@ -140,18 +138,8 @@ impl Config {
                 "finite and above 0",
                 self.learning_rate > 0.0 && self.learning_rate.is_finite(),
             ),
-            (
-                "adam_beta1",
-                self.adam_beta1,
-                "at least 0, below 1",
-                (0.0..1.0).contains(&self.adam_beta1),
-            ),
-            (
-                "adam_beta2",
-                self.adam_beta2,
-                "at least 0, below 1",
-                (0.0..1.0).contains(&self.adam_beta2),
-            ),
+            ("adam_beta1", self.adam_beta1, "at least 0, below 1", (0.0..1.0).contains(&self.adam_beta1)),
+            ("adam_beta2", self.adam_beta2, "at least 0, below 1", (0.0..1.0).contains(&self.adam_beta2)),
             (
                 "adam_epsilon",
                 self.adam_epsilon,

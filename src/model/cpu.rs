@@ -133,18 +133,10 @@ impl<R: Real> CpuEngine<R> {
     /// When a setting is out of range or the system refuses threads.
     pub fn new(config: &Config, features: usize, classes: usize, threads: usize) -> Result<Self> {
         config.validate()?;
-        let sizes = Sizes {
-            features,
-            classes,
-            d: config.embedding_size,
-            stacks: config.stacks,
-        };
+        let sizes = Sizes { features, classes, d: config.embedding_size, stacks: config.stacks };
         let layout = Arc::new(Layout::new(sizes));
-        let graph = Graph {
-            stacks: config.stacks,
-            interaction: config.interaction,
-            stack_input: config.stack_input,
-        };
+        let graph =
+            Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
         let pool = Pool::new(threads.max(1))
             .map_err(|error| Error::System(format!("cannot start {threads} threads: {error}")))?;
         let parameters = layout.initialise(config.seed);
@@ -221,12 +213,7 @@ impl<R: Real> CpuEngine<R> {
     /// Floating-point operations of one step on the batch last laid out: every multiplication and addition of its
     /// products of matrices, elementary functions not counted.
     pub fn flops(&self) -> f64 {
-        let Sizes {
-            features,
-            classes,
-            d,
-            stacks,
-        } = self.layout.sizes;
+        let Sizes { features, classes, d, stacks } = self.layout.sizes;
         let (d, features, classes) = (d as f64, features as f64, classes as f64);
         let (mut rows, mut pairs) = (0.0, 0.0);
         for shard in self.batch.shards() {
@@ -242,11 +229,8 @@ impl<R: Real> CpuEngine<R> {
         // A stack: the GRU's 2d and d to 3d in two directions, G score, scores, readout.
         let context = rows * 2.0 * (2.0 * (2.0 * d + d) * 3.0 * d + 4.0 * d * d) + pairs * 2.0 * 2.0 * d;
         let readout = samples * 2.0 * 2.0 * 4.0 * d * d + rows * 2.0 * 2.0 * 2.0 * d + pairs * 2.0 * 2.0;
-        let attend = if self.graph.stack_input == StackInput::Attention {
-            pairs * 2.0 * 2.0 * d
-        } else {
-            0.0
-        };
+        let attend =
+            if self.graph.stack_input == StackInput::Attention { pairs * 2.0 * 2.0 * d } else { 0.0 };
         let forward = speaker
             + stacks * (context + readout)
             + (stacks - 1.0) * attend
@@ -265,39 +249,24 @@ impl<R: Real> CpuEngine<R> {
 
     /// Lays out a batch and whatever depends on the parameters; embeds the batch's utterances.
     fn begin(&mut self, targets: &[u32]) {
-        let Sizes {
-            features: width,
-            classes,
-            d,
-            ..
-        } = self.layout.sizes;
+        let Sizes { features: width, classes, d, .. } = self.layout.sizes;
         let longest = self.windows.longest();
         if self.batch.capacity() < self.config.batch_size {
             self.batch = Batch::with_capacity(self.config.batch_size, longest, self.windows.len());
         }
         self.batch.fill(&self.windows, targets);
         let fold = self.graph.stack_input == StackInput::Attention;
-        projection::prepare(
-            &self.layout,
-            &self.parameters,
-            fold,
-            &mut self.folding,
-            &mut self.weights,
-        );
+        projection::prepare(&self.layout, &self.parameters, fold, &mut self.folding, &mut self.weights);
 
         let distinct = self.batch.distinct.len();
         if self.embedded.len() < distinct * d {
             self.embedded.resize(self.windows.len() * d, R::ZERO);
         }
         let (weights, features, utterances) = (&self.weights, &self.features, &self.batch.distinct);
-        self.pool.chunks(
-            [&mut self.embedded[..distinct * d]],
-            EMBEDDING_BLOCK * d,
-            |i, [to], _| {
-                let from = &utterances[i * EMBEDDING_BLOCK..][..to.len() / d];
-                embed(&weights.history_embedding, features, width, from, to);
-            },
-        );
+        self.pool.chunks([&mut self.embedded[..distinct * d]], EMBEDDING_BLOCK * d, |i, [to], _| {
+            let from = &utterances[i * EMBEDDING_BLOCK..][..to.len() / d];
+            embed(&weights.history_embedding, features, width, from, to);
+        });
 
         let shards = self.batch.shards();
         while self.shards.len() < shards.len() {
@@ -306,13 +275,7 @@ impl<R: Real> CpuEngine<R> {
         self.pool.run(shards.len(), |i, _| {
             let (shard, state) = (&shards[i], &mut *write(&self.shards[i]));
             state.reserve(SHARD_SAMPLES, longest, d, classes);
-            embed(
-                &weights.target_embedding,
-                features,
-                width,
-                &shard.target,
-                &mut state.target,
-            );
+            embed(&weights.target_embedding, features, width, &shard.target, &mut state.target);
         });
     }
 
@@ -326,10 +289,7 @@ impl<R: Real> CpuEngine<R> {
         while self.lanes.len() < self.lanes() {
             self.lanes.push(Mutex::new(Lane {
                 gradients: Gradients::new(Arc::clone(&self.layout)),
-                correlation: Correlation {
-                    history: vec![R::ZERO; d * d],
-                    target: vec![R::ZERO; 4 * d * d],
-                },
+                correlation: Correlation { history: vec![R::ZERO; d * d], target: vec![R::ZERO; 4 * d * d] },
                 delta: Vec::new(),
                 panels: Panels::default(),
             }));
@@ -347,26 +307,14 @@ impl<R: Real> CpuEngine<R> {
         let shards = self.batch.shards();
         let which = mask.pass as usize;
         let lanes = self.lanes();
-        let Sizes {
-            d,
-            classes,
-            features: width,
-            ..
-        } = self.layout.sizes;
+        let Sizes { d, classes, features: width, .. } = self.layout.sizes;
         self.pool.run(lanes, |lane, worker| {
             let (ops, activations) = &mut *lock(&self.workers[worker]);
             let sums = &mut *lock(&self.lanes[lane]);
             for i in (lane..shards.len()).step_by(lanes) {
                 let shard = &shards[i];
                 let state = &mut *write(&self.shards[i]);
-                let Sample {
-                    target,
-                    delta,
-                    perturbation,
-                    logits,
-                    loss,
-                    ..
-                } = state;
+                let Sample { target, delta, perturbation, logits, loss, .. } = state;
                 match perturbed {
                     Perturbed::No => {}
                     Perturbed::ByGradient(batch) => {
@@ -381,40 +329,18 @@ impl<R: Real> CpuEngine<R> {
                     Perturbed::By(features) => {
                         let weights = &self.weights;
                         for (linear, from, to, n) in [
-                            (
-                                &weights.history_embedding,
-                                &features.history[i],
-                                &mut perturbation.history,
-                                d,
-                            ),
-                            (
-                                &weights.target_embedding,
-                                &features.target[i],
-                                &mut perturbation.target,
-                                2 * d,
-                            ),
+                            (&weights.history_embedding, &features.history[i], &mut perturbation.history, d),
+                            (&weights.target_embedding, &features.target[i], &mut perturbation.target, 2 * d),
                         ] {
                             let (m, b) = (from.len() / width, Right::Panels(&linear.weight.forward));
                             let (a, start) = (View::rows(from, width), Start::Zero);
-                            Product {
-                                m,
-                                k: width,
-                                n,
-                                a,
-                                index: None,
-                                b,
-                                c: to,
-                                c_row: n,
-                                start,
-                            }
-                            .compute();
+                            Product { m, k: width, n, a, index: None, b, c: to, c_row: n, start }.compute();
                         }
                     }
                 }
                 let displaced = (mask.pass == Pass::Adversarial).then_some(&*perturbation);
                 let table = (&self.embedded, &*target);
-                self.graph
-                    .forward(ops, shard, &self.weights, mask, table, displaced, activations);
+                self.graph.forward(ops, shard, &self.weights, mask, table, displaced, activations);
                 let size = shard.samples() * classes;
                 logits[which][..size].copy_from_slice(&activations.logits[..size]);
                 let last = &activations.stacks[self.graph.stacks - 1].readout.a;
@@ -423,24 +349,11 @@ impl<R: Real> CpuEngine<R> {
                     continue;
                 }
                 let [clean, adversarial] = delta;
-                let (d_x, d_q) = if mask.pass == Pass::Clean {
-                    &mut *clean
-                } else {
-                    &mut *adversarial
-                };
+                let (d_x, d_q) = if mask.pass == Pass::Clean { &mut *clean } else { &mut *adversarial };
                 let (batch, sums) = (self.batch.len(), &mut *sums);
                 let (weights, embeddings) = (&self.weights, (d_x, d_q));
                 let gradients = &mut sums.gradients;
-                self.graph.backward(
-                    ops,
-                    shard,
-                    weights,
-                    mask,
-                    batch,
-                    activations,
-                    gradients,
-                    embeddings,
-                );
+                self.graph.backward(ops, shard, weights, mask, batch, activations, gradients, embeddings);
                 let samples = shard.samples();
                 loss[which][..samples].copy_from_slice(&activations.loss[..samples]);
                 if mask.pass == Pass::Clean {
@@ -454,9 +367,7 @@ impl<R: Real> CpuEngine<R> {
         });
         let mut sum = 0.0;
         for (i, shard) in shards.iter().enumerate() {
-            sum += read(&self.shards[i]).loss[which][..shard.samples()]
-                .iter()
-                .sum::<f64>();
+            sum += read(&self.shards[i]).loss[which][..shard.samples()].iter().sum::<f64>();
         }
         sum / self.batch.len() as f64
     }
@@ -468,14 +379,7 @@ impl<R: Real> CpuEngine<R> {
         let clean = self.pass(&mask, Perturbed::No, true);
         let adversarial = self.config.adversarial.then(|| {
             let batch = self.squared_norm();
-            self.pass(
-                &Mask {
-                    pass: Pass::Adversarial,
-                    ..mask
-                },
-                Perturbed::ByGradient(batch),
-                true,
-            )
+            self.pass(&Mask { pass: Pass::Adversarial, ..mask }, Perturbed::ByGradient(batch), true)
         });
         self.embedding_gradients();
         self.reduce();
@@ -486,9 +390,7 @@ impl<R: Real> CpuEngine<R> {
     fn squared_norm(&self) -> f64 {
         let mut sum = 0.0;
         for (i, shard) in self.batch.shards().iter().enumerate() {
-            sum += read(&self.shards[i]).perturbation.squared_norm[..shard.samples()]
-                .iter()
-                .sum::<f64>();
+            sum += read(&self.shards[i]).perturbation.squared_norm[..shard.samples()].iter().sum::<f64>();
         }
         sum
     }
@@ -502,17 +404,10 @@ impl<R: Real> CpuEngine<R> {
     fn embedding_gradients(&self) {
         let shards = self.batch.shards();
         let lanes = self.lanes();
-        let Sizes {
-            d, features: width, ..
-        } = self.layout.sizes;
+        let Sizes { d, features: width, .. } = self.layout.sizes;
         let distinct = &self.batch.distinct;
         self.pool.run(lanes, |lane, _| {
-            let Lane {
-                gradients,
-                delta,
-                panels,
-                ..
-            } = &mut *lock(&self.lanes[lane]);
+            let Lane { gradients, delta, panels, .. } = &mut *lock(&self.lanes[lane]);
             let (from, to) = (lane * distinct.len() / lanes, (lane + 1) * distinct.len() / lanes);
             delta.clear();
             delta.resize(((to - from) * d).max(SHARD_SAMPLES * 2 * d), R::ZERO);
@@ -524,34 +419,16 @@ impl<R: Real> CpuEngine<R> {
                 }
             }
             let place = self.layout.history_embedding;
-            weight_gradient(
-                &self.features,
-                width,
-                &distinct[from..to],
-                rows,
-                panels,
-                gradients,
-                place,
-            );
+            weight_gradient(&self.features, width, &distinct[from..to], rows, panels, gradients, place);
             let place = self.layout.target_embedding;
             for i in (lane..shards.len()).step_by(lanes) {
                 let (shard, state) = (&shards[i], read(&self.shards[i]));
                 let sum = &mut delta[..shard.samples() * 2 * d];
                 sum.copy_from_slice(&state.delta[0].1[..sum.len()]);
                 if self.config.adversarial {
-                    sum.iter_mut()
-                        .zip(&state.delta[1].1)
-                        .for_each(|(sum, &x)| *sum += x);
+                    sum.iter_mut().zip(&state.delta[1].1).for_each(|(sum, &x)| *sum += x);
                 }
-                weight_gradient(
-                    &self.features,
-                    width,
-                    &shard.target,
-                    sum,
-                    panels,
-                    gradients,
-                    place,
-                );
+                weight_gradient(&self.features, width, &shard.target, sum, panels, gradients, place);
             }
         });
     }
@@ -559,33 +436,25 @@ impl<R: Real> CpuEngine<R> {
     /// Sums the lanes and turns the sums into the parameters' gradient.
     fn reduce(&mut self) {
         let lanes = &self.lanes[..self.lanes()];
-        self.pool
-            .chunks([&mut self.gradient], UPDATE_BLOCK, |i, [to], _| {
-                to.fill(R::ZERO);
-                for lane in lanes {
-                    let lane = lock(lane);
-                    let from = &lane.gradients.values[i * UPDATE_BLOCK..][..to.len()];
-                    to.iter_mut().zip(from).for_each(|(to, &from)| *to += from);
-                }
-            });
+        self.pool.chunks([&mut self.gradient], UPDATE_BLOCK, |i, [to], _| {
+            to.fill(R::ZERO);
+            for lane in lanes {
+                let lane = lock(lane);
+                let from = &lane.gradients.values[i * UPDATE_BLOCK..][..to.len()];
+                to.iter_mut().zip(from).for_each(|(to, &from)| *to += from);
+            }
+        });
         let width = self.layout.sizes.features;
         if let (true, Some((first, rest))) = (self.config.adversarial, lanes.split_first()) {
             let Correlation { history, target } = &mut lock(first).correlation;
             for lane in rest {
                 let other = &lock(lane).correlation;
-                history
-                    .iter_mut()
-                    .zip(&other.history)
-                    .for_each(|(to, &from)| *to += from);
-                target
-                    .iter_mut()
-                    .zip(&other.target)
-                    .for_each(|(to, &from)| *to += from);
+                history.iter_mut().zip(&other.history).for_each(|(to, &from)| *to += from);
+                target.iter_mut().zip(&other.target).for_each(|(to, &from)| *to += from);
             }
-            for (place, correlation) in [
-                (self.layout.history_embedding, history),
-                (self.layout.target_embedding, target),
-            ] {
+            for (place, correlation) in
+                [(self.layout.history_embedding, history), (self.layout.target_embedding, target)]
+            {
                 let range = self.layout.specs[place.weight].range();
                 let out = self.layout.specs[place.bias].len();
                 Product {
@@ -603,32 +472,16 @@ impl<R: Real> CpuEngine<R> {
             }
         }
         let fold = self.graph.stack_input == StackInput::Attention;
-        projection::unfold(
-            &self.layout,
-            &self.parameters,
-            fold,
-            &mut self.folding,
-            &mut self.gradient,
-        );
+        projection::unfold(&self.layout, &self.parameters, fold, &mut self.folding, &mut self.gradient);
     }
 
     fn no_dropout(&self) -> Mask {
-        Mask {
-            seed: self.config.seed,
-            step: 0,
-            pass: Pass::Clean,
-            keep: 1.0,
-        }
+        Mask { seed: self.config.seed, step: 0, pass: Pass::Clean, keep: 1.0 }
     }
 
     /// The mask of an update.
     pub fn mask(&self, step: u64) -> Mask {
-        Mask {
-            seed: self.config.seed,
-            step,
-            pass: Pass::Clean,
-            keep: self.config.dropout_keep,
-        }
+        Mask { seed: self.config.seed, step, pass: Pass::Clean, keep: self.config.dropout_keep }
     }
 
     /// The objective over `targets` under `mask`, with its gradient in [`CpuEngine::gradient`].
@@ -653,9 +506,7 @@ impl<R: Real> CpuEngine<R> {
             for (i, shard) in shards.iter().enumerate() {
                 let logits = &read(&engine.shards[i]).logits[pass as usize];
                 for (logits, &label) in logits.chunks_exact(classes).zip(&shard.label) {
-                    let largest = logits
-                        .iter()
-                        .fold(f64::NEG_INFINITY, |most, x| most.max(x.to_f64()));
+                    let largest = logits.iter().fold(f64::NEG_INFINITY, |most, x| most.max(x.to_f64()));
                     let total: f64 = logits.iter().map(|x| (x.to_f64() - largest).exp()).sum();
                     sum += largest + total.ln() - logits[label as usize].to_f64();
                 }
@@ -665,14 +516,7 @@ impl<R: Real> CpuEngine<R> {
         self.pass(&mask, Perturbed::No, false);
         let clean = losses(self, Pass::Clean);
         let adversarial = self.config.adversarial.then(|| {
-            self.pass(
-                &Mask {
-                    pass: Pass::Adversarial,
-                    ..mask
-                },
-                Perturbed::By(perturbation),
-                false,
-            );
+            self.pass(&Mask { pass: Pass::Adversarial, ..mask }, Perturbed::By(perturbation), false);
             losses(self, Pass::Adversarial)
         });
         StepLoss { clean, adversarial }
@@ -681,57 +525,25 @@ impl<R: Real> CpuEngine<R> {
     /// The perturbation of the features that the last objective's adversarial pass stood for, `eps g / ||g||`,
     /// computed D-wide.
     pub fn feature_perturbation(&self) -> FeaturePerturbation<R> {
-        let Sizes {
-            d, features: width, ..
-        } = self.layout.sizes;
+        let Sizes { d, features: width, .. } = self.layout.sizes;
         let expand = |place: Linear, delta: &[R], scale: &[R], rows: usize, n: usize| {
             let weight = &self.parameters[self.layout.specs[place.weight].range()];
             let mut to = vec![R::ZERO; rows * width];
             let (a, b) = (View::rows(delta, n), Right::Rows(weight, width));
             let (m, k, start) = (rows, n, Start::Zero);
-            Product {
-                m,
-                k,
-                n: width,
-                a,
-                index: None,
-                b,
-                c: &mut to,
-                c_row: width,
-                start,
-            }
-            .compute();
+            Product { m, k, n: width, a, index: None, b, c: &mut to, c_row: width, start }.compute();
             for (row, &scale) in to.chunks_exact_mut(width).zip(scale) {
                 row.iter_mut().for_each(|x| *x = *x * scale);
             }
             to
         };
-        let mut all = FeaturePerturbation {
-            history: Vec::new(),
-            target: Vec::new(),
-        };
+        let mut all = FeaturePerturbation { history: Vec::new(), target: Vec::new() };
         for (i, shard) in self.batch.shards().iter().enumerate() {
             let state = read(&self.shards[i]);
             let (d_x, d_q) = &state.delta[0];
-            let Perturbation {
-                history_scale,
-                target_scale,
-                ..
-            } = &state.perturbation;
-            all.history.push(expand(
-                self.layout.history_embedding,
-                d_x,
-                history_scale,
-                shard.rows(),
-                d,
-            ));
-            all.target.push(expand(
-                self.layout.target_embedding,
-                d_q,
-                target_scale,
-                shard.samples(),
-                2 * d,
-            ));
+            let Perturbation { history_scale, target_scale, .. } = &state.perturbation;
+            all.history.push(expand(self.layout.history_embedding, d_x, history_scale, shard.rows(), d));
+            all.target.push(expand(self.layout.target_embedding, d_q, target_scale, shard.samples(), 2 * d));
         }
         all
     }
@@ -757,27 +569,19 @@ impl<R: Real> CpuEngine<R> {
 
     /// The last objective's gradient at the standardised features, `[N, D]`, the perturbation held constant.
     pub fn feature_gradient(&self) -> Vec<f64> {
-        let Sizes {
-            d, features: width, ..
-        } = self.layout.sizes;
+        let Sizes { d, features: width, .. } = self.layout.sizes;
         let mut gradient = vec![0.0; self.features.len()];
         let mut add = |place: Linear, utterance: u32, delta: &[R]| {
             let weight = &self.parameters[self.layout.specs[place.weight].range()];
             let to = &mut gradient[utterance as usize * width..][..width];
             for (&delta, weight) in delta.iter().zip(weight.chunks_exact(width)) {
-                to.iter_mut()
-                    .zip(weight)
-                    .for_each(|(to, &w)| *to += delta.to_f64() * w.to_f64());
+                to.iter_mut().zip(weight).for_each(|(to, &w)| *to += delta.to_f64() * w.to_f64());
             }
         };
         for (i, shard) in self.batch.shards().iter().enumerate() {
             for (d_x, d_q) in &read(&self.shards[i]).delta[..self.passes()] {
                 for (delta, &slot) in d_x.chunks_exact(d).zip(&shard.embedded) {
-                    add(
-                        self.layout.history_embedding,
-                        self.batch.distinct[slot as usize],
-                        delta,
-                    );
+                    add(self.layout.history_embedding, self.batch.distinct[slot as usize], delta);
                 }
                 for (delta, &target) in d_q.chunks_exact(2 * d).zip(&shard.target) {
                     add(self.layout.target_embedding, target, delta);
@@ -815,23 +619,16 @@ impl<R: Real> CpuEngine<R> {
             }
             tensor.values.write(&mut values[spec.range()]);
         }
-        if let Some(other) = tensors
-            .iter()
-            .find(|t| self.layout.specs.iter().all(|spec| spec.name != t.name))
+        if let Some(other) = tensors.iter().find(|t| self.layout.specs.iter().all(|spec| spec.name != t.name))
         {
-            return Err(Error::input(format!(
-                "{what}: tensor {} is not of this model",
-                other.name
-            )));
+            return Err(Error::input(format!("{what}: tensor {} is not of this model", other.name)));
         }
         Ok(values)
     }
 
     fn check_targets(&self, targets: &[u32], labelled: bool) -> Result<()> {
         if targets.is_empty() {
-            return Err(Error::input(
-                "the batch is empty: it needs at least one target utterance",
-            ));
+            return Err(Error::input("the batch is empty: it needs at least one target utterance"));
         }
         for &target in targets {
             if target as usize >= self.windows.len() {
@@ -841,9 +638,7 @@ impl<R: Real> CpuEngine<R> {
                 )));
             }
             if labelled && self.windows.label(target).is_none() {
-                return Err(Error::input(format!(
-                    "target {target} has no label to learn from"
-                )));
+                return Err(Error::input(format!("target {target} has no label to learn from")));
             }
         }
         Ok(())
@@ -878,13 +673,8 @@ impl<R: Real> Sample<R> {
             grow(d_x, rows * d);
             grow(d_q, samples * 2 * d);
         }
-        let Perturbation {
-            history,
-            target,
-            history_scale,
-            target_scale,
-            squared_norm,
-        } = &mut self.perturbation;
+        let Perturbation { history, target, history_scale, target_scale, squared_norm } =
+            &mut self.perturbation;
         grow(history, rows * d);
         grow(target, samples * 2 * d);
         grow(history_scale, rows);
@@ -911,16 +701,11 @@ impl<R: Real> Engine for CpuEngine<R> {
             number: self.updates,
         };
         let gradient = &self.gradient;
-        let state = [
-            &mut self.parameters[..],
-            &mut self.first_moment,
-            &mut self.second_moment,
-        ];
-        self.pool
-            .chunks(state, UPDATE_BLOCK, |i, [parameters, first, second], _| {
-                let gradient = &gradient[i * UPDATE_BLOCK..][..parameters.len()];
-                adam::update(step, gradient, parameters, first, second);
-            });
+        let state = [&mut self.parameters[..], &mut self.first_moment, &mut self.second_moment];
+        self.pool.chunks(state, UPDATE_BLOCK, |i, [parameters, first, second], _| {
+            let gradient = &gradient[i * UPDATE_BLOCK..][..parameters.len()];
+            adam::update(step, gradient, parameters, first, second);
+        });
         Ok(loss)
     }
 
@@ -960,11 +745,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         }
         let classes = self.layout.sizes.classes;
         let logits = self.by_slot(classes, |state, i| state.logits[0][i].to_f64());
-        Ok(Predictions {
-            logits,
-            attention,
-            history,
-        })
+        Ok(Predictions { logits, attention, history })
     }
 
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
@@ -980,9 +761,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         let rows = corpus.features.chunks_exact(width.max(1));
         let standardised = rows.flat_map(|row| {
             let scales = mean.iter().zip(deviation);
-            row.iter()
-                .zip(scales)
-                .map(|(x, (mean, deviation))| R::from_f64((x - mean) / deviation))
+            row.iter().zip(scales).map(|(x, (mean, deviation))| R::from_f64((x - mean) / deviation))
         });
         let features = standardised.collect();
         self.set_data(features, Windows::new(corpus, self.config.history_length));

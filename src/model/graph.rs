@@ -99,11 +99,7 @@ impl<B> Activations<B> {
             g: wide(),
             projected: wide(),
             probabilities: allocate(pairs),
-            attended: if graph.reads_attended(l + 1) {
-                wide()
-            } else {
-                allocate(0)
-            },
+            attended: if graph.reads_attended(l + 1) { wide() } else { allocate(0) },
             readout: readout::Saved {
                 w: state(),
                 y: allocate(rows),
@@ -129,10 +125,7 @@ impl<B> Activations<B> {
                 input: wide(),
                 projected: wide(),
                 probabilities: allocate(pairs),
-                readout: readout::Scratch {
-                    d_e: state(),
-                    d_w: state(),
-                },
+                readout: readout::Scratch { d_e: state(), d_w: state() },
             },
         }
     }
@@ -160,70 +153,27 @@ impl Graph {
         // 1. Embedding
         ops.gather(layout, history, target, perturbation, &mut a.x, &mut a.q[0]);
         // 2. Speaker GRUs
-        ops.gru(
-            layout,
-            Layer::Speaker,
-            weights,
-            &a.x,
-            &mut a.speaker,
-            &mut a.hidden,
-        );
+        ops.gru(layout, Layer::Speaker, weights, &a.x, &mut a.speaker, &mut a.hidden);
         // 3. Speaker mutual interaction
-        ops.interaction(
-            layout,
-            weights,
-            self.interaction,
-            &a.hidden,
-            &mut a.gate,
-            &mut a.m,
-        );
+        ops.interaction(layout, weights, self.interaction, &a.hidden, &mut a.gate, &mut a.m);
         ops.dropout(layout, mask, Site::Interaction, &mut a.m);
         // 4. Stacked contextual interaction
         for l in 0..self.stacks {
             let (before, rest) = a.stacks.split_at_mut(l);
             let stack = &mut rest[0];
             let input = self.stack_input(&a.m, before);
-            ops.gru(
-                layout,
-                Layer::Context(l),
-                weights,
-                input,
-                &mut stack.gates,
-                &mut stack.hidden,
-            );
+            ops.gru(layout, Layer::Context(l), weights, input, &mut stack.gates, &mut stack.hidden);
             ops.dropout_copy(layout, mask, Site::Context(l), &stack.hidden, &mut stack.g);
-            ops.attention(
-                layout,
-                l,
-                weights,
-                &stack.g,
-                &mut stack.projected,
-                &mut stack.probabilities,
-            );
+            ops.attention(layout, l, weights, &stack.g, &mut stack.projected, &mut stack.probabilities);
             let (q, next) = a.q.split_at_mut(l + 1);
             let (q, next) = (&q[l], &mut next[0]);
-            ops.readout(
-                layout,
-                l,
-                weights,
-                &stack.probabilities,
-                &stack.g,
-                q,
-                &mut stack.readout,
-                next,
-            );
+            ops.readout(layout, l, weights, &stack.probabilities, &stack.g, q, &mut stack.readout, next);
             if self.reads_attended(l + 1) {
                 ops.attend(layout, &stack.probabilities, &stack.g, &mut stack.attended);
             }
         }
         // 5. Classifier
-        ops.dropout_copy(
-            layout,
-            mask,
-            Site::Classifier,
-            &a.q[self.stacks],
-            &mut a.q_dropped,
-        );
+        ops.dropout_copy(layout, mask, Site::Classifier, &a.q[self.stacks], &mut a.q_dropped);
         ops.classify(layout, weights, &a.q_dropped, &mut a.logits);
     }
 
@@ -288,17 +238,7 @@ impl Graph {
             let input = self.stack_input(&a.m, before);
             let layer = Layer::Context(l);
             let (hidden, gates) = (&stack.hidden, &mut stack.gates);
-            ops.gru_backward(
-                layout,
-                layer,
-                weights,
-                input,
-                hidden,
-                gates,
-                &d.g,
-                &mut d.input,
-                gradients,
-            );
+            ops.gru_backward(layout, layer, weights, input, hidden, gates, &d.g, &mut d.input, gradients);
         }
         // 3. Speaker mutual interaction
         ops.dropout(layout, mask, Site::Interaction, &mut d.input);
@@ -310,17 +250,7 @@ impl Graph {
         );
         // 2. Speaker GRUs; 1. is linear and summed over the whole batch by the caller.
         let layer = Layer::Speaker;
-        ops.gru_backward(
-            layout,
-            layer,
-            weights,
-            &a.x,
-            hidden,
-            &mut a.speaker,
-            d_hidden,
-            d_x,
-            gradients,
-        );
+        ops.gru_backward(layout, layer, weights, &a.x, hidden, &mut a.speaker, d_hidden, d_x, gradients);
     }
 
     /// What a stack's GRU reads: M^0, or what the stacks before it hand on.

@@ -119,14 +119,9 @@ impl Values {
     fn write<R: Real>(&self, to: &mut [R]) {
         match self {
             Values::F32(values) => {
-                to.iter_mut()
-                    .zip(values)
-                    .for_each(|(to, &x)| *to = R::from_f64(f64::from(x)));
+                to.iter_mut().zip(values).for_each(|(to, &x)| *to = R::from_f64(f64::from(x)));
             }
-            Values::F64(values) => to
-                .iter_mut()
-                .zip(values)
-                .for_each(|(to, &x)| *to = R::from_f64(x)),
+            Values::F64(values) => to.iter_mut().zip(values).for_each(|(to, &x)| *to = R::from_f64(x)),
         }
     }
 }

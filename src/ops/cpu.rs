@@ -29,12 +29,7 @@ impl<R: Real> Worker<R> {
         let widest = (2 * d).max(layout.sizes.features);
         panels
             .reserve((samples * history_length * (2 * d).next_multiple_of(16)).max(samples * (widest + 16)));
-        Self {
-            d,
-            layout,
-            panels,
-            scratch,
-        }
+        Self { d, layout, panels, scratch }
     }
 }
 
@@ -46,10 +41,7 @@ pub struct Gradients<R> {
 
 impl<R: Real> Gradients<R> {
     pub fn new(layout: Arc<Layout>) -> Self {
-        Self {
-            values: vec![R::ZERO; layout.len],
-            layout,
-        }
+        Self { values: vec![R::ZERO; layout.len], layout }
     }
 
     /// The tensor with this index in [`Layout::specs`].
@@ -127,18 +119,7 @@ pub(super) fn product<R: Real>(
     c: &mut [R],
     start: Start<R>,
 ) {
-    Product {
-        m,
-        k,
-        n,
-        a,
-        index: None,
-        b,
-        c,
-        c_row: n,
-        start,
-    }
-    .compute();
+    Product { m, k, n, a, index: None, b, c, c_row: n, start }.compute();
 }
 
 /// Calls `body(j, count)` for vectors of up to `S::LANES` that cover `0..len`.
@@ -187,10 +168,7 @@ impl<R: Real> Kernel<R> for SumRows<'_, R> {
         vectors::<S>(self.to.len(), |j, count| unsafe {
             let mut sum = S::splat(R::ZERO);
             for i in 0..self.rows {
-                sum = S::add(
-                    sum,
-                    S::load_first(self.from.as_ptr().add(i * self.row + j), count),
-                );
+                sum = S::add(sum, S::load_first(self.from.as_ptr().add(i * self.row + j), count));
             }
             S::store_first(self.to.as_mut_ptr().add(j), sum, count);
         });
@@ -214,10 +192,7 @@ pub(super) fn add<R: Real>(to: &mut [R], from: &[R]) {
                 let to = self.0.as_mut_ptr().add(j);
                 S::store_first(
                     to,
-                    S::add(
-                        S::load_first(to, count),
-                        S::load_first(self.1.as_ptr().add(j), count),
-                    ),
+                    S::add(S::load_first(to, count), S::load_first(self.1.as_ptr().add(j), count)),
                     count,
                 );
             });

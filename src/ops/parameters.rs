@@ -93,12 +93,7 @@ struct Builder(Vec<Spec>, usize);
 
 impl Builder {
     fn tensor(&mut self, name: String, shape: &[usize], fan_in: usize) -> usize {
-        let spec = Spec {
-            name,
-            shape: shape.to_vec(),
-            offset: self.1,
-            bound: 1.0 / (fan_in as f64).sqrt(),
-        };
+        let spec = Spec { name, shape: shape.to_vec(), offset: self.1, bound: 1.0 / (fan_in as f64).sqrt() };
         self.1 += spec.len();
         self.0.push(spec);
         self.0.len() - 1
@@ -138,12 +133,7 @@ impl Layout {
                 let gru = DIRECTIONS.map(|suffix| b.gru(&format!("context.{l}.gru"), suffix, 2 * d, d));
                 let mut square =
                     |name| b.tensor(format!("context.{l}.{name}.weight"), &[2 * d, 2 * d], 2 * d);
-                Context {
-                    gru,
-                    query: square("query"),
-                    key: square("key"),
-                    value: square("value"),
-                }
+                Context { gru, query: square("query"), key: square("key"), value: square("value") }
             })
             .collect();
         let classifier = b.linear("classifier", "", sizes.classes, 2 * d);

@@ -61,17 +61,9 @@ pub struct Training {
 impl Checkpoint {
     /// Writes it atomically.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let Origin {
-            classes,
-            modalities,
-            standardisation,
-            validation,
-            fingerprint,
-        } = &self.origin;
-        let modalities: Vec<(&str, usize)> = modalities
-            .iter()
-            .map(|modality| (modality.name.as_str(), modality.width))
-            .collect();
+        let Origin { classes, modalities, standardisation, validation, fingerprint } = &self.origin;
+        let modalities: Vec<(&str, usize)> =
+            modalities.iter().map(|modality| (modality.name.as_str(), modality.width)).collect();
         let mut metadata = Metadata::from([
             ("coin.version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
             ("format".to_string(), "pt".to_string()),
@@ -88,14 +80,8 @@ impl Checkpoint {
         entries.extend(self.parameters.iter().map(|tensor| Entry::tensor("", tensor)));
         if let Some(training) = &self.training {
             metadata.insert("progress".to_string(), json(&training.progress)?);
-            let first = training
-                .first_moment
-                .iter()
-                .map(|tensor| Entry::tensor(FIRST_MOMENT, tensor));
-            let second = training
-                .second_moment
-                .iter()
-                .map(|tensor| Entry::tensor(SECOND_MOMENT, tensor));
+            let first = training.first_moment.iter().map(|tensor| Entry::tensor(FIRST_MOMENT, tensor));
+            let second = training.second_moment.iter().map(|tensor| Entry::tensor(SECOND_MOMENT, tensor));
             entries.extend(first.chain(second));
         }
         tensor_file::write(path, &metadata, entries)
@@ -111,26 +97,17 @@ impl Checkpoint {
             value.ok_or_else(|| wrong(format!("not a checkpoint of coin: its metadata has no {key}")))
         };
         let config: Config = parse(text("config")?, "config", path)?;
-        config
-            .validate()
-            .map_err(|error| wrong(format!("metadata config: {error}")))?;
+        config.validate().map_err(|error| wrong(format!("metadata config: {error}")))?;
         let modalities: Vec<(String, usize)> = parse(text("modalities")?, "modalities", path)?;
-        let modalities: Vec<Modality> = modalities
-            .into_iter()
-            .map(|(name, width)| Modality { name, width })
-            .collect();
-        let progress: Option<Progress> = metadata
-            .get("progress")
-            .map(|text| parse(text, "progress", path))
-            .transpose()?;
+        let modalities: Vec<Modality> =
+            modalities.into_iter().map(|(name, width)| Modality { name, width }).collect();
+        let progress: Option<Progress> =
+            metadata.get("progress").map(|text| parse(text, "progress", path)).transpose()?;
 
         let (mut mean, mut deviation) = (None, None);
         let (mut parameters, mut first_moment, mut second_moment) = (Vec::new(), Vec::new(), Vec::new());
         for (name, tensor) in tensors {
-            let renamed = |name: &str, tensor: Tensor| Tensor {
-                name: name.to_string(),
-                ..tensor
-            };
+            let renamed = |name: &str, tensor: Tensor| Tensor { name: name.to_string(), ..tensor };
             if name == MEAN {
                 mean = Some(tensor);
             } else if name == DEVIATION {
@@ -148,31 +125,19 @@ impl Checkpoint {
             let tensor = tensor.ok_or_else(|| wrong(format!("tensor {name} is missing")))?;
             if tensor.shape != [width] {
                 let shape = &tensor.shape;
-                return Err(wrong(format!(
-                    "tensor {name} is {shape:?}; its modalities are [{width}] wide"
-                )));
+                return Err(wrong(format!("tensor {name} is {shape:?}; its modalities are [{width}] wide")));
             }
             match tensor.values.to_precision(Precision::F64) {
                 Values::F64(values) if values.iter().all(|value| value.is_finite()) => Ok(values),
                 _ => Err(wrong(format!("tensor {name} is not finite"))),
             }
         };
-        let standardisation = Standardisation {
-            mean: vector(MEAN, mean)?,
-            deviation: vector(DEVIATION, deviation)?,
-        };
-        if standardisation
-            .deviation
-            .iter()
-            .any(|&deviation| deviation <= 0.0)
-        {
-            return Err(wrong(format!(
-                "tensor {DEVIATION} has a value that is not above 0"
-            )));
+        let standardisation =
+            Standardisation { mean: vector(MEAN, mean)?, deviation: vector(DEVIATION, deviation)? };
+        if standardisation.deviation.iter().any(|&deviation| deviation <= 0.0) {
+            return Err(wrong(format!("tensor {DEVIATION} has a value that is not above 0")));
         }
-        let odd = parameters
-            .iter()
-            .find(|tensor| tensor.values.precision() != config.dtype);
+        let odd = parameters.iter().find(|tensor| tensor.values.precision() != config.dtype);
         if let Some(odd) = odd {
             return Err(wrong(format!(
                 "tensor {} is not of the dtype {} of its config",
@@ -180,10 +145,7 @@ impl Checkpoint {
             )));
         }
         if let Some(broken) = parameters.iter().find(|tensor| !tensor.values.all_finite()) {
-            return Err(wrong(format!(
-                "tensor {} has values that are not finite",
-                broken.name
-            )));
+            return Err(wrong(format!("tensor {} has values that are not finite", broken.name)));
         }
         Ok(Checkpoint {
             config,
@@ -195,11 +157,7 @@ impl Checkpoint {
                 fingerprint: text("fingerprint")?.clone(),
             },
             parameters,
-            training: progress.map(|progress| Training {
-                first_moment,
-                second_moment,
-                progress,
-            }),
+            training: progress.map(|progress| Training { first_moment, second_moment, progress }),
         })
     }
 
@@ -221,26 +179,18 @@ impl Checkpoint {
                 second_moment: training.second_moment.clone(),
                 updates: training.progress.updates,
             },
-            None => State {
-                parameters,
-                first_moment: zeros(),
-                second_moment: zeros(),
-                updates: 0,
-            },
+            None => State { parameters, first_moment: zeros(), second_moment: zeros(), updates: 0 },
         }
     }
 
     /// The same model in another precision, without the optimiser.
     pub fn to_precision(&self, precision: Precision) -> Self {
-        let converted = self.parameters.iter().map(|tensor| Tensor {
-            values: tensor.values.to_precision(precision),
-            ..tensor.clone()
-        });
+        let converted = self
+            .parameters
+            .iter()
+            .map(|tensor| Tensor { values: tensor.values.to_precision(precision), ..tensor.clone() });
         Checkpoint {
-            config: Config {
-                dtype: precision,
-                ..self.config.clone()
-            },
+            config: Config { dtype: precision, ..self.config.clone() },
             origin: self.origin.clone(),
             parameters: converted.collect(),
             training: None,
@@ -249,19 +199,13 @@ impl Checkpoint {
 
     /// Names of the modalities, for reading data that fit.
     pub fn modality_names(&self) -> Vec<String> {
-        self.origin
-            .modalities
-            .iter()
-            .map(|modality| modality.name.clone())
-            .collect()
+        self.origin.modalities.iter().map(|modality| modality.name.clone()).collect()
     }
 
     /// Refuses conversations whose features are not those the model reads.
     pub fn check_modalities(&self, corpus: &Corpus) -> Result<()> {
         let list = |modalities: &[Modality]| {
-            let named = modalities
-                .iter()
-                .map(|modality| format!("{} {}", modality.name, modality.width));
+            let named = modalities.iter().map(|modality| format!("{} {}", modality.name, modality.width));
             named.collect::<Vec<_>>().join(", ")
         };
         if corpus.modalities == self.origin.modalities {
@@ -309,21 +253,12 @@ mod tests {
             values: Values::F32(vec![value, -value]),
         };
         Checkpoint {
-            config: Config {
-                learning_rate: 0.1 + 0.2,
-                ..Config::default()
-            },
+            config: Config { learning_rate: 0.1 + 0.2, ..Config::default() },
             origin: Origin {
                 classes: vec!["yes".into(), "no".into()],
                 modalities: vec![
-                    Modality {
-                        name: "text".into(),
-                        width: 2,
-                    },
-                    Modality {
-                        name: "audio".into(),
-                        width: 1,
-                    },
+                    Modality { name: "text".into(), width: 2 },
+                    Modality { name: "audio".into(), width: 1 },
                 ],
                 standardisation: Standardisation {
                     mean: vec![0.1, 0.2, 0.3],
@@ -336,10 +271,7 @@ mod tests {
             training: training.then(|| Training {
                 first_moment: vec![tensor(0.2)],
                 second_moment: vec![tensor(0.3)],
-                progress: Progress {
-                    updates: 17,
-                    ..Progress::start()
-                },
+                progress: Progress { updates: 17, ..Progress::start() },
             }),
         }
     }
@@ -371,10 +303,7 @@ mod tests {
     fn converted_to_f64_and_back_it_is_the_same_model() {
         let wide = checkpoint(true).to_precision(Precision::F64);
         assert_eq!(wide.config.dtype, Precision::F64);
-        assert_eq!(
-            wide.parameters[0].values,
-            Values::F64(vec![f64::from(0.1f32), f64::from(-0.1f32)])
-        );
+        assert_eq!(wide.parameters[0].values, Values::F64(vec![f64::from(0.1f32), f64::from(-0.1f32)]));
         assert_eq!(wide.to_precision(Precision::F32), checkpoint(false));
     }
 
@@ -391,14 +320,8 @@ mod tests {
                 |c| c.origin.standardisation.deviation[1] = 0.0,
                 "features.deviation has a value that is not above 0",
             ),
-            (
-                |c| c.origin.standardisation.mean[1] = f64::NAN,
-                "features.mean is not finite",
-            ),
-            (
-                |c| c.config.dtype = Precision::F64,
-                "classifier.weight is not of the dtype f64",
-            ),
+            (|c| c.origin.standardisation.mean[1] = f64::NAN, "features.mean is not finite"),
+            (|c| c.config.dtype = Precision::F64, "classifier.weight is not of the dtype f64"),
             (|c| c.config.batch_size = 0, "metadata config: batch_size is 0"),
             (
                 |c| c.parameters[0].values = Values::F32(vec![f32::NAN, 0.0]),
@@ -416,9 +339,7 @@ mod tests {
         tensor_file::write(&path, &Metadata::new(), vec![Entry::vector("x", &[1.0])]).unwrap();
         let error = Checkpoint::read(&path).unwrap_err();
         assert!(
-            error
-                .to_string()
-                .contains("not a checkpoint of coin: its metadata has no config"),
+            error.to_string().contains("not a checkpoint of coin: its metadata has no config"),
             "{error}"
         );
     }

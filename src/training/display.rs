@@ -33,20 +33,12 @@ struct Epoch {
 impl Epoch {
     fn begin() -> Self {
         let now = Instant::now();
-        Epoch {
-            began: now,
-            utterances: 0,
-            trained: now,
-        }
+        Epoch { began: now, utterances: 0, trained: now }
     }
 
     fn utterances_per_second(&self) -> f64 {
         let seconds = self.trained.duration_since(self.began).as_secs_f64();
-        if seconds > 0.0 {
-            self.utterances as f64 / seconds
-        } else {
-            0.0
-        }
+        if seconds > 0.0 { self.utterances as f64 / seconds } else { 0.0 }
     }
 }
 
@@ -66,11 +58,7 @@ impl Display {
         } else {
             Mode::Lines
         };
-        Display {
-            mode,
-            label: String::new(),
-            epoch: Epoch::begin(),
-        }
+        Display { mode, label: String::new(), epoch: Epoch::begin() }
     }
 
     pub fn set_label(&mut self, label: String) {
@@ -117,17 +105,11 @@ impl Display {
 
     /// Seconds of the epoch so far, and utterances a second of its training.
     pub fn time(&self) -> (f64, f64) {
-        (
-            self.epoch.began.elapsed().as_secs_f64(),
-            self.epoch.utterances_per_second(),
-        )
+        (self.epoch.began.elapsed().as_secs_f64(), self.epoch.utterances_per_second())
     }
 
     pub fn end_epoch(&self, record: &EpochRecord, config: &Config) {
-        let loss = StepLoss {
-            clean: record.loss_clean,
-            adversarial: record.loss_adversarial,
-        };
+        let loss = StepLoss { clean: record.loss_clean, adversarial: record.loss_adversarial };
         let left = record.time.seconds * config.epochs.saturating_sub(record.epoch) as f64;
         let left = FormattedDuration(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX));
         self.line(&format!(

@@ -38,10 +38,7 @@ mod tests {
         let mut stopping = EarlyStopping::default();
         assert!(!stopping.exhausted(0, 2));
         let losses = [1.0, 0.8, 0.9, 0.7, 0.7, 0.71];
-        let better: Vec<bool> = (1..)
-            .zip(losses)
-            .map(|(epoch, loss)| stopping.record(epoch, loss))
-            .collect();
+        let better: Vec<bool> = (1..).zip(losses).map(|(epoch, loss)| stopping.record(epoch, loss)).collect();
         assert_eq!(better, [true, true, false, true, false, false]);
         assert_eq!(stopping.best, Some(Best { epoch: 4, loss: 0.7 }));
         assert!(!stopping.exhausted(5, 2));

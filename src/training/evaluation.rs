@@ -36,10 +36,7 @@ pub fn evaluate(
             return Ok(None);
         }
         let predictions = engine.predict(targets)?;
-        for (&target, logits) in targets
-            .iter()
-            .zip(predictions.logits.chunks_exact(classes.max(1)))
-        {
+        for (&target, logits) in targets.iter().zip(predictions.logits.chunks_exact(classes.max(1))) {
             let Some(label) = labels[target as usize] else {
                 continue;
             };
@@ -55,17 +52,11 @@ pub fn evaluate(
             confusion.add(label, largest(logits));
         }
     }
-    Ok(Some(Evaluation {
-        loss: sum / targets.len().max(1) as f64,
-        confusion,
-    }))
+    Ok(Some(Evaluation { loss: sum / targets.len().max(1) as f64, confusion }))
 }
 
 /// By row of the features.
 fn labels(corpus: &Corpus) -> Vec<Option<usize>> {
-    let utterances = corpus
-        .conversations
-        .iter()
-        .flat_map(|conversation| &conversation.utterances);
+    let utterances = corpus.conversations.iter().flat_map(|conversation| &conversation.utterances);
     utterances.map(|utterance| utterance.label).collect()
 }

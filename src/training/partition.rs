@@ -50,11 +50,7 @@ impl Partition {
     }
 
     fn with_validation(corpus: &Corpus, held_out: &HashSet<usize>) -> Self {
-        let mut partition = Partition {
-            train: Vec::new(),
-            validation: Vec::new(),
-            test: Vec::new(),
-        };
+        let mut partition = Partition { train: Vec::new(), validation: Vec::new(), test: Vec::new() };
         for (index, conversation) in corpus.conversations.iter().enumerate() {
             let part = match conversation.split {
                 Split::Test => &mut partition.test,
@@ -68,10 +64,7 @@ impl Partition {
     }
 
     pub fn validation_ids(&self, corpus: &Corpus) -> Vec<String> {
-        self.validation
-            .iter()
-            .map(|&index| corpus.conversations[index].id.clone())
-            .collect()
+        self.validation.iter().map(|&index| corpus.conversations[index].id.clone()).collect()
     }
 }
 
@@ -80,8 +73,7 @@ pub fn targets(corpus: &Corpus, conversations: &[usize]) -> Vec<u32> {
     let labelled = conversations.iter().flat_map(|&index| {
         let conversation = &corpus.conversations[index];
         let rows = (conversation.first..).zip(&conversation.utterances);
-        rows.filter(|(_, utterance)| utterance.label.is_some())
-            .map(|(row, _)| row as u32)
+        rows.filter(|(_, utterance)| utterance.label.is_some()).map(|(row, _)| row as u32)
     });
     labelled.collect()
 }
@@ -98,17 +90,10 @@ mod tests {
     #[test]
     fn every_conversation_has_one_part() {
         let corpus = corpus();
-        let config = Config {
-            validation_fraction: 0.3,
-            ..Config::default()
-        };
+        let config = Config { validation_fraction: 0.3, ..Config::default() };
         let partition = Partition::draw(&corpus, &config).unwrap();
-        let mut all = [
-            partition.train.clone(),
-            partition.validation.clone(),
-            partition.test.clone(),
-        ]
-        .concat();
+        let mut all =
+            [partition.train.clone(), partition.validation.clone(), partition.test.clone()].concat();
         all.sort_unstable();
         assert_eq!(all, (0..corpus.conversations.len()).collect::<Vec<_>>());
         assert_eq!(partition.test, [9, 10, 11]);
@@ -136,15 +121,9 @@ mod tests {
             conversation.split = Split::Test;
         }
         let error = Partition::draw(&corpus, &Config::default()).unwrap_err();
-        assert!(
-            error.to_string().contains("no labelled utterance to validate on"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("no labelled utterance to validate on"), "{error}");
         corpus.conversations[0].split = Split::Validation;
         let error = Partition::draw(&corpus, &Config::default()).unwrap_err();
-        assert!(
-            error.to_string().contains("no labelled utterance to train on"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("no labelled utterance to train on"), "{error}");
     }
 }

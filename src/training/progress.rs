@@ -106,10 +106,7 @@ impl RunningLoss {
 
     pub fn mean(&self) -> StepLoss {
         let count = self.utterances.max(1) as f64;
-        StepLoss {
-            clean: self.clean / count,
-            adversarial: self.adversarial.map(|sum| sum / count),
-        }
+        StepLoss { clean: self.clean / count, adversarial: self.adversarial.map(|sum| sum / count) }
     }
 }
 
@@ -131,11 +128,7 @@ mod tests {
 
     #[test]
     fn a_run_is_over_by_patience_or_by_epochs() {
-        let config = Config {
-            epochs: 5,
-            patience: 2,
-            ..Config::default()
-        };
+        let config = Config { epochs: 5, patience: 2, ..Config::default() };
         let record = EpochRecord {
             epoch: 0,
             updates: 0,
@@ -147,10 +140,7 @@ mod tests {
             validation_weighted_f1: 0.0,
             validation_macro_f1: 0.0,
             best: false,
-            time: Time {
-                seconds: 0.0,
-                utterances_per_second: 0.0,
-            },
+            time: Time { seconds: 0.0, utterances_per_second: 0.0 },
         };
         let after = |losses: &[f64]| {
             let mut progress = Progress::start();
@@ -170,14 +160,8 @@ mod tests {
     #[test]
     fn json_keeps_every_bit() {
         let mut progress = Progress::start();
-        let awkward = [
-            0.1 + 0.2,
-            1.0 / 3.0,
-            f64::MIN_POSITIVE / 3.0,
-            5e-324,
-            1.797e308,
-            std::f64::consts::LN_2,
-        ];
+        let awkward =
+            [0.1 + 0.2, 1.0 / 3.0, f64::MIN_POSITIVE / 3.0, 5e-324, 1.797e308, std::f64::consts::LN_2];
         for value in awkward {
             progress.losses.clean = value;
             progress.stopping.record(1, -value);

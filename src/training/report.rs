@@ -60,18 +60,11 @@ pub struct Summary {
 impl Summary {
     /// Of runs over the same data; `None` of none.
     pub fn new(runs: Vec<RunReport>) -> Option<Self> {
-        let reports: Vec<&Report> = runs
-            .iter()
-            .map(|run| run.test.as_ref().unwrap_or(&run.validation))
-            .collect();
+        let reports: Vec<&Report> =
+            runs.iter().map(|run| run.test.as_ref().unwrap_or(&run.validation)).collect();
         let first = reports.first()?;
         let over = |figure: &dyn Fn(&Figures) -> f64| {
-            Spread::of(
-                &reports
-                    .iter()
-                    .map(|report| figure(&report.figures))
-                    .collect::<Vec<_>>(),
-            )
+            Spread::of(&reports.iter().map(|report| figure(&report.figures)).collect::<Vec<_>>())
         };
         Some(Summary {
             seeds: runs.iter().map(|run| run.seed).collect(),
@@ -90,11 +83,8 @@ impl Summary {
 
     /// In percent.
     pub fn text(&self) -> String {
-        let mut text = format!(
-            "{}, mean and standard deviation over {} seeds\n\n",
-            self.split,
-            self.seeds.len()
-        );
+        let mut text =
+            format!("{}, mean and standard deviation over {} seeds\n\n", self.split, self.seeds.len());
         let rows = [
             ("accuracy", self.accuracy),
             ("weighted F1", self.weighted_f1),
@@ -103,12 +93,8 @@ impl Summary {
         ];
         let mut row = |name: &str, spread: &Spread| {
             // Writing to a String does not fail.
-            let _ = writeln!(
-                text,
-                "{name:<20}  {:>6.2} ± {:.2}",
-                100.0 * spread.mean,
-                100.0 * spread.deviation
-            );
+            let _ =
+                writeln!(text, "{name:<20}  {:>6.2} ± {:.2}", 100.0 * spread.mean, 100.0 * spread.deviation);
         };
         for (name, spread) in &rows {
             row(name, spread);
@@ -147,26 +133,15 @@ mod tests {
         assert_eq!(summary.split, "test");
         assert!((summary.accuracy.mean - 0.7).abs() < 1e-15);
         assert!((summary.accuracy.deviation - 0.02f64.sqrt()).abs() < 1e-15);
-        assert!(
-            summary.text().contains("accuracy               70.00 ± 14.14\n"),
-            "{}",
-            summary.text()
-        );
-        assert!(
-            summary.text().contains("F1 no                   0.00 ± 0.00\n"),
-            "{}",
-            summary.text()
-        );
+        assert!(summary.text().contains("accuracy               70.00 ± 14.14\n"), "{}", summary.text());
+        assert!(summary.text().contains("F1 no                   0.00 ± 0.00\n"), "{}", summary.text());
         assert_eq!(Summary::new(Vec::new()), None);
     }
 
     #[test]
     fn without_test_conversations_validation_is_reported() {
         let run = run(1, 0, false);
-        assert!(
-            run.text()
-                .ends_with("test: the data have no labelled test utterance\n")
-        );
+        assert!(run.text().ends_with("test: the data have no labelled test utterance\n"));
         let summary = Summary::new(vec![run]).unwrap();
         assert_eq!(summary.split, "validation");
         assert_eq!(summary.accuracy.mean, 0.5);

@@ -42,20 +42,14 @@ impl RunFolder {
     pub fn create(path: &Path, settings: &Settings) -> Result<Self> {
         fs::create_dir_all(path).map_err(|error| Error::io("make the folder", path, &error))?;
         let folder = Self::locked(path)?;
-        if [CONFIG, LAST, BEST, METRICS]
-            .iter()
-            .any(|name| path.join(name).exists())
-        {
+        if [CONFIG, LAST, BEST, METRICS].iter().any(|name| path.join(name).exists()) {
             let path = path.display();
             return Err(Error::input(format!(
                 "{path}: holds a run already; go on with it by --resume {path}, or name another folder by --out"
             )));
         }
         let head = "# Settings of this run, all of them. `coin train --config FILE` takes them again.\n";
-        atomic_file::write(
-            &folder.file(CONFIG),
-            format!("{head}{}", settings.to_toml()?).as_bytes(),
-        )?;
+        atomic_file::write(&folder.file(CONFIG), format!("{head}{}", settings.to_toml()?).as_bytes())?;
         Ok(folder)
     }
 
@@ -79,9 +73,7 @@ impl RunFolder {
     pub fn open(path: &Path) -> Result<(Self, Settings)> {
         if !path.join(CONFIG).is_file() {
             let path = path.display();
-            return Err(Error::input(format!(
-                "{path}: holds no run to resume: there is no {CONFIG} in it"
-            )));
+            return Err(Error::input(format!("{path}: holds no run to resume: there is no {CONFIG} in it")));
         }
         let folder = Self::locked(path)?;
         atomic_file::remove_leftovers(path)?;
@@ -99,15 +91,10 @@ impl RunFolder {
         let file = OpenOptions::new().create(true).append(true).open(&lock);
         let file = file.map_err(|error| Error::io("write", &lock, &error))?;
         match file.try_lock() {
-            Ok(()) => Ok(RunFolder {
-                path: path.to_path_buf(),
-                _lock: file,
-            }),
+            Ok(()) => Ok(RunFolder { path: path.to_path_buf(), _lock: file }),
             Err(TryLockError::WouldBlock) => {
                 let path = path.display();
-                Err(Error::input(format!(
-                    "{path}: another process is training in this folder"
-                )))
+                Err(Error::input(format!("{path}: another process is training in this folder")))
             }
             Err(TryLockError::Error(error)) => Err(Error::io("lock", &lock, &error)),
         }
@@ -198,10 +185,7 @@ mod tests {
         drop(RunFolder::create(&path, &settings).unwrap());
         let before = fs::read(path.join(CONFIG)).unwrap();
         let error = RunFolder::create(&path, &settings).unwrap_err().to_string();
-        assert!(
-            error.contains("holds a run already; go on with it by --resume"),
-            "{error}"
-        );
+        assert!(error.contains("holds a run already; go on with it by --resume"), "{error}");
         assert_eq!(fs::read(path.join(CONFIG)).unwrap(), before);
         // Weights alone are a run too.
         let weights = folder.path().join("b");
@@ -219,10 +203,7 @@ mod tests {
         let first = RunFolder::create(folder.path(), &settings).unwrap();
         fs::write(folder.path().join(".last.safetensors.1.tmp"), "half").unwrap();
         let error = RunFolder::open(folder.path()).unwrap_err().to_string();
-        assert!(
-            error.contains("another process is training in this folder"),
-            "{error}"
-        );
+        assert!(error.contains("another process is training in this folder"), "{error}");
         drop(first);
         let (opened, read) = RunFolder::open(folder.path()).unwrap();
         assert_eq!(read, settings);
@@ -235,10 +216,7 @@ mod tests {
     fn nothing_to_open_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let error = RunFolder::open(folder.path()).unwrap_err().to_string();
-        assert!(
-            error.contains("holds no run to resume: there is no config.toml"),
-            "{error}"
-        );
+        assert!(error.contains("holds no run to resume: there is no config.toml"), "{error}");
     }
 
     #[test]

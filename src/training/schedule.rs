@@ -14,11 +14,7 @@ mod tests {
 
     #[test]
     fn halved_after_every_so_many_epochs() {
-        let config = Config {
-            learning_rate: 0.001,
-            anneal_epochs: 60,
-            ..Config::default()
-        };
+        let config = Config { learning_rate: 0.001, anneal_epochs: 60, ..Config::default() };
         let rates = [1, 60, 61, 120, 121].map(|epoch| learning_rate(&config, epoch));
         assert_eq!(rates, [0.001, 0.001, 0.0005, 0.0005, 0.00025]);
     }

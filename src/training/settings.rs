@@ -21,71 +21,35 @@ pub struct Setting {
 /// The keys of [`Config`].
 pub const MODEL: &[Setting] = &[
     setting("embedding_size", "d: width of an utterance's embedding"),
-    setting(
-        "history_length",
-        "K: utterances before the target that the model reads at most",
-    ),
+    setting("history_length", "K: utterances before the target that the model reads at most"),
     setting("stacks", "L: stacks of contextual interaction"),
-    setting(
-        "interaction",
-        "Speaker mutual interaction: true, or false for the paper's ablation",
-    ),
-    setting(
-        "stack_input",
-        "What a stack hands to the next one: attention or gru",
-    ),
-    setting(
-        "dropout_keep",
-        "Probability that dropout keeps a value; 1 switches dropout off",
-    ),
+    setting("interaction", "Speaker mutual interaction: true, or false for the paper's ablation"),
+    setting("stack_input", "What a stack hands to the next one: attention or gru"),
+    setting("dropout_keep", "Probability that dropout keeps a value; 1 switches dropout off"),
     setting("adversarial", "Train on perturbed features too: true or false"),
     setting("epsilon", "Length of the perturbation, in standardised units"),
-    setting(
-        "adversarial_norm",
-        "Over what the gradient is normalised: sample, utterance or batch",
-    ),
+    setting("adversarial_norm", "Over what the gradient is normalised: sample, utterance or batch"),
     setting("batch_size", "B: target utterances in a batch"),
     setting("learning_rate", "Adam's learning rate in the first epoch"),
     setting("adam_beta1", "Adam's decay of the mean gradient"),
     setting("adam_beta2", "Adam's decay of the mean squared gradient"),
     setting("adam_epsilon", "Adam's epsilon"),
     setting("anneal_epochs", "Halve the learning rate every so many epochs"),
-    setting(
-        "patience",
-        "Stop after so many epochs without a better validation loss",
-    ),
+    setting("patience", "Stop after so many epochs without a better validation loss"),
     setting("epochs", "Epochs at most"),
-    setting(
-        "validation_fraction",
-        "Share of the training conversations held out, where the data name none",
-    ),
-    setting(
-        "seed",
-        "Seed of initial values, batches, dropout and held-out conversations",
-    ),
+    setting("validation_fraction", "Share of the training conversations held out, where the data name none"),
+    setting("seed", "Seed of initial values, batches, dropout and held-out conversations"),
     setting("dtype", "Precision of the arithmetic: f32 or f64"),
 ];
 
 /// The keys of [`RunSettings`].
 pub const RUN: &[Setting] = &[
     setting("data", "File of conversations, or synthetic"),
-    setting(
-        "format",
-        "Format of the data file; told by its content when not given",
-    ),
-    setting(
-        "modalities",
-        "Modalities to read; all that the file has when not given",
-    ),
+    setting("format", "Format of the data file; told by its content when not given"),
+    setting("modalities", "Modalities to read; all that the file has when not given"),
     setting("seeds", "Train so many seeds: seed, seed + 1, ..."),
-    setting(
-        "threads",
-        "Threads to compute with; the available cores when not given",
-    ),
-    setting(
-        "checkpoint_minutes",
-        "Save within an epoch too, every so many minutes; 0 saves at its end only",
-    ),
+    setting("threads", "Threads to compute with; the available cores when not given"),
+    setting("checkpoint_minutes", "Save within an epoch too, every so many minutes; 0 saves at its end only"),
     setting("out", "Run folder"),
 ];
 
@@ -167,9 +131,8 @@ impl Layer {
     /// A TOML file's settings.
     pub fn file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
-        let table: Table = text
-            .parse()
-            .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
+        let table: Table =
+            text.parse().map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
         let mut layer = Layer::default();
         for (key, value) in table {
             layer
@@ -190,9 +153,7 @@ impl Layer {
         let mut layer = Layer::default();
         for pair in pairs {
             let (key, text) = pair.split_once('=').ok_or_else(|| {
-                Error::input(format!(
-                    "--set {pair}: write --set key=value, as in --set dropout_keep=0.7"
-                ))
+                Error::input(format!("--set {pair}: write --set key=value, as in --set dropout_keep=0.7"))
             })?;
             let key = canonical_among(key.trim(), &[MODEL])
                 .map_err(|error| Error::input(format!("--set {pair}: {error}")))?;
@@ -207,9 +168,7 @@ impl Layer {
         let key = canonical(key)?;
         check_type(key, &value)?;
         if self.0.insert(key.to_string(), value).is_some() {
-            return Err(Error::input(format!(
-                "{key} is set twice (d, K, L, B and eps are short names)"
-            )));
+            return Err(Error::input(format!("{key} is set twice (d, K, L, B and eps are short names)")));
         }
         Ok(())
     }
@@ -243,9 +202,7 @@ impl Settings {
     /// Defaults with the layers over them, the later over the earlier.
     pub fn resolve(layers: &[Layer]) -> Result<Self> {
         let defaults = Ok(Settings::default());
-        layers
-            .iter()
-            .fold(defaults, |settings, layer| settings?.with(layer))
+        layers.iter().fold(defaults, |settings, layer| settings?.with(layer))
     }
 
     /// These settings with the layer's over them.
@@ -253,28 +210,19 @@ impl Settings {
         let mut run = table_of(&self.run)?;
         let of_run = layer.0.iter().filter(|(key, _)| !is_model_key(key));
         run.extend(of_run.map(|(key, value)| (key.clone(), value.clone())));
-        let settings = Settings {
-            run: run.try_into().map_err(unreadable)?,
-            config: layer.over(&self.config)?,
-        };
+        let settings =
+            Settings { run: run.try_into().map_err(unreadable)?, config: layer.over(&self.config)? };
         settings.validate()?;
         Ok(settings)
     }
 
     fn validate(&self) -> Result<()> {
-        let RunSettings {
-            seeds,
-            threads,
-            checkpoint_minutes,
-            ..
-        } = self.run;
+        let RunSettings { seeds, threads, checkpoint_minutes, .. } = self.run;
         if !(1..=10_000).contains(&seeds) {
             return Err(Error::input(format!("seeds is {seeds}; it must be 1 to 10000")));
         }
         if let Some(threads) = threads.filter(|threads| !(1..=4096).contains(threads)) {
-            return Err(Error::input(format!(
-                "threads is {threads}; it must be 1 to 4096"
-            )));
+            return Err(Error::input(format!("threads is {threads}; it must be 1 to 4096")));
         }
         if !(0.0..=1e6).contains(&checkpoint_minutes) {
             return Err(Error::input(format!(
@@ -283,20 +231,14 @@ impl Settings {
         }
         // The last seed is written to a TOML file too, whose integers end there.
         if self.config.seed > i64::MAX as u64 - seeds as u64 {
-            return Err(Error::input(format!(
-                "seed is {}; it is too large",
-                self.config.seed
-            )));
+            return Err(Error::input(format!("seed is {}; it is too large", self.config.seed)));
         }
         Ok(())
     }
 
     /// A file that [`Layer::file`] reads back to the same settings. `out` stays out: the file stands in it.
     pub fn to_toml(&self) -> Result<String> {
-        let run = RunSettings {
-            out: None,
-            ..self.run.clone()
-        };
+        let run = RunSettings { out: None, ..self.run.clone() };
         let mut text = toml::to_string(&run).map_err(unwritable)?;
         text.push_str(&toml::to_string(&self.config).map_err(unwritable)?);
         Ok(text)
@@ -323,9 +265,7 @@ impl Settings {
 pub fn default_of(key: &str) -> Option<String> {
     let mut defaults = table_of(&Config::default()).ok()?;
     defaults.extend(table_of(&RunSettings::default()).ok()?);
-    defaults
-        .get(key)
-        .map(|value| value.to_string().trim_matches('"').to_string())
+    defaults.get(key).map(|value| value.to_string().trim_matches('"').to_string())
 }
 
 fn is_model_key(key: &str) -> bool {
@@ -338,16 +278,8 @@ fn canonical(key: &str) -> Result<&'static str> {
 }
 
 fn canonical_among(key: &str, among: &[&[Setting]]) -> Result<&'static str> {
-    let full = ALIASES
-        .iter()
-        .find(|(alias, _)| *alias == key)
-        .map_or(key, |(_, full)| full);
-    let known = || {
-        among
-            .iter()
-            .flat_map(|settings| settings.iter())
-            .map(|setting| setting.key)
-    };
+    let full = ALIASES.iter().find(|(alias, _)| *alias == key).map_or(key, |(_, full)| full);
+    let known = || among.iter().flat_map(|settings| settings.iter()).map(|setting| setting.key);
     known().find(|known| *known == full).ok_or_else(|| {
         let known: Vec<&str> = known().collect();
         Error::input(format!("unknown setting {key:?}; known are {}", known.join(", ")))
@@ -371,15 +303,9 @@ fn value_of(key: &'static str, text: &str) -> Result<Value> {
         }
     };
     match kind {
-        Value::Integer(_) => text
-            .parse()
-            .map(Value::Integer)
-            .map_err(|_| wrong("a whole number")),
+        Value::Integer(_) => text.parse().map(Value::Integer).map_err(|_| wrong("a whole number")),
         Value::Float(_) => text.parse().map(Value::Float).map_err(|_| wrong("a number")),
-        Value::Boolean(_) => text
-            .parse()
-            .map(Value::Boolean)
-            .map_err(|_| wrong("true or false")),
+        Value::Boolean(_) => text.parse().map(Value::Boolean).map_err(|_| wrong("true or false")),
         _ => Ok(Value::String(text.to_string())),
     }
 }
@@ -452,27 +378,16 @@ mod tests {
         let layers = [
             Layer::paper(),
             file("dropout_keep = 0.5\nepochs = 7\nd = 50\nseeds = 2\n").unwrap(),
-            flags(&[
-                ("epochs", "9"),
-                ("K", "20"),
-                ("modalities", "text, audio"),
-                ("threads", "3"),
-            ]),
+            flags(&[("epochs", "9"), ("K", "20"), ("modalities", "text, audio"), ("threads", "3")]),
         ];
         let settings = Settings::resolve(&layers).unwrap();
         assert_eq!(settings.config.dropout_keep, 0.5);
         assert_eq!(settings.config.epochs, 9);
-        assert_eq!(
-            (settings.config.embedding_size, settings.config.history_length),
-            (50, 20)
-        );
+        assert_eq!((settings.config.embedding_size, settings.config.history_length), (50, 20));
         assert_eq!((settings.run.seeds, settings.run.threads), (2, Some(3)));
         assert_eq!(settings.run.modalities, Some(vec!["text".into(), "audio".into()]));
         assert_eq!(Settings::resolve(&[]).unwrap(), Settings::default());
-        assert_eq!(
-            Settings::resolve(&[Layer::paper()]).unwrap().config.dropout_keep,
-            0.3
-        );
+        assert_eq!(Settings::resolve(&[Layer::paper()]).unwrap().config.dropout_keep, 0.3);
     }
 
     #[test]
@@ -495,19 +410,10 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let cases = [
-            (
-                "drop_out = 1",
-                "c.toml: unknown setting \"drop_out\"; known are data, format, modalities,",
-            ),
-            (
-                "embedding_size = \"wide\"",
-                "c.toml: embedding_size: invalid type: string \"wide\"",
-            ),
+            ("drop_out = 1", "c.toml: unknown setting \"drop_out\"; known are data, format, modalities,"),
+            ("embedding_size = \"wide\"", "c.toml: embedding_size: invalid type: string \"wide\""),
             ("patience = -1", "c.toml: patience: invalid value: integer `-1`"),
-            (
-                "dtype = \"f16\"",
-                "c.toml: dtype: unknown variant `f16`, expected `f32` or `f64`",
-            ),
+            ("dtype = \"f16\"", "c.toml: dtype: unknown variant `f16`, expected `f32` or `f64`"),
             ("d = 3\nembedding_size = 4", "c.toml: embedding_size is set twice"),
             ("epochs = 1\nepochs = 2", "c.toml: TOML parse error at line 2"),
             ("[model]\nepochs = 2", "c.toml: unknown setting \"model\""),
@@ -524,26 +430,10 @@ mod tests {
         for (key, text, expected) in [
             ("seeds", "0", "seeds is 0; it must be 1 to 10000"),
             ("threads", "0", "threads is 0; it must be 1 to 4096"),
-            (
-                "checkpoint_minutes",
-                "NaN",
-                "checkpoint_minutes is NaN; it must be 0 to 1000000",
-            ),
-            (
-                "checkpoint_minutes",
-                "-1",
-                "checkpoint_minutes is -1; it must be 0 to 1000000",
-            ),
-            (
-                "dropout_keep",
-                "0",
-                "dropout_keep is 0; it must be above 0, at most 1",
-            ),
-            (
-                "seed",
-                "9223372036854775807",
-                "seed is 9223372036854775807; it is too large",
-            ),
+            ("checkpoint_minutes", "NaN", "checkpoint_minutes is NaN; it must be 0 to 1000000"),
+            ("checkpoint_minutes", "-1", "checkpoint_minutes is -1; it must be 0 to 1000000"),
+            ("dropout_keep", "0", "dropout_keep is 0; it must be above 0, at most 1"),
+            ("seed", "9223372036854775807", "seed is 9223372036854775807; it is too large"),
         ] {
             let error = Settings::resolve(&[flags(&[(key, text)])]).unwrap_err();
             assert_eq!(error.to_string(), expected);
@@ -553,16 +443,8 @@ mod tests {
     #[test]
     fn overrides_are_of_the_model_only() {
         let set = |pair: &str| Layer::overrides([&pair.to_string()]);
-        assert_eq!(
-            set("eps=0.5").unwrap().over(&Config::default()).unwrap().epsilon,
-            0.5
-        );
-        assert!(
-            set("epsilon")
-                .unwrap_err()
-                .to_string()
-                .contains("write --set key=value")
-        );
+        assert_eq!(set("eps=0.5").unwrap().over(&Config::default()).unwrap().epsilon, 0.5);
+        assert!(set("epsilon").unwrap_err().to_string().contains("write --set key=value"));
         let error = set("threads=2").unwrap_err().to_string();
         assert!(
             error.starts_with("--set threads=2: unknown setting \"threads\"; known are embedding_size,"),

@@ -25,12 +25,7 @@ impl<'a> Setup<'a> {
             validation: partition.validation_ids(corpus),
             fingerprint: fingerprint.to_string(),
         };
-        Ok(Setup {
-            config,
-            corpus,
-            partition,
-            origin,
-        })
+        Ok(Setup { config, corpus, partition, origin })
     }
 
     pub fn targets(&self, conversations: &[usize]) -> Vec<u32> {

@@ -39,11 +39,7 @@ impl<'a> Entry<'a> {
 
     /// A vector of `f64`.
     pub fn vector(name: &str, values: &'a [f64]) -> Self {
-        Entry {
-            name: name.to_string(),
-            shape: vec![values.len()],
-            data: Data::F64(values),
-        }
+        Entry { name: name.to_string(), shape: vec![values.len()], data: Data::F64(values) }
     }
 }
 
@@ -127,40 +123,24 @@ pub fn read(path: &Path) -> Result<(Metadata, BTreeMap<String, Tensor>)> {
     let not_one = |error| wrong(format!("not a safetensors file, or a damaged one: {error}"));
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(not_one)?;
     let file = SafeTensors::deserialize(&bytes).map_err(not_one)?;
-    let metadata = header
-        .metadata()
-        .clone()
-        .unwrap_or_default()
-        .into_iter()
-        .collect();
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
         let values = match view.dtype() {
             Dtype::F32 => Values::F32(numbers(view.data(), f32::from_le_bytes)),
             Dtype::F64 => Values::F64(numbers(view.data(), f64::from_le_bytes)),
             other => {
-                return Err(wrong(format!(
-                    "tensor {name} is of type {other}; F32 and F64 are read"
-                )));
+                return Err(wrong(format!("tensor {name} is of type {other}; F32 and F64 are read")));
             }
         };
-        let tensor = Tensor {
-            name: name.to_string(),
-            shape: view.shape().to_vec(),
-            values,
-        };
+        let tensor = Tensor { name: name.to_string(), shape: view.shape().to_vec(), values };
         tensors.insert(name.to_string(), tensor);
     }
     Ok((metadata, tensors))
 }
 
 fn numbers<T, const N: usize>(bytes: &[u8], number: fn([u8; N]) -> T) -> Vec<T> {
-    bytes
-        .as_chunks::<N>()
-        .0
-        .iter()
-        .map(|&chunk| number(chunk))
-        .collect()
+    bytes.as_chunks::<N>().0.iter().map(|&chunk| number(chunk)).collect()
 }
 
 #[cfg(test)]
@@ -168,37 +148,23 @@ mod tests {
     use super::*;
 
     fn metadata() -> Metadata {
-        [("b", "{\"x\": \"ü\"}"), ("a", "1")]
-            .map(|(key, value)| (key.into(), value.into()))
-            .into()
+        [("b", "{\"x\": \"ü\"}"), ("a", "1")].map(|(key, value)| (key.into(), value.into())).into()
     }
 
     fn tensor(name: &str, shape: &[usize], values: Values) -> Tensor {
-        Tensor {
-            name: name.into(),
-            shape: shape.to_vec(),
-            values,
-        }
+        Tensor { name: name.into(), shape: shape.to_vec(), values }
     }
 
     #[test]
     fn what_is_written_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
-        let narrow = tensor(
-            "a",
-            &[3, 1],
-            Values::F32(vec![1.0, -0.0, f32::MIN_POSITIVE / 2.0]),
-        );
+        let narrow = tensor("a", &[3, 1], Values::F32(vec![1.0, -0.0, f32::MIN_POSITIVE / 2.0]));
         let wide = tensor("z", &[2], Values::F64(vec![0.1, f64::NAN]));
         write(
             &path,
             &metadata(),
-            vec![
-                Entry::tensor("", &narrow),
-                Entry::tensor("p.", &wide),
-                Entry::vector("empty", &[]),
-            ],
+            vec![Entry::tensor("", &narrow), Entry::tensor("p.", &wide), Entry::vector("empty", &[])],
         )
         .unwrap();
         let (back, tensors) = read(&path).unwrap();
@@ -215,17 +181,11 @@ mod tests {
 
     #[test]
     fn equal_content_gives_equal_bytes_in_any_order() {
-        let (one, two) = (
-            tensor("one", &[1], Values::F32(vec![1.0])),
-            tensor("two", &[1], Values::F64(vec![2.0])),
-        );
+        let (one, two) =
+            (tensor("one", &[1], Values::F32(vec![1.0])), tensor("two", &[1], Values::F64(vec![2.0])));
         let index = [3i64];
         let entries = || {
-            let index = Entry {
-                name: "index".into(),
-                shape: vec![1],
-                data: Data::I64(&index),
-            };
+            let index = Entry { name: "index".into(), shape: vec![1], data: Data::I64(&index) };
             vec![Entry::tensor("", &one), Entry::tensor("", &two), index]
         };
         let bytes = encode(&metadata(), entries());
@@ -243,41 +203,16 @@ mod tests {
         let path = folder.path().join("a.safetensors");
         let values = [1.0, 2.0];
         let bytes = encode(&metadata(), vec![Entry::vector("v", &values)]);
-        for damaged in [
-            &bytes[..0],
-            &bytes[..7],
-            &bytes[..20],
-            &bytes[..bytes.len() - 1],
-            b"{}",
-        ] {
+        for damaged in [&bytes[..0], &bytes[..7], &bytes[..20], &bytes[..bytes.len() - 1], b"{}"] {
             std::fs::write(&path, damaged).unwrap();
             let error = read(&path).unwrap_err();
-            assert!(
-                error
-                    .to_string()
-                    .contains("a.safetensors: not a safetensors file"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("a.safetensors: not a safetensors file"), "{error}");
             assert_eq!(error.exit_code(), 2);
         }
         let index = [1i64];
-        let entry = Entry {
-            name: "index".into(),
-            shape: vec![1],
-            data: Data::I64(&index),
-        };
+        let entry = Entry { name: "index".into(), shape: vec![1], data: Data::I64(&index) };
         std::fs::write(&path, encode(&metadata(), vec![entry])).unwrap();
-        assert!(
-            read(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("tensor index is of type I64")
-        );
-        assert!(
-            read(&folder.path().join("none"))
-                .unwrap_err()
-                .to_string()
-                .contains("none: cannot read")
-        );
+        assert!(read(&path).unwrap_err().to_string().contains("tensor index is of type I64"));
+        assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("none: cannot read"));
     }
 }

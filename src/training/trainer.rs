@@ -82,9 +82,7 @@ impl Trainer<'_> {
             let training = last.training.map(|training| training.progress);
             self.progress = training.ok_or_else(|| {
                 let folder = self.around.folder.path().display();
-                Error::input(format!(
-                    "{folder}: its last checkpoint has no optimiser to go on with"
-                ))
+                Error::input(format!("{folder}: its last checkpoint has no optimiser to go on with"))
             })?;
         }
         self.around.folder.write_metrics(&self.progress.history)
@@ -120,27 +118,19 @@ impl Trainer<'_> {
         let epoch = self.progress.epoch;
         let learning_rate = schedule::learning_rate(config, epoch);
         let order = batches::order(&self.train, config.seed, epoch);
-        self.around
-            .display
-            .begin_epoch(&self.progress, config.epochs, order.len());
+        self.around.display.begin_epoch(&self.progress, config.epochs, order.len());
         for batch in order.chunks(config.batch_size).skip(self.progress.steps) {
             if self.around.interrupt.requested() {
                 self.save()?;
                 return Ok(false);
             }
-            let loss = self
-                .engine
-                .train_step(batch, self.progress.updates, learning_rate)?;
+            let loss = self.engine.train_step(batch, self.progress.updates, learning_rate)?;
             self.check_finite(loss)?;
             self.progress.losses.add(loss, batch.len());
             self.progress.steps += 1;
             self.progress.updates += 1;
             self.around.display.step(&self.progress, batch.len());
-            if self
-                .around
-                .cadence
-                .is_some_and(|cadence| self.saved.elapsed() >= cadence)
-            {
+            if self.around.cadence.is_some_and(|cadence| self.saved.elapsed() >= cadence) {
                 self.save()?;
             }
         }
@@ -169,10 +159,7 @@ impl Trainer<'_> {
             validation_weighted_f1: figures.weighted_f1,
             validation_macro_f1: figures.macro_f1,
             best,
-            time: Time {
-                seconds,
-                utterances_per_second,
-            },
+            time: Time { seconds, utterances_per_second },
         };
         self.around.display.end_epoch(&record, &self.around.setup.config);
         self.progress.history.push(record);
@@ -194,12 +181,7 @@ impl Trainer<'_> {
 
     /// Validation and test of the best weights; `None` when interrupted.
     fn report(&mut self) -> Result<Option<RunReport>> {
-        let Setup {
-            config,
-            corpus,
-            partition,
-            ..
-        } = self.around.setup;
+        let Setup { config, corpus, partition, .. } = self.around.setup;
         let (Some(stopped), Some(best)) = (self.progress.over(config), self.progress.stopping.best) else {
             return Ok(None);
         };
@@ -213,13 +195,7 @@ impl Trainer<'_> {
         };
         self.around.display.end();
         let report = |split: &str, conversations: &[usize], evaluation: &Evaluation| {
-            Report::new(
-                split,
-                conversations.len(),
-                &corpus.classes,
-                &evaluation.confusion,
-                evaluation.loss,
-            )
+            Report::new(split, conversations.len(), &corpus.classes, &evaluation.confusion, evaluation.loss)
         };
         let report = RunReport {
             seed: config.seed,
@@ -235,30 +211,18 @@ impl Trainer<'_> {
 
     fn evaluate(&mut self, targets: &[u32]) -> Result<Option<Evaluation>> {
         let Setup { config, corpus, .. } = self.around.setup;
-        evaluate(
-            self.engine,
-            corpus,
-            targets,
-            config.batch_size,
-            self.around.interrupt,
-        )
+        evaluate(self.engine, corpus, targets, config.batch_size, self.around.interrupt)
     }
 
     /// Nothing is saved over a checkpoint once a loss is not finite: the last one is from before it.
     fn check_finite(&self, loss: StepLoss) -> Result<()> {
         let broken = [("clean", Some(loss.clean)), ("adversarial", loss.adversarial)];
-        let broken = broken
-            .iter()
-            .find_map(|(name, value)| value.filter(|v| !v.is_finite()).map(|v| (name, v)));
+        let broken =
+            broken.iter().find_map(|(name, value)| value.filter(|v| !v.is_finite()).map(|v| (name, v)));
         let Some((name, value)) = broken else {
             return Ok(());
         };
-        let Progress {
-            epoch,
-            steps,
-            updates,
-            ..
-        } = self.progress;
+        let Progress { epoch, steps, updates, .. } = self.progress;
         Err(Error::input(format!(
             "training diverged: the {name} loss is {value} in epoch {epoch}, step {} (update {}). The checkpoints in \
              {} are from before it. Try a lower learning_rate, a lower epsilon or dtype f64{}",
@@ -291,9 +255,6 @@ impl Trainer<'_> {
 
     fn interrupted(&self) -> Result<Outcome> {
         self.around.display.end();
-        Ok(Outcome::Interrupted {
-            epoch: self.progress.epoch,
-            steps: self.progress.steps,
-        })
+        Ok(Outcome::Interrupted { epoch: self.progress.epoch, steps: self.progress.steps })
     }
 }

@@ -30,13 +30,7 @@ pub static F32: Constants<f32> = Constants {
     smallest: -87.0,
     largest: 88.0,
     exp: &[1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5],
-    tanh_p: &[
-        -5.704_988_7e-3,
-        2.063_908_8e-2,
-        -5.373_971_5e-2,
-        1.333_144_2e-1,
-        -3.333_328_2e-1,
-    ],
+    tanh_p: &[-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_5e-2, 1.333_144_2e-1, -3.333_328_2e-1],
     tanh_q: &[1.0],
 };
 
@@ -60,17 +54,8 @@ pub static F64: Constants<f64> = Constants {
         1.0 / 6.0,
         0.5,
     ],
-    tanh_p: &[
-        -9.643_991_794_250_523e-1,
-        -9.928_772_310_019_185e1,
-        -1.614_687_684_417_084_7e3,
-    ],
-    tanh_q: &[
-        1.0,
-        1.128_116_784_916_329_3e2,
-        2.235_488_390_601_004_5e3,
-        4.844_063_053_251_255e3,
-    ],
+    tanh_p: &[-9.643_991_794_250_523e-1, -9.928_772_310_019_185e1, -1.614_687_684_417_084_7e3],
+    tanh_q: &[1.0, 1.128_116_784_916_329_3e2, 2.235_488_390_601_004_5e3, 4.844_063_053_251_255e3],
 };
 
 #[inline(always)]
@@ -123,10 +108,7 @@ pub unsafe fn tanh<S: Simd>(x: S::Vector) -> S::Vector {
         let c = S::Scalar::elementary();
         let one = S::splat(S::Scalar::ONE);
         let square = S::mul(x, x);
-        let ratio = S::div(
-            polynomial::<S>(square, c.tanh_p),
-            polynomial::<S>(square, c.tanh_q),
-        );
+        let ratio = S::div(polynomial::<S>(square, c.tanh_p), polynomial::<S>(square, c.tanh_q));
         let near = S::mul_add(S::mul(square, x), ratio, x);
         // Twenty is past the last place of either precision; the bound keeps exp's clamp out of the quotient.
         let bound = S::splat(S::Scalar::from_f64(20.0));
@@ -165,18 +147,13 @@ mod tests {
 
     /// Worst error in units of `epsilon`, relative to the true value.
     fn worst<R: Real>(function: fn(usize) -> usize, truth: fn(f64) -> f64, range: f64, epsilon: f64) -> f64 {
-        let xs: Vec<R> = (0..400_001)
-            .map(|i| R::from_f64((f64::from(i) / 200_000.0 - 1.0).powi(3) * range))
-            .collect();
+        let xs: Vec<R> =
+            (0..400_001).map(|i| R::from_f64((f64::from(i) / 200_000.0 - 1.0).powi(3) * range)).collect();
         let mut ys = vec![R::ZERO; xs.len()];
         R::dispatch(Map(function, &xs, &mut ys));
         let error = |x: R, y: R| {
             let exact = truth(x.to_f64());
-            if exact == 0.0 {
-                y.to_f64().abs()
-            } else {
-                ((y.to_f64() - exact) / exact).abs() / epsilon
-            }
+            if exact == 0.0 { y.to_f64().abs() } else { ((y.to_f64() - exact) / exact).abs() / epsilon }
         };
         xs.iter().zip(&ys).map(|(&x, &y)| error(x, y)).fold(0.0, f64::max)
     }

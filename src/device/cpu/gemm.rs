@@ -37,20 +37,12 @@ pub struct View<'a, R> {
 impl<'a, R> View<'a, R> {
     /// Rows of `width` scalars one behind the other.
     pub fn rows(data: &'a [R], width: usize) -> Self {
-        Self {
-            data,
-            row: width,
-            column: 1,
-        }
+        Self { data, row: width, column: 1 }
     }
 
     /// The transpose of [`View::rows`].
     pub fn transposed(data: &'a [R], width: usize) -> Self {
-        Self {
-            data,
-            row: 1,
-            column: width,
-        }
+        Self { data, row: 1, column: width }
     }
 }
 
@@ -118,10 +110,7 @@ impl<R: Real> Panels<R> {
     pub fn scale_rows(&mut self, scale: &[R]) {
         assert_eq!(scale.len(), self.k);
         let size = self.k * self.n.next_multiple_of(PANEL);
-        for (row, &scale) in self.data[..size]
-            .chunks_exact_mut(PANEL)
-            .zip(scale.iter().cycle())
-        {
+        for (row, &scale) in self.data[..size].chunks_exact_mut(PANEL).zip(scale.iter().cycle()) {
             row.iter_mut().for_each(|x| *x = *x * scale);
         }
     }
@@ -189,10 +178,7 @@ impl<R: Real> Product<'_, R> {
                 Right::Rows(data, row) => assert!((self.k - 1) * row + self.n <= data.len(), "gemm: rows"),
             }
         }
-        assert!(
-            (self.m - 1) * self.c_row + self.n <= self.c.len() && self.c_row >= self.n,
-            "gemm: output"
-        );
+        assert!((self.m - 1) * self.c_row + self.n <= self.c.len() && self.c_row >= self.n, "gemm: output");
         if let Start::Bias(bias) = self.start {
             assert!(bias.len() >= self.n, "gemm: bias");
         }
@@ -220,11 +206,7 @@ pub unsafe fn tile<S: Simd, const M: usize, const V: usize, const PARTIAL: bool>
             let mut row = [S::splat(S::Scalar::ZERO); V];
             for v in 0..V {
                 let from = b[v].add(i * b_step);
-                row[v] = if PARTIAL && v == V - 1 {
-                    S::load_first(from, last)
-                } else {
-                    S::load(from)
-                };
+                row[v] = if PARTIAL && v == V - 1 { S::load_first(from, last) } else { S::load(from) };
             }
             for m in 0..M {
                 let x = S::splat(*a[m].add(i * a_step));
@@ -264,19 +246,13 @@ impl<R: Real> Product<'_, R> {
             let last = width - (V - 1) * S::LANES;
             let whole = last == S::LANES;
             let a: [*const R; M] = std::array::from_fn(|m| {
-                let row = self
-                    .index
-                    .map_or(i + m, |index| *index.get_unchecked(i + m) as usize);
+                let row = self.index.map_or(i + m, |index| *index.get_unchecked(i + m) as usize);
                 self.a.data.as_ptr().add(row * self.a.row + from * self.a.column)
             });
             let c: [*mut R; M] = std::array::from_fn(|m| self.c.as_mut_ptr().add((i + m) * self.c_row + j));
             let read = |p: *const R, v: usize| {
                 let p = p.add(v * S::LANES);
-                if v == V - 1 && !whole {
-                    S::load_first(p, last)
-                } else {
-                    S::load(p)
-                }
+                if v == V - 1 && !whole { S::load_first(p, last) } else { S::load(p) }
             };
             let mut sum = [[S::splat(R::ZERO); V]; M];
             match self.start {
@@ -362,9 +338,7 @@ mod tests {
     fn integers<R: Real>(count: usize, seed: u64) -> Vec<R> {
         let mut state = seed;
         let mut next = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             R::from_f64(((state >> 33) % 15) as f64 - 7.0)
         };
         (0..count).map(|_| next()).collect()
@@ -405,24 +379,9 @@ mod tests {
                     2 | 3 => (View::transposed(&transposed_a, m), None),
                     _ => (View::rows(&a, k), Some(index.as_slice())),
                 };
-                let right = if variant % 2 == 0 {
-                    Right::Panels(&panels)
-                } else {
-                    Right::Rows(&b, n)
-                };
+                let right = if variant % 2 == 0 { Right::Panels(&panels) } else { Right::Rows(&b, n) };
                 let start = [Start::Zero, Start::Bias(&bias), Start::Add][variant / 2];
-                Product {
-                    m,
-                    k,
-                    n,
-                    a: left,
-                    index: index_used,
-                    b: right,
-                    c: &mut c,
-                    c_row,
-                    start,
-                }
-                .compute();
+                Product { m, k, n, a: left, index: index_used, b: right, c: &mut c, c_row, start }.compute();
                 for i in 0..m {
                     for j in 0..c_row {
                         let found = c[i * c_row + j];
@@ -457,18 +416,7 @@ mod tests {
         let product = |rows: &[f32], m: usize| {
             let mut c = vec![0.0; m * n];
             let (a, b) = (View::rows(rows, k), Right::Panels(&panels));
-            Product {
-                m,
-                k,
-                n,
-                a,
-                index: None,
-                b,
-                c: &mut c,
-                c_row: n,
-                start: Start::Zero,
-            }
-            .compute();
+            Product { m, k, n, a, index: None, b, c: &mut c, c_row: n, start: Start::Zero }.compute();
             c
         };
         let together = product(&a, m);

@@ -50,30 +50,16 @@ impl Pool {
     /// When the system refuses another thread.
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                job: 0,
-                task: None,
-                tasks: 0,
-                busy: 0,
-                panic: None,
-                closing: false,
-            }),
+            state: Mutex::new(State { job: 0, task: None, tasks: 0, busy: 0, panic: None, closing: false }),
             started: Condvar::new(),
             finished: Condvar::new(),
             next: AtomicUsize::new(0),
         });
-        let mut pool = Self {
-            shared,
-            helpers: Vec::new(),
-        };
+        let mut pool = Self { shared, helpers: Vec::new() };
         for worker in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let name = format!("coin-{worker}");
-            pool.helpers.push(
-                std::thread::Builder::new()
-                    .name(name)
-                    .spawn(move || help(&shared, worker))?,
-            );
+            pool.helpers.push(std::thread::Builder::new().name(name).spawn(move || help(&shared, worker))?);
         }
         Ok(pool)
     }
@@ -111,11 +97,7 @@ impl Pool {
         let own = catch_unwind(AssertUnwindSafe(|| work(&self.shared, task, tasks, 0)));
         let mut state = lock(&self.shared.state);
         while state.busy > 0 {
-            state = self
-                .shared
-                .finished
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.task = None;
         let theirs = state.panic.take();
@@ -138,10 +120,7 @@ impl Pool {
         task: impl Fn(usize, [&mut [T]; N], usize) + Sync,
     ) {
         let total = slices[0].len();
-        assert!(
-            slices.iter().all(|slice| slice.len() == total),
-            "chunks of slices of different lengths"
-        );
+        assert!(slices.iter().all(|slice| slice.len() == total), "chunks of slices of different lengths");
         let starts = slices.map(|slice| Start(slice.as_mut_ptr()));
         self.run(total.div_ceil(len), |i, worker| {
             let (from, to) = (i * len, total.min((i + 1) * len));

@@ -182,41 +182,13 @@ macro_rules! real {
 }
 
 #[cfg(target_arch = "x86_64")]
-real!(
-    f32,
-    "f32",
-    Portable<f32>,
-    x86::Avx2F32,
-    x86::Avx512F32,
-    crate::device::cpu::elementary::F32
-);
+real!(f32, "f32", Portable<f32>, x86::Avx2F32, x86::Avx512F32, crate::device::cpu::elementary::F32);
 #[cfg(target_arch = "x86_64")]
-real!(
-    f64,
-    "f64",
-    Portable<f64>,
-    x86::Avx2F64,
-    x86::Avx512F64,
-    crate::device::cpu::elementary::F64
-);
+real!(f64, "f64", Portable<f64>, x86::Avx2F64, x86::Avx512F64, crate::device::cpu::elementary::F64);
 #[cfg(not(target_arch = "x86_64"))]
-real!(
-    f32,
-    "f32",
-    Portable<f32>,
-    Portable<f32>,
-    Portable<f32>,
-    crate::device::cpu::elementary::F32
-);
+real!(f32, "f32", Portable<f32>, Portable<f32>, Portable<f32>, crate::device::cpu::elementary::F32);
 #[cfg(not(target_arch = "x86_64"))]
-real!(
-    f64,
-    "f64",
-    Portable<f64>,
-    Portable<f64>,
-    Portable<f64>,
-    crate::device::cpu::elementary::F64
-);
+real!(f64, "f64", Portable<f64>, Portable<f64>, Portable<f64>, crate::device::cpu::elementary::F64);
 
 /// Eight scalars that the compiler vectorises as it can: correct on any processor.
 #[derive(Clone, Copy)]
@@ -240,13 +212,7 @@ macro_rules! portable {
             }
             #[inline(always)]
             unsafe fn load_first(from: *const $real, count: usize) -> Self::Vector {
-                std::array::from_fn(|i| {
-                    if i < count {
-                        unsafe { *from.add(i) }
-                    } else {
-                        0.0
-                    }
-                })
+                std::array::from_fn(|i| if i < count { unsafe { *from.add(i) } } else { 0.0 })
             }
             #[inline(always)]
             unsafe fn store(to: *mut $real, v: Self::Vector) {
@@ -487,11 +453,7 @@ mod x86 {
         unsafe fn select_within(x: __m256, bound: f32, a: __m256, b: __m256) -> __m256 {
             unsafe {
                 let magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0), x);
-                _mm256_blendv_ps(
-                    b,
-                    a,
-                    _mm256_cmp_ps::<_CMP_LT_OQ>(magnitude, _mm256_set1_ps(bound)),
-                )
+                _mm256_blendv_ps(b, a, _mm256_cmp_ps::<_CMP_LT_OQ>(magnitude, _mm256_set1_ps(bound)))
             }
         }
         #[inline(always)]
@@ -538,11 +500,7 @@ mod x86 {
         unsafe fn select_within(x: __m256d, bound: f64, a: __m256d, b: __m256d) -> __m256d {
             unsafe {
                 let magnitude = _mm256_andnot_pd(_mm256_set1_pd(-0.0), x);
-                _mm256_blendv_pd(
-                    b,
-                    a,
-                    _mm256_cmp_pd::<_CMP_LT_OQ>(magnitude, _mm256_set1_pd(bound)),
-                )
+                _mm256_blendv_pd(b, a, _mm256_cmp_pd::<_CMP_LT_OQ>(magnitude, _mm256_set1_pd(bound)))
             }
         }
         #[inline(always)]
@@ -552,10 +510,8 @@ mod x86 {
         #[inline(always)]
         unsafe fn scale(a: __m256d, n: __m256d) -> __m256d {
             unsafe {
-                let exponent = _mm256_add_epi64(
-                    _mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n)),
-                    _mm256_set1_epi64x(1023),
-                );
+                let exponent =
+                    _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n)), _mm256_set1_epi64x(1023));
                 _mm256_mul_pd(a, _mm256_castsi256_pd(_mm256_slli_epi64::<52>(exponent)))
             }
         }

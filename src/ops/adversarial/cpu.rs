@@ -14,19 +14,8 @@ fn project<R: Real>(
     to: &mut [R],
     mut squared: impl FnMut(usize, f64),
 ) {
-    product(
-        (rows, n, n),
-        View::rows(delta, n),
-        Right::Panels(gram),
-        to,
-        Start::Zero,
-    );
-    for (row, (delta, to)) in delta
-        .chunks_exact(n)
-        .zip(to.chunks_exact(n))
-        .take(rows)
-        .enumerate()
-    {
+    product((rows, n, n), View::rows(delta, n), Right::Panels(gram), to, Start::Zero);
+    for (row, (delta, to)) in delta.chunks_exact(n).zip(to.chunks_exact(n)).take(rows).enumerate() {
         // In float64: the squares of small f32 gradients would underflow. Rounding can leave a hair below zero.
         let square: f64 = delta.iter().zip(to).map(|(a, b)| a.to_f64() * b.to_f64()).sum();
         squared(row, square.max(0.0));
@@ -43,35 +32,17 @@ impl<R: Real> Adversarial for Worker<R> {
         perturbation: &mut Perturbation<Vec<R>>,
     ) {
         let d = self.d;
-        let Perturbation {
-            history,
-            target,
-            history_scale,
-            target_scale,
-            squared_norm,
-        } = perturbation;
+        let Perturbation { history, target, history_scale, target_scale, squared_norm } = perturbation;
         squared_norm[..layout.samples()].fill(0.0);
         // The squares wait in float64 where they are summed by sample and as a norm where they scale one row.
-        project(
-            (layout.samples(), 2 * d),
-            d_target,
-            &weights.target_gram,
-            target,
-            |s, square| {
-                target_scale[s] = R::from_f64(square.sqrt());
-                squared_norm[s] += square;
-            },
-        );
-        project(
-            (layout.rows(), d),
-            d_history,
-            &weights.history_gram,
-            history,
-            |row, square| {
-                history_scale[row] = R::from_f64(square.sqrt());
-                squared_norm[layout.sample[row] as usize] += square;
-            },
-        );
+        project((layout.samples(), 2 * d), d_target, &weights.target_gram, target, |s, square| {
+            target_scale[s] = R::from_f64(square.sqrt());
+            squared_norm[s] += square;
+        });
+        project((layout.rows(), d), d_history, &weights.history_gram, history, |row, square| {
+            history_scale[row] = R::from_f64(square.sqrt());
+            squared_norm[layout.sample[row] as usize] += square;
+        });
     }
 
     fn perturb(
@@ -83,13 +54,7 @@ impl<R: Real> Adversarial for Worker<R> {
         perturbation: &mut Perturbation<Vec<R>>,
     ) {
         let d = self.d;
-        let Perturbation {
-            history,
-            target,
-            history_scale,
-            target_scale,
-            squared_norm,
-        } = perturbation;
+        let Perturbation { history, target, history_scale, target_scale, squared_norm } = perturbation;
         let scale = |sample: usize, own: R| {
             let norm = match norm {
                 AdversarialNorm::Sample => squared_norm[sample].sqrt(),

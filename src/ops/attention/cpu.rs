@@ -21,9 +21,7 @@ impl<R: Real> Kernel<R> for Softmax<'_, R> {
     unsafe fn run<S: Simd<Scalar = R>>(self) {
         for row in self.rows.chunks_exact_mut(self.width) {
             unsafe {
-                let largest = row
-                    .iter()
-                    .fold(row[0], |most, &x| if x > most { x } else { most });
+                let largest = row.iter().fold(row[0], |most, &x| if x > most { x } else { most });
                 let shift = S::splat(largest);
                 let scale = S::splat(self.scale);
                 let mut sum = R::ZERO;
@@ -56,10 +54,7 @@ impl<R: Real> Kernel<R> for SoftmaxBackward<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        let rows = self
-            .probabilities
-            .chunks_exact(self.width)
-            .zip(self.d.chunks_exact_mut(self.width));
+        let rows = self.probabilities.chunks_exact(self.width).zip(self.d.chunks_exact_mut(self.width));
         for (p, d) in rows {
             unsafe {
                 let mut dot = S::splat(R::ZERO);
@@ -98,29 +93,18 @@ impl<R: Real> Attention for Worker<R> {
     ) {
         let width = 2 * self.d;
         let score = Right::Panels(&weights.context[stack].score.forward);
-        product(
-            (layout.rows(), width, width),
-            View::rows(g, width),
-            score,
-            projected,
-            Start::Zero,
-        );
+        product((layout.rows(), width, width), View::rows(g, width), score, projected, Start::Zero);
         for s in 0..layout.samples() {
             let rows = layout.range(s);
             let n = rows.len();
             if n == 0 {
                 continue;
             }
-            self.panels
-                .pack(View::transposed(&g[rows.start * width..], width), width, n);
+            self.panels.pack(View::transposed(&g[rows.start * width..], width), width, n);
             let scores = &mut probabilities[layout.pairs(s)];
             let a = View::rows(&projected[rows.start * width..], width);
             product((n, width, n), a, Right::Panels(&self.panels), scores, Start::Zero);
-            R::dispatch(Softmax {
-                rows: scores,
-                width: n,
-                scale: self.attention_scale(),
-            });
+            R::dispatch(Softmax { rows: scores, width: n, scale: self.attention_scale() });
         }
     }
 
@@ -131,13 +115,7 @@ impl<R: Real> Attention for Worker<R> {
             let n = rows.len();
             let (from, to) = (rows.start * width, rows.end * width);
             let a = View::rows(&probabilities[layout.pairs(s)], n);
-            product(
-                (n, n, width),
-                a,
-                Right::Rows(&g[from..to], width),
-                &mut attended[from..to],
-                Start::Zero,
-            );
+            product((n, n, width), a, Right::Rows(&g[from..to], width), &mut attended[from..to], Start::Zero);
         }
     }
 
@@ -161,13 +139,7 @@ impl<R: Real> Attention for Worker<R> {
             let a = View::rows(d_rows, width);
             product((n, width, n), a, Right::Panels(&self.panels), d_block, Start::Add);
             let a = View::transposed(&probabilities[layout.pairs(s)], n);
-            product(
-                (n, n, width),
-                a,
-                Right::Rows(d_rows, width),
-                &mut d_g[from..to],
-                Start::Add,
-            );
+            product((n, n, width), a, Right::Rows(d_rows, width), &mut d_g[from..to], Start::Add);
         }
     }
 
@@ -205,31 +177,13 @@ impl<R: Real> Attention for Worker<R> {
                 scale: self.attention_scale(),
             });
             let b = Right::Rows(&g[from..to], width);
-            product(
-                (n, n, width),
-                View::rows(d_scores, n),
-                b,
-                &mut d_projected[from..to],
-                Start::Zero,
-            );
+            product((n, n, width), View::rows(d_scores, n), b, &mut d_projected[from..to], Start::Zero);
             let b = Right::Rows(&projected[from..to], width);
-            product(
-                (n, n, width),
-                View::transposed(d_scores, n),
-                b,
-                &mut d_g[from..to],
-                Start::Add,
-            );
+            product((n, n, width), View::transposed(d_scores, n), b, &mut d_g[from..to], Start::Add);
         }
         let rows = layout.rows();
         let score = Right::Panels(&weights.context[stack].score.backward);
-        product(
-            (rows, width, width),
-            View::rows(d_projected, width),
-            score,
-            d_g,
-            Start::Add,
-        );
+        product((rows, width, width), View::rows(d_projected, width), score, d_g, Start::Add);
         // The gradient of `score` [in, out] is G^T d_projected; it waits in the query's place for `projection`.
         self.panels.pack(View::rows(d_projected, width), rows, width);
         let to = gradients.of(self.layout.context[stack].query);

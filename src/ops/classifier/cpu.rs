@@ -11,13 +11,7 @@ impl<R: Real> Classifier for Worker<R> {
         let (width, classes) = (2 * self.d, self.layout.sizes.classes);
         let b = Right::Panels(&weights.classifier.weight.forward);
         let start = Start::Bias(&weights.classifier.bias);
-        product(
-            (layout.samples(), width, classes),
-            View::rows(q, width),
-            b,
-            logits,
-            start,
-        );
+        product((layout.samples(), width, classes), View::rows(q, width), b, logits, start);
     }
 
     fn cross_entropy(
@@ -29,14 +23,10 @@ impl<R: Real> Classifier for Worker<R> {
         d_logits: &mut Vec<R>,
     ) {
         let classes = self.layout.sizes.classes;
-        let rows = logits
-            .chunks_exact(classes)
-            .zip(d_logits.chunks_exact_mut(classes));
+        let rows = logits.chunks_exact(classes).zip(d_logits.chunks_exact_mut(classes));
         for (((logits, d), &label), loss) in rows.zip(&layout.label).zip(loss) {
             // A handful of classes: float64 costs nothing and the log-sum keeps every digit.
-            let largest = logits
-                .iter()
-                .fold(f64::NEG_INFINITY, |most, x| most.max(x.to_f64()));
+            let largest = logits.iter().fold(f64::NEG_INFINITY, |most, x| most.max(x.to_f64()));
             let sum: f64 = logits.iter().map(|x| (x.to_f64() - largest).exp()).sum();
             let log_sum = largest + sum.ln();
             let label = label as usize;
@@ -61,22 +51,10 @@ impl<R: Real> Classifier for Worker<R> {
         let (width, classes) = (2 * self.d, self.layout.sizes.classes);
         let samples = layout.samples();
         let b = Right::Panels(&weights.classifier.weight.backward);
-        product(
-            (samples, classes, width),
-            View::rows(d_logits, classes),
-            b,
-            d_q,
-            Start::Zero,
-        );
+        product((samples, classes, width), View::rows(d_logits, classes), b, d_q, Start::Zero);
         let place = self.layout.classifier;
         let (a, b) = (View::transposed(d_logits, classes), Right::Rows(q, width));
-        product(
-            (classes, samples, width),
-            a,
-            b,
-            gradients.of(place.weight),
-            Start::Add,
-        );
+        product((classes, samples, width), a, b, gradients.of(place.weight), Start::Add);
         let sums = &mut self.scratch[..classes];
         sum_rows(d_logits, classes, samples, sums);
         add(gradients.of(place.bias), sums);

@@ -52,11 +52,7 @@ impl<R: Real> Dropout for Worker<R> {
         let Some(threshold) = mask.threshold() else { return };
         let width = 2 * self.d;
         for (s, &target) in layout.target.iter().enumerate() {
-            let rows = if site == Site::Classifier {
-                s..s + 1
-            } else {
-                layout.range(s)
-            };
+            let rows = if site == Site::Classifier { s..s + 1 } else { layout.range(s) };
             R::dispatch(Apply {
                 key: mask.key(),
                 target,
@@ -71,11 +67,7 @@ impl<R: Real> Dropout for Worker<R> {
     }
 
     fn dropout_copy(&mut self, layout: &Shard, mask: &Mask, site: Site, from: &Vec<R>, to: &mut Vec<R>) {
-        let rows = if site == Site::Classifier {
-            layout.samples()
-        } else {
-            layout.rows()
-        };
+        let rows = if site == Site::Classifier { layout.samples() } else { layout.rows() };
         let size = rows * 2 * self.d;
         to[..size].copy_from_slice(&from[..size]);
         self.dropout(layout, mask, site, to);

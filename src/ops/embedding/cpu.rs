@@ -58,9 +58,7 @@ pub fn weight_gradient<R: Real>(
         return;
     }
     let out = delta.len() / rows;
-    panels.pack_rows(rows, width, |i| {
-        Some(&features[utterances[i] as usize * width..][..width])
-    });
+    panels.pack_rows(rows, width, |i| Some(&features[utterances[i] as usize * width..][..width]));
     let (a, b) = (View::transposed(delta, out), Right::Panels(panels));
     product((out, rows, width), a, b, gradients.of(place.weight), Start::Add);
     for delta in delta.chunks_exact(out) {

@@ -41,16 +41,10 @@ impl<R: Real> GruWeights<R> {
         self.ordered.clear();
         self.ordered.extend_from_slice(&weight_ih[2 * d * width..]);
         self.ordered.extend_from_slice(&weight_ih[..2 * d * width]);
-        self.input
-            .pack(View::transposed(&self.ordered, width), width, 3 * d);
-        self.input_back
-            .pack(View::rows(&self.ordered, width), 3 * d, width);
+        self.input.pack(View::transposed(&self.ordered, width), width, 3 * d);
+        self.input_back.pack(View::rows(&self.ordered, width), 3 * d, width);
         for (gate, panels) in self.recurrent.iter_mut().enumerate() {
-            panels.pack(
-                View::transposed(&weight_hh[gate * d * d..(gate + 1) * d * d], d),
-                d,
-                d,
-            );
+            panels.pack(View::transposed(&weight_hh[gate * d * d..(gate + 1) * d * d], d), d, d);
         }
         self.recurrent_back.pack(View::rows(weight_hh, d), 3 * d, d);
         self.bias.clear();
@@ -74,11 +68,7 @@ impl<R> Recurrence<'_, R> {
     #[inline(always)]
     fn row(&self, s: usize, t: u32) -> usize {
         let (start, len) = (self.sequences.start[s], self.sequences.len[s]);
-        (if self.backward {
-            start + len - 1 - t
-        } else {
-            start + t
-        }) as usize
+        (if self.backward { start + len - 1 - t } else { start + t }) as usize
     }
 
     fn direction(&self) -> usize {
@@ -138,11 +128,7 @@ unsafe fn step<S: Simd, const M: usize>(
         let zero = S::splat(S::Scalar::ZERO);
         let column = recurrence.direction() * d;
         let previous: [*const S::Scalar; M] = std::array::from_fn(|m| {
-            let row = if t == 0 {
-                0
-            } else {
-                recurrence.row(first + m, t - 1)
-            };
+            let row = if t == 0 { 0 } else { recurrence.row(first + m, t - 1) };
             hidden.add(row * 2 * d + column).cast_const()
         });
         let gates = &recurrence.weights.recurrent;
@@ -157,11 +143,7 @@ unsafe fn step<S: Simd, const M: usize>(
             let z = elementary::sigmoid::<S>(S::add(S::load_first(at.add(2 * d), count), product[m][1]));
             let hn = S::add(product[m][2], bias);
             let n = elementary::tanh::<S>(S::mul_add(r, hn, S::load_first(at, count)));
-            let before = if t == 0 {
-                zero
-            } else {
-                S::load_first(previous[m].add(j), count)
-            };
+            let before = if t == 0 { zero } else { S::load_first(previous[m].add(j), count) };
             let h = S::mul_add(z, S::sub(before, n), n);
             S::store_first(at, n, count);
             S::store_first(at.add(d), r, count);
@@ -186,13 +168,7 @@ impl<R: Real> Kernel<R> for Backward<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        let Self {
-            recurrence,
-            saved,
-            hidden,
-            d_hidden,
-            carry,
-        } = self;
+        let Self { recurrence, saved, hidden, d_hidden, carry } = self;
         let d = recurrence.d;
         let column = recurrence.direction() * d;
         let one = unsafe { S::splat(R::ONE) };
@@ -205,9 +181,7 @@ impl<R: Real> Kernel<R> for Backward<'_, R> {
                     let count = (d - j).min(S::LANES);
                     // SAFETY: rows of the sequences lie within the buffers, checked by the caller.
                     unsafe {
-                        let at = saved
-                            .as_mut_ptr()
-                            .add((row * 2 + recurrence.direction()) * 4 * d + j);
+                        let at = saved.as_mut_ptr().add((row * 2 + recurrence.direction()) * 4 * d + j);
                         let carried = carry.as_mut_ptr().add(s * d + j);
                         let incoming = S::load_first(d_hidden.as_ptr().add(row * 2 * d + column + j), count);
                         let dh = S::add(incoming, S::load_first(carried, count));
@@ -302,14 +276,8 @@ fn groups<'a, R: Real>(
     layout: &'a Shard,
     layer: Layer,
     weights: &'a Weights<R>,
-) -> impl Iterator<
-    Item = (
-        std::ops::Range<usize>,
-        &'a Sequences,
-        &'a [GruWeights<R>; 2],
-        [parameters::Gru; 2],
-    ),
-> {
+) -> impl Iterator<Item = (std::ops::Range<usize>, &'a Sequences, &'a [GruWeights<R>; 2], [parameters::Gru; 2])>
+{
     (0..2).filter_map(move |group| match layer {
         Layer::Speaker => Some((
             layout.role_rows(group),
@@ -318,12 +286,7 @@ fn groups<'a, R: Real>(
             worker.layout.speaker[group],
         )),
         Layer::Context(l) => (group == 0).then(|| {
-            (
-                0..layout.rows(),
-                &layout.context,
-                &weights.context[l].gru,
-                worker.layout.context[l].gru,
-            )
+            (0..layout.rows(), &layout.context, &weights.context[l].gru, worker.layout.context[l].gru)
         }),
     })
 }
@@ -355,17 +318,8 @@ impl<R: Real> Gru for Worker<R> {
                     start: Start::Bias(&weights.bias),
                 }
                 .compute();
-                let recurrence = Recurrence {
-                    d,
-                    sequences,
-                    backward: direction == 1,
-                    weights,
-                };
-                R::dispatch(Forward {
-                    recurrence,
-                    saved,
-                    hidden,
-                });
+                let recurrence = Recurrence { d, sequences, backward: direction == 1, weights };
+                R::dispatch(Forward { recurrence, saved, hidden });
             }
         }
     }
@@ -396,19 +350,8 @@ impl<R: Real> Gru for Worker<R> {
             for (direction, weights) in weights.iter().enumerate() {
                 let carry = &mut scratch[..sequences.len.len() * d];
                 carry.fill(R::ZERO);
-                let recurrence = Recurrence {
-                    d,
-                    sequences,
-                    backward: direction == 1,
-                    weights,
-                };
-                R::dispatch(Backward {
-                    recurrence,
-                    saved,
-                    hidden,
-                    d_hidden,
-                    carry,
-                });
+                let recurrence = Recurrence { d, sequences, backward: direction == 1, weights };
+                R::dispatch(Backward { recurrence, saved, hidden, d_hidden, carry });
                 Product {
                     m: rows.len(),
                     k: 3 * d,
@@ -426,16 +369,7 @@ impl<R: Real> Gru for Worker<R> {
             panels.pack(input, rows.len(), width);
             for (direction, place) in places.iter().enumerate() {
                 let from = &saved[(rows.start * 2 + direction) * 4 * d..];
-                gradient(
-                    gradients,
-                    *place,
-                    d,
-                    width,
-                    rows.len(),
-                    from,
-                    &panels,
-                    &mut scratch,
-                );
+                gradient(gradients, *place, d, width, rows.len(), from, &panels, &mut scratch);
             }
             for (direction, place) in places.iter().enumerate() {
                 // Row i of the recurrent product's left operand is the state before it, zero where one starts.

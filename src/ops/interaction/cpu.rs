@@ -67,11 +67,7 @@ impl<R: Real> Kernel<R> for StepBackward<'_, R> {
             let hidden = S::load_first(self.hidden.as_ptr().add(j), count);
             let d_gate = self.d_gate.as_mut_ptr().add(j);
             S::store_first(self.d_hidden.as_mut_ptr().add(j), S::mul(d_m, gate), count);
-            S::store_first(
-                d_gate,
-                S::mul_add(d_m, hidden, S::load_first(d_gate, count)),
-                count,
-            );
+            S::store_first(d_gate, S::mul_add(d_m, hidden, S::load_first(d_gate, count)), count);
         });
     }
 }
@@ -199,10 +195,7 @@ impl<R: Real> Interaction for Worker<R> {
                 });
             }
         }
-        R::dispatch(SigmoidBackward {
-            gate: &gate[..size],
-            d_gate: &mut d_gate[..size],
-        });
+        R::dispatch(SigmoidBackward { gate: &gate[..size], d_gate: &mut d_gate[..size] });
         for role in 0..2 {
             let rows = layout.role_rows(role);
             for direction in 0..2 {

@@ -38,9 +38,7 @@ pub fn prepare<R: Real>(
         // W [out, D]: the Gram matrix of its rows.
         let (out, features) = (layout.specs[place.bias].len(), layout.sizes.features);
         let weight = of(place.weight);
-        scratch
-            .panels
-            .pack(View::transposed(weight, features), features, out);
+        scratch.panels.pack(View::transposed(weight, features), features, out);
         scratch.folded.resize(out * out, R::ZERO);
         let (a, b) = (View::rows(weight, features), Right::Panels(&scratch.panels));
         product((out, features, out), a, b, &mut scratch.folded, Start::Zero);
@@ -48,12 +46,7 @@ pub fn prepare<R: Real>(
     }
     for role in 0..2 {
         for direction in 0..2 {
-            let Gru {
-                weight_ih,
-                weight_hh,
-                bias_ih,
-                bias_hh,
-            } = layout.speaker[role][direction];
+            let Gru { weight_ih, weight_hh, bias_ih, bias_hh } = layout.speaker[role][direction];
             let gru = &mut weights.speaker[role][direction];
             gru.prepare(d, d, of(weight_ih), of(weight_hh), of(bias_ih), of(bias_hh));
             let place = layout.interaction[role][direction];
@@ -64,9 +57,7 @@ pub fn prepare<R: Real>(
             silent.extend(of(place.bias).iter().map(sigmoid));
         }
     }
-    weights
-        .context
-        .resize_with(layout.context.len(), ContextWeights::default);
+    weights.context.resize_with(layout.context.len(), ContextWeights::default);
     for (l, (place, to)) in layout.context.iter().zip(&mut weights.context).enumerate() {
         for (place, gru) in place.gru.iter().zip(&mut to.gru) {
             let mut weight_ih = of(place.weight_ih);
@@ -83,28 +74,14 @@ pub fn prepare<R: Real>(
                 );
                 weight_ih = &scratch.folded;
             }
-            gru.prepare(
-                d,
-                width,
-                weight_ih,
-                of(place.weight_hh),
-                of(place.bias_ih),
-                of(place.bias_hh),
-            );
+            gru.prepare(d, width, weight_ih, of(place.weight_hh), of(place.bias_ih), of(place.bias_hh));
         }
         // score[i, j] = sum over o of query[o, i] key[o, j]
         scratch.folded.resize(width * width, R::ZERO);
-        let (a, b) = (
-            View::transposed(of(place.query), width),
-            Right::Rows(of(place.key), width),
-        );
+        let (a, b) = (View::transposed(of(place.query), width), Right::Rows(of(place.key), width));
         product((width, width, width), a, b, &mut scratch.folded, Start::Zero);
-        to.score
-            .forward
-            .pack(View::rows(&scratch.folded, width), width, width);
-        to.score
-            .backward
-            .pack(View::transposed(&scratch.folded, width), width, width);
+        to.score.forward.pack(View::rows(&scratch.folded, width), width, width);
+        to.score.backward.pack(View::transposed(&scratch.folded, width), width, width);
         to.value.prepare(of(place.value), width, width);
     }
 }
@@ -134,9 +111,7 @@ pub fn unfold<R: Real>(
             &mut gradients[key.clone()],
             Start::Zero,
         );
-        scratch
-            .panels
-            .pack(View::transposed(d_score, width), width, width);
+        scratch.panels.pack(View::transposed(d_score, width), width, width);
         let a = View::rows(&parameters[key], width);
         let b = Right::Panels(&scratch.panels);
         product((width, width, width), a, b, &mut gradients[query], Start::Zero);
@@ -152,16 +127,8 @@ pub fn unfold<R: Real>(
             // value' += input^T folded', input' = folded' value^T
             let a = View::transposed(&parameters[input.clone()], width);
             let b = Right::Rows(d_folded, width);
-            product(
-                (width, 3 * d, width),
-                a,
-                b,
-                &mut gradients[value.clone()],
-                Start::Add,
-            );
-            scratch
-                .panels
-                .pack(View::transposed(&parameters[value.clone()], width), width, width);
+            product((width, 3 * d, width), a, b, &mut gradients[value.clone()], Start::Add);
+            scratch.panels.pack(View::transposed(&parameters[value.clone()], width), width, width);
             let (a, b) = (View::rows(d_folded, width), Right::Panels(&scratch.panels));
             product((3 * d, width, width), a, b, &mut gradients[input], Start::Zero);
         }
