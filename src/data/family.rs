@@ -24,19 +24,17 @@ pub(super) struct Layout {
 /// Reads a pickle of the family from `bytes`; `source` begins every message.
 pub(super) fn read(bytes: &[u8], source: &str, options: &ReadOptions) -> Result<Corpus> {
     let pickle = pickle::read(bytes, source)?;
-    // A file holds fewer values than bytes, unless utterances share an array (zeros for what is missing).
-    let limit = (1 << 24) + bytes.len();
-    let reader = Reader { pickle: &pickle, source, limit };
+    let reader = Reader { pickle: &pickle, source };
     let items = pickle.items(pickle.root()).unwrap_or_default();
     let layout = reader.layout(items, options.format)?;
+    // A file holds fewer values than bytes, unless utterances share theirs (zeros for what is missing).
+    reader.weigh(items, (1 << 24) + 4 * bytes.len())?;
     reader.assemble(&layout, options)
 }
 
 pub(super) struct Reader<'a> {
     pickle: &'a Pickle<'a>,
     source: &'a str,
-    /// Most feature values that are taken.
-    limit: usize,
 }
 
 /// Entries of one of the dicts by conversation.
@@ -57,6 +55,35 @@ impl Reader<'_> {
 
     fn fail<T>(&self, message: String) -> Result<T> {
         Err(Error::input(format!("{}: {message}", self.source)))
+    }
+
+    /// Refuses a file whose values, taken out one by one, are more than `limit` numbers and letters: a small file
+    /// may name one large array or list any number of times.
+    fn weigh(&self, items: &[Id], limit: usize) -> Result<()> {
+        let mut left = limit;
+        for &item in items {
+            let (keys, lists) = match self.pickle.get(item) {
+                Value::Dict(entries) => entries.iter().copied().unzip(),
+                _ => (Vec::new(), vec![item]),
+            };
+            let within = |list: Id| self.pickle.items(list).unwrap_or_default().iter().copied();
+            for id in keys
+                .into_iter()
+                .chain(lists.iter().copied())
+                .chain(lists.iter().flat_map(|&list| within(list)))
+            {
+                // What an utterance takes besides.
+                let weight = 16 + self.pickle.weight(id);
+                left = match left.checked_sub(weight) {
+                    Some(left) => left,
+                    None => {
+                        return self
+                            .fail("the file unfolds into far more than its own size: refused".to_string());
+                    }
+                };
+            }
+        }
+        Ok(())
     }
 
     /// Tells IEMOCAP from MELD by the kinds of the items, and by the speakers where those agree.
@@ -137,30 +164,29 @@ impl Reader<'_> {
         if let Some(array) = self.array(id) {
             return self.pickle.integers(array);
         }
-        let whole = |&item: &Id| match *self.pickle.get(item) {
+        self.pickle.items(id)?.iter().map(|&item| self.whole_number(item)).collect()
+    }
+
+    fn whole_number(&self, id: Id) -> Option<i64> {
+        match *self.pickle.get(id) {
             Value::Int(number) => Some(number),
             Value::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => Some(number as i64),
             Value::Bool(truth) => Some(i64::from(truth)),
             _ => None,
-        };
-        self.pickle.items(id)?.iter().map(whole).collect()
+        }
     }
 
-    /// Numbers in a flat list or array; `None` when it is neither or there are more than `most`.
-    fn row(&self, id: Id, most: usize, out: &mut Vec<f64>) -> Option<()> {
+    /// Appends the numbers in a flat list or array; `None` when it is neither.
+    fn row(&self, id: Id, out: &mut Vec<f64>) -> Option<()> {
         if let Some(array) = self.array(id) {
             let long = array.shape.iter().filter(|&&size| size != 1).count();
-            if long > 1 || self.pickle.elements(array) > most {
+            if long > 1 {
                 return None;
             }
             self.pickle.numbers(array, out);
             return Some(());
         }
-        let items = self.pickle.items(id)?;
-        if items.len() > most {
-            return None;
-        }
-        for &item in items {
+        for &item in self.pickle.items(id)? {
             out.push(match *self.pickle.get(item) {
                 Value::Float(number) => number,
                 Value::Int(number) => number as f64,
@@ -278,19 +304,13 @@ impl Reader<'_> {
         for (id, split) in splits {
             let utterances = self.utterances(layout, &fields, &id, split)?;
             for block in &mut blocks {
-                self.features(block, &id, &utterances)?;
+                self.features(block, &id, &utterances, layout.labels.0)?;
             }
-            let width: usize = blocks.iter().filter_map(|block| block.width).sum();
             for row in 0..utterances.len() {
                 for block in &blocks {
                     let width = block.width.unwrap_or(0);
                     corpus.features.extend_from_slice(&block.values[row * width..(row + 1) * width]);
                 }
-            }
-            if corpus.features.len() > self.limit {
-                return self.fail(format!(
-                    "features {width} wide unfold into far more than the file's own size: refused at conversation {id}"
-                ));
             }
             let count = utterances.len();
             corpus.conversations.push(Conversation { id, split, first, utterances });
@@ -321,25 +341,17 @@ impl Reader<'_> {
         let Some(labels) = self.whole_numbers(list) else {
             return self.fail(format!(
                 "conversation {id}: {labels_field} is {}: a list of whole numbers is expected",
-                self.listed(list)
+                self.listed(list, |item| self.whole_number(item).is_some())
             ));
         };
         let count = labels.len();
-        let same = |field: &str, found: usize| {
-            if found == count {
-                return Ok(());
-            }
-            self.fail(format!(
-                "conversation {id}: {field} has {found} entries and {labels_field} {count}: give each utterance one \
-                 entry in every list"
-            ))
-        };
+        let same = |field: &str, found: usize| self.same_length(id, field, found, labels_field, count);
 
         let list = self.entry(&fields.ids, "videoIDs", id, split)?;
         let Some(mut ids) = self.names(list) else {
             return self.fail(format!(
                 "conversation {id}: videoIDs is {}: a list of text or whole numbers is expected",
-                self.listed(list)
+                self.listed(list, |item| self.name(item).is_some())
             ));
         };
         same("videoIDs", ids.len())?;
@@ -392,8 +404,7 @@ impl Reader<'_> {
         let mut rows: Vec<Vec<f64>> = Vec::new();
         if let Some(array) = self.array(list) {
             // One row for each utterance; names do not come as arrays of numbers.
-            let (&[count, width], true) = (array.shape.as_slice(), self.pickle.elements(array) <= self.limit)
-            else {
+            let &[count, width] = array.shape.as_slice() else {
                 return self.fail(format!(
                     "conversation {conversation}: videoSpeakers is {}: {expected}",
                     self.pickle.describe(list)
@@ -425,7 +436,7 @@ impl Reader<'_> {
                 return Ok(name);
             }
             row.clear();
-            match self.row(item, 1 << 12, &mut row) {
+            match self.row(item, &mut row) {
                 Some(()) => self.one_hot(&row, conversation, index),
                 None => self.fail(format!(
                     "conversation {conversation}, utterance {index}: videoSpeakers is {}: {expected}",
@@ -448,7 +459,13 @@ impl Reader<'_> {
     }
 
     /// Reads one modality of one conversation into `block.values`, `[utterances, width]`.
-    fn features(&self, block: &mut Block, conversation: &str, utterances: &[Utterance]) -> Result<()> {
+    fn features(
+        &self,
+        block: &mut Block,
+        conversation: &str,
+        utterances: &[Utterance],
+        labels_field: &str,
+    ) -> Result<()> {
         let field = block.field;
         let list = match block.entries.get(conversation) {
             Some(&list) => list,
@@ -460,16 +477,8 @@ impl Reader<'_> {
                 ));
             }
         };
-        let same = |found: usize| {
-            if found == utterances.len() {
-                return Ok(());
-            }
-            self.fail(format!(
-                "conversation {conversation}: {field} has {found} entries and videoIDs {}: give each utterance one \
-                 entry in every list",
-                utterances.len()
-            ))
-        };
+        let same =
+            |found: usize| self.same_length(conversation, field, found, labels_field, utterances.len());
         block.values.clear();
         if let Some(array) = self.array(list) {
             let &[count, width] = array.shape.as_slice() else {
@@ -479,10 +488,6 @@ impl Reader<'_> {
                 ));
             };
             same(count)?;
-            if self.pickle.elements(array) > self.limit {
-                return self
-                    .fail(format!("conversation {conversation}: {field} is larger than the file: refused"));
-            }
             if count > 0 {
                 self.same_width(block, width, conversation, 0, &utterances[0].id)?;
             }
@@ -498,7 +503,7 @@ impl Reader<'_> {
         same(items.len())?;
         for (index, (&item, utterance)) in items.iter().zip(utterances).enumerate() {
             let before = block.values.len();
-            if self.row(item, self.limit.saturating_sub(before), &mut block.values).is_none() {
+            if self.row(item, &mut block.values).is_none() {
                 return self.fail(format!(
                     "conversation {conversation}, utterance {index} ({}): {field} is {}: a flat array of numbers is \
                      expected",
@@ -510,6 +515,23 @@ impl Reader<'_> {
             self.same_width(block, width, conversation, index, &utterance.id)?;
         }
         Ok(())
+    }
+
+    fn same_length(
+        &self,
+        conversation: &str,
+        field: &str,
+        found: usize,
+        labels: &str,
+        count: usize,
+    ) -> Result<()> {
+        if found == count {
+            return Ok(());
+        }
+        self.fail(format!(
+            "conversation {conversation}: {field} has {found} entries and {labels} {count}: give each utterance one \
+             entry in every list"
+        ))
     }
 
     fn same_width(
@@ -532,17 +554,11 @@ impl Reader<'_> {
         ))
     }
 
-    /// What a list is, or the first of its items that may be the trouble.
-    fn listed(&self, list: Id) -> String {
-        match self.pickle.items(list) {
-            Some(items) => match items.first() {
-                Some(&first) => {
-                    format!("{} that begins with {}", self.pickle.describe(list), self.pickle.describe(first))
-                }
-                None => self.pickle.describe(list),
-            },
-            None => self.pickle.describe(list),
-        }
+    /// What a list is, and the first of its items that is not as it should be.
+    fn listed(&self, list: Id, good: impl Fn(Id) -> bool) -> String {
+        let odd = self.pickle.items(list).and_then(|items| items.iter().find(|&&item| !good(item)));
+        let list = self.pickle.describe(list);
+        odd.map_or(list.clone(), |&odd| format!("{list} that holds {}", self.pickle.describe(odd)))
     }
 }
 

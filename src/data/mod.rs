@@ -3,11 +3,14 @@
 //! Every reader yields a [`Corpus`]; nothing above this module knows a file format.
 
 pub mod batch;
+pub mod conversations;
 mod family;
 mod fingerprint;
 pub mod iemocap;
 pub mod meld;
+mod number;
 pub mod pickle;
+mod side;
 pub mod split;
 pub mod standardise;
 pub mod synthetic;
@@ -90,10 +93,39 @@ pub enum Format {
     Iemocap,
     /// The pickle of MELD's features of the same family ([`meld`]).
     Meld,
+    /// The project's own JSON Lines ([`conversations`]).
+    Conversations,
 }
 
 impl Format {
-    pub const ALL: [Format; 2] = [Format::Iemocap, Format::Meld];
+    pub const ALL: [Format; 3] = [Format::Iemocap, Format::Meld, Format::Conversations];
+
+    /// A file's format by its first bytes; the two pickles are told apart by what they hold, later.
+    fn told_by(bytes: &[u8]) -> std::result::Result<Option<Format>, &'static str> {
+        let begins = |start: &[u8]| bytes.starts_with(start);
+        if bytes.is_empty() {
+            return Err("the file is empty");
+        }
+        if begins(b"\x1f\x8b") || begins(b"BZh") || begins(b"\xfd7zXZ") || begins(b"\x28\xb5\x2f\xfd") {
+            return Err("the file is compressed: unpack it first");
+        }
+        if begins(b"PK\x03\x04") {
+            return Err(
+                "this is a zip archive (torch.save and numpy.savez write those): bring the data into the \
+                        conversations format (docs/formats.md)",
+            );
+        }
+        if begins(b"\x93NUMPY") || bytes.get(8) == Some(&b'{') && bytes.get(6..8) == Some(&[0, 0]) {
+            return Err("this is a file of features alone: read the .jsonl that names it (docs/formats.md)");
+        }
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+        match text.first() {
+            Some(b'{') => Ok(Some(Format::Conversations)),
+            // How a list or a tuple begins in protocols 2 to 5, 0 and 1.
+            Some(0x80 | b'(' | b']') => Ok(None),
+            _ => Err("this is neither a pickle nor conversations in JSON Lines (docs/formats.md)"),
+        }
+    }
 }
 
 impl fmt::Display for Format {
@@ -101,6 +133,7 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Format::Iemocap => "iemocap",
             Format::Meld => "meld",
+            Format::Conversations => "conversations",
         })
     }
 }
@@ -135,7 +168,11 @@ pub struct ReadOptions {
 pub fn read(path: &Path, options: &ReadOptions) -> Result<Corpus> {
     let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, &error))?;
     let source = path.display().to_string();
-    let corpus = family::read(&bytes, &source, options)?;
+    let told = Format::told_by(&bytes).map_err(|message| Error::input(format!("{source}: {message}")))?;
+    let corpus = match options.format.or(told) {
+        Some(Format::Conversations) => conversations::parse(&bytes, path, options)?,
+        _ => family::read(&bytes, &source, options)?,
+    };
     corpus.validate()?;
     Ok(corpus)
 }

@@ -16,6 +16,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
+use super::number::Number;
 use crate::error::{Error, Result};
 
 /// A value of a [`Pickle`], by its place in the arena.
@@ -61,21 +62,17 @@ pub struct Array {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dtype {
     kind: Kind,
-    /// Bytes of an element.
-    size: u32,
     big_endian: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    Number(Number),
     Bool,
-    Signed,
-    Unsigned,
-    Float,
-    /// UTF-32 padded with zeros.
-    Unicode,
-    /// Bytes padded with zeros.
-    Bytes,
+    /// So many characters of UTF-32, padded with zeros.
+    Unicode(u32),
+    /// So many bytes, padded with zeros.
+    Bytes(u32),
     /// References: the state holds a list instead of bytes.
     Object,
 }
@@ -204,16 +201,24 @@ impl<'a> Pickle<'a> {
         text.to_string()
     }
 
-    /// Number of elements of an array.
-    pub fn elements(&self, array: &Array) -> usize {
-        array.data(self).len() / array.dtype.bytes()
+    /// How many numbers, letters or items a value holds itself.
+    pub fn weight(&self, id: Id) -> usize {
+        match self.get(id) {
+            Value::Text(bytes) | Value::Latin1(bytes) | Value::Bytes(bytes) => bytes.len(),
+            Value::List(items) | Value::Tuple(items) | Value::Set(items) => items.len(),
+            Value::Dict(pairs) => pairs.len(),
+            Value::Array(array) => array.data(self).len() / array.dtype.bytes(),
+            _ => 1,
+        }
     }
 
     /// Appends an array's elements, the last index running fastest whatever the order in the file.
     pub fn numbers(&self, array: &Array, out: &mut Vec<f64>) {
         let data = array.data(self);
         let start = out.len();
-        array.dtype.decode(data, out);
+        if let Some(number) = array.dtype.number() {
+            number.decode(array.dtype.big_endian, data, out);
+        }
         if array.fortran && array.shape.iter().filter(|&&size| size > 1).count() > 1 {
             let stored = out.split_off(start);
             let mut index = vec![0usize; array.shape.len()];
@@ -236,11 +241,9 @@ impl<'a> Pickle<'a> {
 
     /// Elements of an array of whole numbers; `None` when they are not.
     pub fn integers(&self, array: &Array) -> Option<Vec<i64>> {
-        if !matches!(array.dtype.kind, Kind::Bool | Kind::Signed | Kind::Unsigned) {
-            return None;
-        }
-        let data = array.data(self);
-        data.chunks_exact(array.dtype.bytes()).map(|element| array.dtype.integer(element)).collect()
+        let number = array.dtype.number().filter(|number| number.is_whole())?;
+        let elements = array.data(self).chunks_exact(number.size());
+        elements.map(|element| number.integer(array.dtype.big_endian, element)).collect()
     }
 }
 
@@ -264,90 +267,48 @@ impl Dtype {
         let big_endian = name.starts_with('>');
         let name = name.trim_start_matches(['<', '>', '=', '|']);
         let (kind, size) = name.split_at_checked(1)?;
-        let size: u32 = if kind == "O" && size.is_empty() { 8 } else { size.parse().ok()? };
+        let characters = || size.parse().ok().filter(|size| (1..1 << 24).contains(size));
         let kind = match (kind, size) {
-            ("b", 1) => Kind::Bool,
-            ("i", 1 | 2 | 4 | 8) => Kind::Signed,
-            ("u", 1 | 2 | 4 | 8) => Kind::Unsigned,
-            ("f", 2 | 4 | 8) => Kind::Float,
-            ("U", 1..=0xff_ffff) => {
-                return Some(Dtype { kind: Kind::Unicode, size: 4 * size, big_endian });
-            }
-            ("S", 1..=0xff_ffff) => Kind::Bytes,
+            ("b", "1") => Kind::Bool,
+            ("U", _) => Kind::Unicode(characters()?),
+            ("S", _) => Kind::Bytes(characters()?),
             ("O", _) => Kind::Object,
-            _ => return None,
+            _ => Kind::Number(Number::named(name)?),
         };
-        Some(Dtype { kind, size, big_endian })
+        Some(Dtype { kind, big_endian })
     }
 
     /// Bytes of an element, at least 1.
-    fn bytes(&self) -> usize {
-        self.size.max(1) as usize
-    }
-
-    /// Appends the numbers in `data`, whole elements of it.
-    fn decode(&self, data: &[u8], out: &mut Vec<f64>) {
-        macro_rules! decode {
-            ($($kind:ident $type:ty),*) => {
-                match (self.kind, self.bytes(), self.big_endian) {
-                    $((Kind::$kind, size, false) if size == size_of::<$type>() => {
-                        out.extend(data.as_chunks().0.iter().map(|&bytes| <$type>::from_le_bytes(bytes) as f64));
-                    }
-                    (Kind::$kind, size, true) if size == size_of::<$type>() => {
-                        out.extend(data.as_chunks().0.iter().map(|&bytes| <$type>::from_be_bytes(bytes) as f64));
-                    })*
-                    (Kind::Float, 2, big_endian) => {
-                        let bits = if big_endian { u16::from_be_bytes } else { u16::from_le_bytes };
-                        out.extend(data.as_chunks().0.iter().map(|&bytes| half(bits(bytes))));
-                    }
-                    // No arrays are made of the other kinds.
-                    _ => {}
-                }
-            };
+    fn bytes(self) -> usize {
+        match self.kind {
+            Kind::Number(number) => number.size(),
+            Kind::Bool => 1,
+            Kind::Unicode(characters) => 4 * characters as usize,
+            Kind::Bytes(bytes) => bytes as usize,
+            Kind::Object => 8,
         }
-        decode!(Float f64, Float f32, Signed i64, Signed i32, Signed i16, Signed i8, Unsigned u64, Unsigned u32,
-            Unsigned u16, Unsigned u8, Bool u8);
     }
 
-    /// One whole number, `None` beyond 63 bits.
-    fn integer(&self, element: &[u8]) -> Option<i64> {
-        let mut bytes = [0u8; 8];
-        let size = element.len().min(8);
-        bytes[..size].copy_from_slice(&element[..size]);
-        if self.big_endian {
-            bytes[..size].reverse();
+    /// What the elements are as numbers; `None` for texts and references, of which no arrays are made.
+    fn number(self) -> Option<Number> {
+        match self.kind {
+            Kind::Number(number) => Some(number),
+            Kind::Bool => Some(Number::U8),
+            _ => None,
         }
-        let value = u64::from_le_bytes(bytes);
-        if self.kind == Kind::Signed {
-            let unused = 64 - 8 * size as u32;
-            return Some((value << unused) as i64 >> unused);
+    }
+
+    /// One element of texts.
+    fn string<'a>(self, element: &[u8]) -> Value<'a> {
+        if let Kind::Unicode(_) = self.kind {
+            let code = if self.big_endian { u32::from_be_bytes } else { u32::from_le_bytes };
+            let character = |&bytes| char::from_u32(code(bytes)).unwrap_or(char::REPLACEMENT_CHARACTER);
+            let text: String = element.as_chunks().0.iter().map(character).collect();
+            return Value::Text(Cow::Owned(text.trim_end_matches('\0').as_bytes().to_vec()));
         }
-        i64::try_from(value).ok()
+        let length = element.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        Value::Latin1(Cow::Owned(element[..length].to_vec()))
     }
-
-    /// Text of one element of kind `U`.
-    fn unicode(&self, element: &[u8]) -> Vec<u8> {
-        let code = if self.big_endian { u32::from_be_bytes } else { u32::from_le_bytes };
-        let text: String = element
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&bytes| char::from_u32(code(bytes)).unwrap_or(char::REPLACEMENT_CHARACTER))
-            .collect();
-        text.trim_end_matches('\0').as_bytes().to_vec()
-    }
-}
-
-/// The value of an IEEE half-precision number.
-fn half(bits: u16) -> f64 {
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
-    let magnitude = match exponent {
-        0 => fraction * f64::powi(2.0, -24),
-        31 if fraction == 0.0 => f64::INFINITY,
-        31 => f64::NAN,
-        _ => (1024.0 + fraction) * f64::powi(2.0, exponent - 25),
-    };
-    if bits >> 15 == 1 { -magnitude } else { magnitude }
 }
 
 /// What stopped the machine; [`read`] adds the file and the byte.
@@ -692,7 +653,7 @@ impl<'a> Machine<'a> {
             }
             (Callable::Reconstruct, &[class, _, _]) => match self.value(class) {
                 Value::Callable(Callable::Ndarray) => {
-                    let dtype = Dtype { kind: Kind::Signed, size: 1, big_endian: false };
+                    let dtype = Dtype { kind: Kind::Number(Number::I8), big_endian: false };
                     Ok(Value::Array(Box::new(Array { shape: vec![0], dtype, fortran: false, data: None })))
                 }
                 _ => Err(wrong()),
@@ -708,21 +669,19 @@ impl<'a> Machine<'a> {
                 }
                 match dtype.kind {
                     Kind::Bool => Ok(Value::Bool(content[0] != 0)),
-                    Kind::Signed | Kind::Unsigned => dtype
-                        .integer(content)
-                        .map(Value::Int)
-                        .ok_or_else(|| "a whole number beyond 63 bits".to_string()),
-                    Kind::Float => {
-                        let mut number = Vec::with_capacity(1);
-                        dtype.decode(content, &mut number);
-                        Ok(Value::Float(number.first().copied().unwrap_or(f64::NAN)))
+                    Kind::Number(number) if number.is_whole() => {
+                        let value = number.integer(dtype.big_endian, content);
+                        value.map(Value::Int).ok_or_else(|| "a whole number beyond 63 bits".to_string())
                     }
-                    Kind::Unicode | Kind::Bytes => {
-                        let length = content.len();
-                        self.spend(length)?;
-                        octets(self.value(arguments[1]))
-                            .map(|content| string(dtype, content))
-                            .ok_or_else(wrong)
+                    Kind::Number(number) => {
+                        let mut value = Vec::with_capacity(1);
+                        number.decode(dtype.big_endian, content, &mut value);
+                        Ok(Value::Float(value.first().copied().unwrap_or(f64::NAN)))
+                    }
+                    Kind::Unicode(_) | Kind::Bytes(_) => {
+                        let text = dtype.string(content);
+                        self.spend(dtype.bytes())?;
+                        Ok(text)
                     }
                     Kind::Object => Err(wrong()),
                 }
@@ -817,17 +776,17 @@ impl<'a> Machine<'a> {
         if elements.and_then(|elements| elements.checked_mul(dtype.bytes())) != Some(length) {
             return Err(format!(
                 "an array of shape {shape:?} with elements of {} bytes has {length} bytes of content: the file is damaged",
-                dtype.size
+                dtype.bytes()
             ));
         }
-        if matches!(dtype.kind, Kind::Unicode | Kind::Bytes) {
+        if matches!(dtype.kind, Kind::Unicode(_) | Kind::Bytes(_)) {
             if shape.len() > 1 {
                 return Err(format!("an array of texts of shape {shape:?}: only flat ones are read"));
             }
             self.spend(length)?;
             let content = octets(self.value(data)).unwrap_or_default();
             let texts: Vec<Value<'a>> =
-                content.chunks_exact(dtype.bytes()).map(|element| string(dtype, element)).collect();
+                content.chunks_exact(dtype.bytes()).map(|element| dtype.string(element)).collect();
             let items = texts.into_iter().map(|text| self.add(text)).collect::<Step<Vec<Id>>>()?;
             return Ok(Value::List(items));
         }
@@ -1072,15 +1031,6 @@ fn pairs(items: &[Id]) -> Step<Vec<(Id, Id)>> {
     Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
 }
 
-/// One element of an array of texts.
-fn string<'a>(dtype: Dtype, element: &[u8]) -> Value<'a> {
-    if dtype.kind == Kind::Unicode {
-        return Value::Text(Cow::Owned(dtype.unicode(element)));
-    }
-    let length = element.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-    Value::Latin1(Cow::Owned(element[..length].to_vec()))
-}
-
 /// What stands between the quotes of a `repr`.
 fn quoted(line: &[u8]) -> Option<&[u8]> {
     match line {
@@ -1192,18 +1142,60 @@ fn digits(text: &[u8], radix: u32, least: usize, most: usize) -> Step<(u32, &[u8
 
 /// One byte for each character of UTF-8 `text`; `None` beyond U+00FF or when it is not UTF-8.
 fn latin1(text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    loop {
-        let plain = rest.iter().position(|&byte| byte >= 128).unwrap_or(rest.len());
-        out.extend_from_slice(&rest[..plain]);
-        match &rest[plain..] {
-            [] => return Some(out),
-            [lead @ (0xc2 | 0xc3), second @ 0x80..=0xbf, tail @ ..] => {
-                out.push((lead & 3) << 6 | second & 0x3f);
-                rest = tail;
-            }
-            _ => return None,
+    // The content of an array is noise, in which no branch can be foreseen: there is none in this loop. A lead
+    // byte (two of them hold what Latin-1 has) is written over by the character that it begins.
+    let mut out = vec![0u8; text.len()];
+    let mut length = 0;
+    let mut leads = false;
+    let mut wrong = false;
+    let mut before = 0u8;
+    for &byte in text {
+        let follows = byte & 0xc0 == 0x80;
+        wrong |= follows != leads;
+        leads = byte & 0xfe == 0xc2;
+        wrong |= byte >= 0xc0 && !leads;
+        out[length] = if follows { before << 6 | byte & 0x3f } else { byte };
+        length += usize::from(!leads);
+        before = byte;
+    }
+    out.truncate(length);
+    (!wrong && !leads).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latin1_is_what_the_standard_library_says() {
+        let all: Vec<u8> = (0..=255).collect();
+        let text: String = all.iter().map(|&byte| char::from(byte)).collect();
+        assert_eq!(latin1(text.as_bytes()), Some(all));
+        assert_eq!(latin1(b""), Some(vec![]));
+        // A lead byte alone, before ASCII, before another; a second byte alone; what lies beyond; overlong forms.
+        let none: [&[u8]; 9] = [
+            b"\xc2",
+            b"a\xc3a",
+            b"\xc2\xc2\x80",
+            b"\x80",
+            b"\xc2\x80\x80",
+            b"\xc4\x80",
+            b"\xe2\x98\x95",
+            b"\xc0\x80",
+            b"\xff",
+        ];
+        for text in none {
+            assert_eq!(latin1(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_list_of_what_is_allowed_holds_no_more() {
+        for (module, name) in
+            [("os", "system"), ("builtins", "eval"), ("numpy", "load"), ("collections", "dict"), ("", "")]
+        {
+            assert_eq!(Callable::named(module.as_bytes(), name.as_bytes()), None);
+        }
+        assert_eq!(Callable::named(b"numpy._core.multiarray", b"_reconstruct"), Some(Callable::Reconstruct));
     }
 }

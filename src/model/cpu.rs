@@ -48,7 +48,7 @@ pub struct CpuEngine<R: Real> {
     layout: Arc<Layout>,
     pool: Pool,
 
-    standardisation: Option<Standardisation>,
+    standardisation: Standardisation,
     /// `[N, D]`, standardised.
     features: Vec<R>,
     windows: Windows,
@@ -65,6 +65,8 @@ pub struct CpuEngine<R: Real> {
     embedded: Vec<R>,
     shards: Vec<RwLock<Sample<R>>>,
     workers: Vec<Mutex<(Worker<R>, Activations<Vec<R>>)>>,
+    /// Longest window that the workers have memory for.
+    room: usize,
     lanes: Vec<Mutex<Lane<R>>>,
     /// The parameters' gradient of the last step.
     gradient: Vec<R>,
@@ -143,7 +145,7 @@ impl<R: Real> CpuEngine<R> {
             config: config.clone(),
             graph,
             pool,
-            standardisation: None,
+            standardisation: Standardisation::none(features),
             features: Vec::new(),
             windows: Windows::default(),
             first_moment: zeros(),
@@ -157,32 +159,18 @@ impl<R: Real> CpuEngine<R> {
             embedded: Vec::new(),
             shards: Vec::new(),
             workers: Vec::new(),
+            room: 0,
             lanes: Vec::new(),
             layout,
         })
-    }
-
-    /// A model with fresh parameters on `corpus` in the units of `standardisation`.
-    ///
-    /// # Errors
-    /// As [`CpuEngine::new`].
-    pub fn on(
-        config: &Config,
-        corpus: &Corpus,
-        standardisation: &Standardisation,
-        threads: usize,
-    ) -> Result<Self> {
-        let mut engine = Self::new(config, corpus.width(), corpus.classes.len(), threads)?;
-        engine.standardisation = Some(standardisation.clone());
-        engine.set_corpus(corpus)?;
-        Ok(engine)
     }
 
     /// The conversations to work on: `features` `[N, D]` in standardised units, and their windows.
     pub fn set_data(&mut self, features: Vec<R>, windows: Windows) {
         assert_eq!(features.len(), windows.len() * self.layout.sizes.features);
         let longest = windows.longest();
-        if self.workers.is_empty() || longest > self.windows.longest() {
+        if self.workers.is_empty() || longest > self.room {
+            self.room = longest;
             let (d, classes) = (self.layout.sizes.d, self.layout.sizes.classes);
             let worker = || {
                 let worker = Worker::new(Arc::clone(&self.layout), SHARD_SAMPLES, longest);
@@ -194,6 +182,13 @@ impl<R: Real> CpuEngine<R> {
         }
         self.features = features;
         self.windows = windows;
+        // Its capacity is that of the conversations before.
+        self.batch = Batch::default();
+    }
+
+    /// What [`Engine::set_corpus`] does to features as read; nothing before this is called.
+    pub fn set_standardisation(&mut self, standardisation: Standardisation) {
+        self.standardisation = standardisation;
     }
 
     pub fn layout(&self) -> &Layout {
@@ -754,23 +749,21 @@ impl<R: Real> Engine for CpuEngine<R> {
     }
 
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
-        let Sizes { features: width, classes, .. } = self.layout.sizes;
-        if corpus.width() != width || corpus.classes.len() != classes {
+        let width = self.layout.sizes.features;
+        let Standardisation { mean, deviation } = &self.standardisation;
+        if [corpus.width(), mean.len(), deviation.len()] != [width; 3] {
             return Err(Error::input(format!(
-                "{}: {} features and {} classes; the model has {width} and {classes}",
+                "{}: its features are {} wide; the model reads {width}",
                 corpus.source,
-                corpus.width(),
-                corpus.classes.len()
+                corpus.width()
             )));
         }
-        let features = match &self.standardisation {
-            None => corpus.features.iter().map(|&x| R::from_f64(x)).collect(),
-            Some(Standardisation { mean, deviation }) => {
-                let standard =
-                    |(i, x): (usize, &f64)| R::from_f64((x - mean[i % width]) / deviation[i % width]);
-                corpus.features.iter().enumerate().map(standard).collect()
-            }
-        };
+        let rows = corpus.features.chunks_exact(width.max(1));
+        let standardised = rows.flat_map(|row| {
+            let scales = mean.iter().zip(deviation);
+            row.iter().zip(scales).map(|(x, (mean, deviation))| R::from_f64((x - mean) / deviation))
+        });
+        let features = standardised.collect();
         self.set_data(features, Windows::new(corpus, self.config.history_length));
         Ok(())
     }

@@ -4,29 +4,12 @@ pub mod config;
 pub mod cpu;
 pub mod graph;
 
-use self::config::{Config, Precision};
-use self::cpu::CpuEngine;
 use crate::data::Corpus;
 use crate::data::standardise::Standardisation;
 use crate::device::cpu::simd::Real;
 use crate::error::Result;
-
-/// The CPU's engine in the configuration's precision, with fresh parameters from its seed, on `corpus` in the units
-/// of `standardisation`. The results do not depend on `threads`.
-///
-/// # Errors
-/// When a setting is out of range or the system refuses threads.
-pub fn cpu_engine(
-    config: &Config,
-    corpus: &Corpus,
-    standardisation: &Standardisation,
-    threads: usize,
-) -> Result<Box<dyn Engine>> {
-    Ok(match config.dtype {
-        Precision::F32 => Box::new(CpuEngine::<f32>::on(config, corpus, standardisation, threads)?),
-        Precision::F64 => Box::new(CpuEngine::<f64>::on(config, corpus, standardisation, threads)?),
-    })
-}
+use crate::model::config::{Config, Precision};
+use crate::model::cpu::CpuEngine;
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
 ///
@@ -43,10 +26,7 @@ pub trait Engine: Send {
     /// The classifier's output with dropout off, for any targets.
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions>;
 
-    /// Replaces the conversations it works on; parameters and standardisation stay.
-    ///
-    /// # Errors
-    /// When the width of the features or the number of classes is another.
+    /// Replaces the conversations it works on, whose features are as wide; the parameters stay.
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()>;
 
     /// Everything that an uninterrupted run would carry on with.
@@ -54,6 +34,30 @@ pub trait Engine: Send {
 
     /// Takes over a state; refuses names or shapes that are not this model's.
     fn restore(&mut self, state: &State) -> Result<()>;
+}
+
+/// The model of `config` on the CPU, with fresh parameters from its seed, over the conversations of `corpus`.
+pub fn cpu_engine(
+    config: &Config,
+    corpus: &Corpus,
+    standardisation: &Standardisation,
+    threads: usize,
+) -> Result<Box<dyn Engine>> {
+    fn engine<R: Real>(
+        config: &Config,
+        corpus: &Corpus,
+        standardisation: &Standardisation,
+        threads: usize,
+    ) -> Result<Box<dyn Engine>> {
+        let mut engine = CpuEngine::<R>::new(config, corpus.width(), corpus.classes.len(), threads)?;
+        engine.set_standardisation(standardisation.clone());
+        engine.set_corpus(corpus)?;
+        Ok(Box::new(engine))
+    }
+    match config.dtype {
+        Precision::F32 => engine::<f32>(config, corpus, standardisation, threads),
+        Precision::F64 => engine::<f64>(config, corpus, standardisation, threads),
+    }
 }
 
 /// Mean losses over the batch.
@@ -132,4 +136,51 @@ pub struct State {
     pub second_moment: Vec<Tensor>,
     /// Updates made so far.
     pub updates: u64,
+}
+
+impl Values {
+    pub fn len(&self) -> usize {
+        match self {
+            Values::F32(values) => values.len(),
+            Values::F64(values) => values.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn zeros(precision: Precision, len: usize) -> Self {
+        match precision {
+            Precision::F32 => Values::F32(vec![0.0; len]),
+            Precision::F64 => Values::F64(vec![0.0; len]),
+        }
+    }
+
+    pub fn precision(&self) -> Precision {
+        match self {
+            Values::F32(_) => Precision::F32,
+            Values::F64(_) => Precision::F64,
+        }
+    }
+
+    /// The same values in another precision: exact when widened, rounded when narrowed.
+    pub fn to_precision(&self, precision: Precision) -> Self {
+        match (self, precision) {
+            (Values::F32(values), Precision::F64) => {
+                Values::F64(values.iter().map(|&value| f64::from(value)).collect())
+            }
+            (Values::F64(values), Precision::F32) => {
+                Values::F32(values.iter().map(|&value| value as f32).collect())
+            }
+            _ => self.clone(),
+        }
+    }
+
+    pub fn all_finite(&self) -> bool {
+        match self {
+            Values::F32(values) => values.iter().all(|value| value.is_finite()),
+            Values::F64(values) => values.iter().all(|value| value.is_finite()),
+        }
+    }
 }
