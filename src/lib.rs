@@ -11,8 +11,16 @@
 //! | [`ops`] | one folder an operation of the paper: its contract, its CPU code |
 //! | [`device`] | what holds memory and runs work |
 //! | [`data`] | conversations, readers, windows, batches, the synthetic generator |
-//! | [`metrics`], [`random`], [`error`] | on the ground: they import nothing of the above |
+//! | [`metrics`], [`random`], [`atomic_file`], [`error`] | on the ground: they import nothing of the above |
 
+pub mod atomic_file;
+mod choice;
+pub mod commands;
 pub mod data;
+pub mod device;
 pub mod error;
+pub mod metrics;
+pub mod model;
+pub mod ops;
 pub mod random;
+pub mod training;

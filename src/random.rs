@@ -35,12 +35,7 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let p0 = u64::from(MULTIPLIER[0]) * u64::from(c0);
         let p1 = u64::from(MULTIPLIER[1]) * u64::from(c2);
-        (c0, c1, c2, c3) = (
-            (p1 >> 32) as u32 ^ c1 ^ k0,
-            p1 as u32,
-            (p0 >> 32) as u32 ^ c3 ^ k1,
-            p0 as u32,
-        );
+        (c0, c1, c2, c3) = ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
         k0 = k0.wrapping_add(WEYL[0]);
         k1 = k1.wrapping_add(WEYL[1]);
     }
@@ -155,11 +150,7 @@ mod tests {
     fn philox_gives_the_published_answers() {
         let cases = [
             ([0; 4], [0; 2], [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]),
-            (
-                [u32::MAX; 4],
-                [u32::MAX; 2],
-                [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd],
-            ),
+            ([u32::MAX; 4], [u32::MAX; 2], [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]),
             (
                 [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
                 [0xa4093822, 0x299f31d0],
@@ -202,11 +193,7 @@ mod tests {
         let mean = draws.iter().sum::<f64>() / draws.len() as f64;
         assert!((mean - 0.5).abs() < 0.005, "mean {mean}");
         // The lowest of the 53 bits is in use.
-        assert!(
-            draws
-                .iter()
-                .any(|draw| (draw * (1u64 << 53) as f64) as u64 & 1 == 1)
-        );
+        assert!(draws.iter().any(|draw| (draw * (1u64 << 53) as f64) as u64 & 1 == 1));
     }
 
     #[test]
@@ -217,10 +204,7 @@ mod tests {
             counts[stream.below(6)] += 1;
         }
         // Deviation sqrt(60000 * 5/36) = 91; five of them.
-        assert!(
-            counts.iter().all(|&count| count.abs_diff(10_000) < 460),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|&count| count.abs_diff(10_000) < 460), "{counts:?}");
         assert_eq!(stream.below(1), 0);
     }
 

@@ -11,9 +11,7 @@ use coin::error::Error;
 use proptest::prelude::*;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn read(name: &str) -> Corpus {
@@ -29,9 +27,8 @@ fn fault(name: &str, options: &ReadOptions) -> String {
     match data::read(&fixture(name), options) {
         Err(Error::Input(message)) => {
             let path = fixture(name).display().to_string();
-            let message = message
-                .strip_prefix(&format!("{path}: "))
-                .unwrap_or_else(|| panic!("no path: {message}"));
+            let message =
+                message.strip_prefix(&format!("{path}: ")).unwrap_or_else(|| panic!("no path: {message}"));
             message.to_string()
         }
         other => panic!("{name}: {other:?}"),
@@ -49,28 +46,19 @@ fn modalities(names: &[&str]) -> ReadOptions {
 fn names(start: &str, end: &str) -> Vec<String> {
     let entries = std::fs::read_dir(fixture("")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names
-        .filter(|name| name.starts_with(start) && name.ends_with(end))
-        .collect();
+    let mut names: Vec<String> =
+        names.filter(|name| name.starts_with(start) && name.ends_with(end)).collect();
     names.sort();
     names
 }
 
 // What the fixtures hold, as the script computes it.
 
-const CONVERSATIONS: [(&str, usize); 4] = [
-    ("Ses01F_impro01", 3),
-    ("Ses01M_script02", 2),
-    ("Ses05F_impro01", 4),
-    ("Ses05M_script03", 1),
-];
+const CONVERSATIONS: [(&str, usize); 4] =
+    [("Ses01F_impro01", 3), ("Ses01M_script02", 2), ("Ses05F_impro01", 4), ("Ses05M_script03", 1)];
 const MODALITIES: [(&str, usize); 3] = [("text", 5), ("audio", 3), ("visual", 4)];
-const SENTENCES: [&str; 4] = [
-    "It's \"so\\so\"\n\tcaf\u{e9}.",
-    "\u{1F600} and \u{3c9} \\u0041",
-    "Plain.",
-    "I'm fine",
-];
+const SENTENCES: [&str; 4] =
+    ["It's \"so\\so\"\n\tcaf\u{e9}.", "\u{1F600} and \u{3c9} \\u0041", "Plain.", "I'm fine"];
 
 /// The script's `value`, without its scale.
 fn value(conversation: usize, utterance: usize, modality: usize, column: usize) -> f64 {
@@ -83,11 +71,7 @@ fn features(lengths: &[usize], modalities: &[usize], scale: f64, fine: &[usize])
     for (conversation, &length) in lengths.iter().enumerate() {
         for utterance in 0..length {
             for &modality in modalities {
-                let beyond = if fine.contains(&modality) {
-                    f64::powi(2.0, -40)
-                } else {
-                    0.0
-                };
+                let beyond = if fine.contains(&modality) { f64::powi(2.0, -40) } else { 0.0 };
                 let row = 0..MODALITIES[modality].1;
                 features.extend(
                     row.map(|column| value(conversation, utterance, modality, column) * scale + beyond),
@@ -99,10 +83,7 @@ fn features(lengths: &[usize], modalities: &[usize], scale: f64, fine: &[usize])
 }
 
 fn blocks(chosen: &[usize]) -> Vec<Modality> {
-    let of = |&index: &usize| Modality {
-        name: MODALITIES[index].0.to_string(),
-        width: MODALITIES[index].1,
-    };
+    let of = |&index: &usize| Modality { name: MODALITIES[index].0.to_string(), width: MODALITIES[index].1 };
     chosen.iter().map(of).collect()
 }
 
@@ -119,17 +100,9 @@ fn iemocap_corpus(chosen: &[usize], scale: f64, fine: &[usize]) -> Corpus {
                 text: Some(SENTENCES[(place + index) % 4].to_string()),
             }
         });
-        let split = if id.starts_with("Ses05") {
-            Split::Test
-        } else {
-            Split::Train
-        };
-        let conversation = Conversation {
-            id: id.to_string(),
-            split,
-            first,
-            utterances: utterances.collect(),
-        };
+        let split = if id.starts_with("Ses05") { Split::Test } else { Split::Train };
+        let conversation =
+            Conversation { id: id.to_string(), split, first, utterances: utterances.collect() };
         first += length;
         conversation
     });
@@ -175,9 +148,7 @@ fn meld_corpus(chosen: &[usize]) -> Corpus {
             first,
             utterances: utterances.collect(),
         });
-        corpus
-            .features
-            .extend_from_slice(&script[before * width..(before + length) * width]);
+        corpus.features.extend_from_slice(&script[before * width..(before + length) * width]);
     }
     corpus
 }
@@ -185,10 +156,7 @@ fn meld_corpus(chosen: &[usize]) -> Corpus {
 #[track_caller]
 fn assert_same(name: &str, found: Corpus, expected: &Corpus) {
     assert!(found.source.ends_with(name), "{name}: {}", found.source);
-    let found = Corpus {
-        source: expected.source.clone(),
-        ..found
-    };
+    let found = Corpus { source: expected.source.clone(), ..found };
     assert_eq!(&found, expected, "{name}");
 }
 
@@ -202,10 +170,8 @@ fn every_protocol_of_every_python_and_numpy() {
             assert!(names.contains(&format!("iemocap-{numpy}-protocol{protocol}.pkl")));
         }
     }
-    let plain: Vec<&String> = names
-        .iter()
-        .filter(|name| !name.contains("fortran") && !name.contains("big-endian"))
-        .collect();
+    let plain: Vec<&String> =
+        names.iter().filter(|name| !name.contains("fortran") && !name.contains("big-endian")).collect();
     assert_eq!(plain.len(), 17);
     for name in plain {
         assert_same(name, read(name), &usual());
@@ -215,12 +181,8 @@ fn every_protocol_of_every_python_and_numpy() {
 #[test]
 fn big_endian_and_fortran_order() {
     for order in ["big-endian", "fortran"] {
-        for of in [
-            "numpy1-{}-protocol2",
-            "numpy1-{}-protocol5",
-            "numpy2-{}-protocol2",
-            "numpy2-{}-protocol5",
-        ] {
+        for of in ["numpy1-{}-protocol2", "numpy1-{}-protocol5", "numpy2-{}-protocol2", "numpy2-{}-protocol5"]
+        {
             let name = format!("iemocap-{}.pkl", of.replace("{}", order));
             assert_same(&name, read(&name), &usual());
         }
@@ -233,16 +195,8 @@ fn big_endian_and_fortran_order() {
 
 #[test]
 fn half_precision_and_integers() {
-    assert_same(
-        "half-mixed.pkl",
-        read("half-mixed.pkl"),
-        &iemocap_corpus(&[0, 1, 2], 0.125, &[]),
-    );
-    assert_same(
-        "integers-mixed.pkl",
-        read("integers-mixed.pkl"),
-        &iemocap_corpus(&[0, 1, 2], 1.0, &[]),
-    );
+    assert_same("half-mixed.pkl", read("half-mixed.pkl"), &iemocap_corpus(&[0, 1, 2], 0.125, &[]));
+    assert_same("integers-mixed.pkl", read("integers-mixed.pkl"), &iemocap_corpus(&[0, 1, 2], 1.0, &[]));
 }
 
 /// Ordered and default dicts, tuples, sets, numpy scalars and texts, object arrays, lists of numbers, columns of a
@@ -268,11 +222,7 @@ fn any_subset_of_the_modalities_in_the_files_order() {
         (&["visual", "audio", "text"], &[0, 1, 2]),
     ];
     for (asked, chosen) in subsets {
-        assert_same(
-            name,
-            read_with(name, &modalities(asked)),
-            &iemocap_corpus(chosen, 0.125, &[1]),
-        );
+        assert_same(name, read_with(name, &modalities(asked)), &iemocap_corpus(chosen, 0.125, &[1]));
     }
     assert!(
         fault(name, &modalities(&["face"]))
@@ -303,10 +253,7 @@ fn each_fault_is_named_with_its_place() {
             "infinity",
             "conversation Ses05F_impro01, utterance 2 (Ses05F_impro01_F002): audio feature 1 is -inf: feat",
         ),
-        (
-            "label",
-            "{place}videoLabels is 6, out of range: labels are 0 to 5 (happy, sad, neutral",
-        ),
+        ("label", "{place}videoLabels is 6, out of range: labels are 0 to 5 (happy, sad, neutral"),
         ("negative-label", "{place}videoLabels is -1, out of range"),
         (
             "label-type",
@@ -352,31 +299,16 @@ fn each_fault_is_named_with_its_place() {
             "unknown-conversation",
             "testVid names conversation Ses06F_impro01, and videoLabels has none of that name: take",
         ),
-        (
-            "both-splits",
-            "conversation Ses01F_impro01 is in both trainVid and testVid: take it out of one",
-        ),
-        (
-            "twice",
-            "trainVid names conversation Ses01F_impro01 twice: name it once",
-        ),
+        ("both-splits", "conversation Ses01F_impro01 is in both trainVid and testVid: take it out of one"),
+        ("twice", "trainVid names conversation Ses01F_impro01 twice: name it once"),
         (
             "missing-audio",
             "conversation Ses01F_impro01 has no videoAudio: add it, leave audio out (--modalities)",
         ),
-        (
-            "items",
-            "this pickle is not IEMOCAP's or MELD's file of features: eight to ten items",
-        ),
-        (
-            "empty-conversation",
-            "conversation Ses01F_impro01 has no utterances: remove it from the file",
-        ),
+        ("items", "this pickle is not IEMOCAP's or MELD's file of features: eight to ten items"),
+        ("empty-conversation", "conversation Ses01F_impro01 has no utterances: remove it from the file"),
         ("no-features", "there are no features"),
-        (
-            "not-a-corpus",
-            "this pickle is not IEMOCAP's or MELD's file of features: eight to ten items",
-        ),
+        ("not-a-corpus", "this pickle is not IEMOCAP's or MELD's file of features: eight to ten items"),
     ];
     assert_eq!(names("fault-", ".pkl").len(), cases.len());
     for (name, expected) in cases {
@@ -398,10 +330,7 @@ fn what_is_left_out_is_not_checked() {
 #[test]
 fn nothing_outside_the_list_is_run_and_each_is_named() {
     let cases = [
-        (
-            "system-protocol0",
-            "the pickle asks for posix.system, which no file of features needs: refused",
-        ),
+        ("system-protocol0", "the pickle asks for posix.system, which no file of features needs: refused"),
         ("system-protocol2", "the pickle asks for posix.system,"),
         ("system-protocol4", "the pickle asks for posix.system,"),
         ("instance", "the pickle asks for os.system,"),
@@ -412,10 +341,7 @@ fn nothing_outside_the_list_is_run_and_each_is_named() {
     assert_eq!(names("refused-", ".pkl").len(), cases.len());
     for (name, expected) in cases {
         let message = fault(&format!("refused-{name}.pkl"), &ReadOptions::default());
-        assert!(
-            message.starts_with("byte ") && message.contains(expected),
-            "{name}: {message}"
-        );
+        assert!(message.starts_with("byte ") && message.contains(expected), "{name}: {message}");
     }
     // What the calls would have left behind.
     assert!(!Path::new("pickle-was-run").exists());
@@ -425,19 +351,11 @@ fn nothing_outside_the_list_is_run_and_each_is_named() {
 
 #[test]
 fn meld_with_its_crowds_of_speakers() {
-    for name in [
-        "meld-python2.pkl",
-        "meld-numpy1.pkl",
-        "meld-numpy2.pkl",
-        "meld-arrays.pkl",
-    ] {
+    for name in ["meld-python2.pkl", "meld-numpy1.pkl", "meld-numpy2.pkl", "meld-arrays.pkl"] {
         assert_same(name, read(name), &meld_corpus(&[0, 1]));
     }
     let name = "meld-numpy2.pkl";
-    let asked = ReadOptions {
-        format: Some(Format::Meld),
-        ..modalities(&["audio"])
-    };
+    let asked = ReadOptions { format: Some(Format::Meld), ..modalities(&["audio"]) };
     assert_same(name, read_with(name, &asked), &meld_corpus(&[1]));
     assert!(fault(name, &modalities(&["visual"])).contains("no \"visual\" modality in this file: ask for"));
 }
@@ -454,19 +372,13 @@ fn melds_variants_are_told_by_the_order_of_their_items() {
 
 #[test]
 fn a_format_that_the_file_has_not() {
-    let as_format = |format| ReadOptions {
-        format: Some(format),
-        ..ReadOptions::default()
-    };
+    let as_format = |format| ReadOptions { format: Some(format), ..ReadOptions::default() };
     let message = fault("meld-numpy2.pkl", &as_format(Format::Iemocap));
     assert!(
         message.contains("not IEMOCAP's file of features: nine items") && message.contains("9 items (a dict")
     );
     let message = fault("iemocap-numpy2-protocol2.pkl", &as_format(Format::Conversations));
-    assert!(
-        message.starts_with("line 1: column 1: expected value"),
-        "{message}"
-    );
+    assert!(message.starts_with("line 1: column 1: expected value"), "{message}");
     let message = fault("inline.jsonl", &as_format(Format::Iemocap));
     assert!(message.contains("0x7b is no pickle instruction"), "{message}");
     // IEMOCAP's layout with MELD's classes is what the caller says it is.
@@ -486,18 +398,12 @@ fn refusal(program: &[u8]) -> String {
 
 #[test]
 fn every_truncation_is_an_error() {
-    for name in [
-        "other-protocol0.pkl",
-        "other-protocol2.pkl",
-        "other-protocol5.pkl",
-        "iemocap-python2-protocol1.pkl",
-    ] {
+    for name in
+        ["other-protocol0.pkl", "other-protocol2.pkl", "other-protocol5.pkl", "iemocap-python2-protocol1.pkl"]
+    {
         let bytes = std::fs::read(fixture(name)).unwrap();
         for length in 0..bytes.len() {
-            assert!(
-                pickle::read(&bytes[..length], name).is_err(),
-                "{name} cut to {length} bytes"
-            );
+            assert!(pickle::read(&bytes[..length], name).is_err(), "{name} cut to {length} bytes");
         }
     }
 }
@@ -516,10 +422,7 @@ fn lengths_that_the_file_does_not_hold_allocate_nothing() {
     ];
     for program in announced {
         let message = refusal(program);
-        assert!(
-            message.contains("the file is cut short") || message.contains("memo entry"),
-            "{message}"
-        );
+        assert!(message.contains("the file is cut short") || message.contains("memo entry"), "{message}");
     }
     // An array of 2^62 numbers without a byte, and one whose size in bytes overflows.
     let array = |shape: &str| {
@@ -528,10 +431,7 @@ fn lengths_that_the_file_does_not_hold_allocate_nothing() {
     };
     for shape in ["L4611686018427387904L\n", "L4294967296L\nL4294967296L\n", "I1\n"] {
         let message = refusal(array(shape).as_bytes());
-        assert!(
-            message.contains("0 bytes of content: the file is damaged"),
-            "{message}"
-        );
+        assert!(message.contains("0 bytes of content: the file is damaged"), "{message}");
     }
     // No elements are no trouble, whatever the other sizes.
     let empty = array("L4611686018427387904L\nI0\n");
@@ -556,28 +456,20 @@ fn nesting_and_cycles_take_no_stack() {
     assert_eq!(cyclic.describe(cyclic.root()), "a tuple");
     // Nine of them make no corpus, and say so.
     let folder = tempfile::tempdir().unwrap();
-    for (item, expected) in [
-        (&b"]q\0h\0a"[..], "not IEMOCAP's or MELD's"),
-        (b"}q\0h\0h\0s", "not IEMOCAP's or MELD's"),
-    ] {
+    for (item, expected) in
+        [(&b"]q\0h\0a"[..], "not IEMOCAP's or MELD's"), (b"}q\0h\0h\0s", "not IEMOCAP's or MELD's")]
+    {
         let path = folder.path().join("cyclic.pkl");
         std::fs::write(&path, [b"(", item.repeat(9).as_slice(), b"t."].concat()).unwrap();
-        let message = data::read(&path, &ReadOptions::default())
-            .unwrap_err()
-            .to_string();
+        let message = data::read(&path, &ReadOptions::default()).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
     }
     // The layout of IEMOCAP, each dict holding itself under the one conversation that there is.
     let item = b"}q\0(U\x01cK\x01U\x01dh\0u";
     let path = folder.path().join("cyclic.pkl");
     std::fs::write(&path, [b"(", item.repeat(7).as_slice(), b"(U\x01dl(lt."].concat()).unwrap();
-    let message = data::read(&path, &ReadOptions::default())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("conversation d: videoLabels is a dict: a list of whole numbers"),
-        "{message}"
-    );
+    let message = data::read(&path, &ReadOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("conversation d: videoLabels is a dict: a list of whole numbers"), "{message}");
 }
 
 /// Calls that copy their arguments, on one large argument again and again.
@@ -609,9 +501,7 @@ fn unfolding_beyond_the_files_size_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("shared.pkl");
     std::fs::write(&path, program).unwrap();
-    let message = data::read(&path, &ReadOptions::default())
-        .unwrap_err()
-        .to_string();
+    let message = data::read(&path, &ReadOptions::default()).unwrap_err().to_string();
     assert!(message.contains("far more than its own size"), "{message}");
 }
 
@@ -651,10 +541,7 @@ fn damaged_programs_are_refused_by_what_is_wrong() {
             continue;
         }
         let message = refusal(program);
-        assert!(
-            message.starts_with("p: byte ") && message.contains(expected),
-            "{program:?}: {message}"
-        );
+        assert!(message.starts_with("p: byte ") && message.contains(expected), "{program:?}: {message}");
     }
 }
 
@@ -709,11 +596,7 @@ fn features_inline_and_in_each_kind_of_file() {
         "side-big-endian-npy.jsonl",
         "side-half-npy.jsonl",
     ] {
-        assert_same(
-            name,
-            read(name),
-            &iemocap_corpus(&[0, 1, 2], 0.125, &double(name)),
-        );
+        assert_same(name, read(name), &iemocap_corpus(&[0, 1, 2], 0.125, &double(name)));
         let some = read_with(name, &modalities(&["visual", "audio"]));
         assert_same(name, some, &iemocap_corpus(&[1, 2], 0.125, &double(name)));
     }
@@ -740,18 +623,14 @@ fn what_is_written_reads_back_bit_for_bit() {
         assert_eq!(again.fingerprint(), corpus.fingerprint());
         assert_same("written.jsonl", again, &corpus);
     }
-    let mut left: Vec<_> = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let mut left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["written.jsonl", "written.safetensors"]);
     // Single precision where it is enough.
     let floats = |corpus: &Corpus| {
         conversations::write(corpus, &path).unwrap();
-        std::fs::metadata(folder.path().join("written.safetensors"))
-            .unwrap()
-            .len() as usize
+        std::fs::metadata(folder.path().join("written.safetensors")).unwrap().len() as usize
     };
     let corpus = generate(&SyntheticOptions::small());
     let bytes = 4 * corpus.features.len();
@@ -768,10 +647,7 @@ fn writing_where_it_cannot_be() {
         ("missing/corpus.jsonl", "cannot write"),
     ] {
         let error = conversations::write(&corpus, &folder.path().join(name)).unwrap_err();
-        assert!(
-            matches!(&error, Error::Input(message) if message.contains(expected)),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::Input(message) if message.contains(expected)), "{error}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -786,10 +662,9 @@ fn read_lines(lines: &str, sides: &[&str]) -> Result<Corpus, Error> {
     std::fs::write(&path, lines).unwrap();
     data::read(&path, &ReadOptions::default()).map_err(|error| {
         let message = error.to_string();
-        Error::input(message.replace(
-            &format!("{}{}", folder.path().display(), std::path::MAIN_SEPARATOR),
-            "",
-        ))
+        Error::input(
+            message.replace(&format!("{}{}", folder.path().display(), std::path::MAIN_SEPARATOR), ""),
+        )
     })
 }
 
@@ -821,15 +696,9 @@ fn a_small_file_of_ones_own() {
     assert_eq!(corpus.conversations[0].id, "7");
     assert_eq!(
         corpus.conversations[0].utterances,
-        [
-            utterance("0", "ann", Some(1), Some("No!")),
-            utterance("1", "bob", None, None)
-        ]
+        [utterance("0", "ann", Some(1), Some("No!")), utterance("1", "bob", None, None)]
     );
-    assert_eq!(
-        corpus.conversations[1].utterances,
-        [utterance("5", "2", None, None)]
-    );
+    assert_eq!(corpus.conversations[1].utterances, [utterance("5", "2", None, None)]);
 }
 
 #[test]
@@ -843,36 +712,21 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
             line.to_string(),
             "c.jsonl: line 1: the file has no header: begin it with {\"format\": \"coin-conversations\"",
         ),
-        (
-            "{".to_string(),
-            "c.jsonl: line 1: column 1: EOF while parsing an object",
-        ),
+        ("{".to_string(), "c.jsonl: line 1: column 1: EOF while parsing an object"),
         (" \n\n".to_string(), "neither a pickle nor conversations"),
         (HEADER.to_string(), "c.jsonl: there are no conversations"),
         (
             HEADER.replace("coin-conversations", "x"),
             "c.jsonl: line 1: format \"x\" is not \"coin-conversations\"",
         ),
-        (
-            HEADER.replace(":1,", ":2,"),
-            "c.jsonl: line 1: version 2 of the format is not known here: 1 is",
-        ),
-        (
-            HEADER.replace("classes", "labels"),
-            "line 1: column 51: unknown field `labels`, expected one of",
-        ),
-        (
-            HEADER.replace(r#"{"text":2}"#, "{}"),
-            "line 1: \"modalities\" names at least one",
-        ),
+        (HEADER.replace(":1,", ":2,"), "c.jsonl: line 1: version 2 of the format is not known here: 1 is"),
+        (HEADER.replace("classes", "labels"), "line 1: column 51: unknown field `labels`, expected one of"),
+        (HEADER.replace(r#"{"text":2}"#, "{}"), "line 1: \"modalities\" names at least one"),
         (
             HEADER.replace(r#""text":2"#, r#""text":0"#),
             "line 1: \"modalities\" names at least one, each with its width",
         ),
-        (
-            HEADER.replace(r#""text":2"#, r#""a":1,"a":1"#),
-            "modality \"a\" is named twice",
-        ),
+        (HEADER.replace(r#""text":2"#, r#""a":1,"a":1"#), "modality \"a\" is named twice"),
         (
             header(r#""splits":{"dev":["a"]}}"#).replace("}}}", "}}"),
             "unknown field `dev`, expected one of `train`",
@@ -882,28 +736,16 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
             "c.jsonl: line 1: conversation a is in the train and in the test split: take it out of one",
         ),
         (
-            format!(
-                "{}\n{line}",
-                header(r#""splits":{"test":["z","y"]}}"#).replace("}}}", "}}")
-            ),
+            format!("{}\n{line}", header(r#""splits":{"test":["z","y"]}}"#).replace("}}}", "}}")),
             "c.jsonl: the test split names conversation y, of which there is no utterance: take it out",
         ),
-        (
-            format!("{HEADER}\n\n{HEADER}"),
-            "c.jsonl: line 3: column 9: unknown field `format`",
-        ),
+        (format!("{HEADER}\n\n{HEADER}"), "c.jsonl: line 3: column 9: unknown field `format`"),
         (
             format!("{HEADER}\n{}", line.replace("speaker", "name")),
             "c.jsonl: line 2: column 26: unknown field `name`",
         ),
-        (
-            format!("{HEADER}\n{}", line.replace(r#""ann""#, "1.5")),
-            "expected text or a whole number",
-        ),
-        (
-            format!("{HEADER}\n{}", line.replace(r#""a""#, r#""""#)),
-            "line 2: \"conversation\" is empty",
-        ),
+        (format!("{HEADER}\n{}", line.replace(r#""ann""#, "1.5")), "expected text or a whole number"),
+        (format!("{HEADER}\n{}", line.replace(r#""a""#, r#""""#)), "line 2: \"conversation\" is empty"),
         (
             format!("{HEADER}\n{}", line.replace("[1,2]", "[1]")),
             "line 2: features of \"text\" are 1 wide, 2 are expected",
@@ -912,45 +754,27 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
             format!("{HEADER}\n{}", line.replace("[1,2]", "[1,NaN]")),
             "c.jsonl: line 2: column 59: expected value",
         ),
-        (
-            format!("{HEADER}\n{}", line.replace("[1,2]", "[1,1e999]")),
-            "number out of range",
-        ),
-        (
-            format!("{HEADER}\n{}", line.replace("[1,2]", "[1,null]")),
-            "invalid type: null, expected f64",
-        ),
+        (format!("{HEADER}\n{}", line.replace("[1,2]", "[1,1e999]")), "number out of range"),
+        (format!("{HEADER}\n{}", line.replace("[1,2]", "[1,null]")), "invalid type: null, expected f64"),
         (
             format!("{HEADER}\n{}", line.replace("text", "txt")),
             "features of \"txt\", none of the header's modalities (text)",
         ),
-        (
-            format!("{HEADER}\n{}", line.replace(r#""text":[1,2]"#, "")),
-            "features of \"text\" are missing",
-        ),
+        (format!("{HEADER}\n{}", line.replace(r#""text":[1,2]"#, "")), "features of \"text\" are missing"),
         (
             format!("{HEADER}\n{}", line.replace(r#","features":{"text":[1,2]}"#, "")),
             "no features: give \"row\" or",
         ),
         (
-            format!(
-                "{HEADER}\n{}",
-                line.replace(r#""features""#, r#""row":1,"features""#)
-            ),
+            format!("{HEADER}\n{}", line.replace(r#""features""#, r#""row":1,"features""#)),
             "both \"row\" and \"features\"",
         ),
         (
-            format!(
-                "{HEADER}\n{}",
-                line.replace(r#""features""#, r#""label":"hate","features""#)
-            ),
+            format!("{HEADER}\n{}", line.replace(r#""features""#, r#""label":"hate","features""#)),
             "c.jsonl: line 2: label \"hate\" is none of the header's classes (joy, fear): mend it",
         ),
         (
-            format!(
-                "{HEADER}\n{}",
-                line.replace(r#""features""#, r#""label":1,"features""#)
-            ),
+            format!("{HEADER}\n{}", line.replace(r#""features""#, r#""label":1,"features""#)),
             "invalid type: integer `1`",
         ),
         (
@@ -958,10 +782,7 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
             "c.jsonl: line 2: \"row\" needs a file of features: name it in the header's",
         ),
         (
-            format!(
-                "{HEADER}\n{line}\n{}",
-                line.replace(r#""speaker""#, r#""utterance":"0","speaker""#)
-            ),
+            format!("{HEADER}\n{line}\n{}", line.replace(r#""speaker""#, r#""utterance":"0","speaker""#)),
             "c.jsonl: line 3: conversation a has an utterance 0 already: give each an id of its own, or none",
         ),
         (
@@ -972,10 +793,7 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
             format!("{}\n{}\n{}", wide("side.safetensors"), row(3), row(3)),
             "line 3: row 3 is line 2's: give each",
         ),
-        (
-            format!("{}\n{}", wide("none.safetensors"), row(0)),
-            "none.safetensors: cannot read: ",
-        ),
+        (format!("{}\n{}", wide("none.safetensors"), row(0)), "none.safetensors: cannot read: "),
         (
             format!("{}\n{}", wide("side.csv"), row(0)),
             "side.csv: features are read from .safetensors and .npy files",
@@ -1002,12 +820,7 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
         ),
     ];
     for (lines, expected) in cases {
-        let sides = [
-            "side.safetensors",
-            "side.npy",
-            "side-flat.npy",
-            "side-integers.npy",
-        ];
+        let sides = ["side.safetensors", "side.npy", "side-flat.npy", "side-integers.npy"];
         match read_lines(&lines, &[&sides[..], &["inline.jsonl"]].concat()) {
             Err(Error::Input(message)) => {
                 assert!(message.contains(expected), "{message}\nnot: {expected}\n{lines}")
@@ -1018,18 +831,10 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
     // A file of another name is not looked for by accident.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("side.csv"), "1,2").unwrap();
-    std::fs::write(
-        folder.path().join("c.jsonl"),
-        format!("{}\n{}", wide("side.csv"), row(0)),
-    )
-    .unwrap();
-    let message = data::read(&folder.path().join("c.jsonl"), &ReadOptions::default())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("side.csv: features are read from .safetensors and .npy files"),
-        "{message}"
-    );
+    std::fs::write(folder.path().join("c.jsonl"), format!("{}\n{}", wide("side.csv"), row(0))).unwrap();
+    let message =
+        data::read(&folder.path().join("c.jsonl"), &ReadOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("side.csv: features are read from .safetensors and .npy files"), "{message}");
 }
 
 #[test]
@@ -1045,19 +850,13 @@ fn files_that_are_something_else() {
         let path = folder.path().join("file");
         std::fs::write(&path, content).unwrap();
         let error = data::read(&path, &ReadOptions::default()).unwrap_err();
-        assert!(
-            matches!(&error, Error::Input(message) if message.contains(expected)),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::Input(message) if message.contains(expected)), "{error}");
     }
     for name in ["side.npy", "side.safetensors"] {
         assert!(fault(name, &ReadOptions::default()).contains("this is a file of features alone"));
     }
     for path in [folder.path().join("missing"), folder.path().to_path_buf()] {
-        assert!(matches!(
-            data::read(&path, &ReadOptions::default()),
-            Err(Error::Input(_))
-        ));
+        assert!(matches!(data::read(&path, &ReadOptions::default()), Err(Error::Input(_))));
     }
 }
 
@@ -1067,33 +866,16 @@ fn lines_one_at_a_time() {
     let mut reader = LineReader::new("standard input");
     assert_eq!(reader.read(b"  \n").unwrap(), None);
     let line = br#"{"conversation":"a","speaker":"ann","features":{"audio":[3],"text":[1,2]}}"#;
-    let Some(Line::Utterance(utterance)) = reader.read(line).unwrap() else {
-        panic!()
-    };
-    assert_eq!(
-        (utterance.conversation.as_str(), utterance.utterance.as_deref()),
-        ("a", None)
-    );
-    let modality = |name: &str, width| Modality {
-        name: name.into(),
-        width,
-    };
+    let Some(Line::Utterance(utterance)) = reader.read(line).unwrap() else { panic!() };
+    assert_eq!((utterance.conversation.as_str(), utterance.utterance.as_deref()), ("a", None));
+    let modality = |name: &str, width| Modality { name: name.into(), width };
     let mut row = Vec::new();
-    utterance
-        .inline_features(&[modality("text", 2), modality("audio", 1)], &mut row)
-        .unwrap();
+    utterance.inline_features(&[modality("text", 2), modality("audio", 1)], &mut row).unwrap();
     assert_eq!(row, [1.0, 2.0, 3.0]);
-    let message = utterance
-        .inline_features(&[modality("text", 3)], &mut row)
-        .unwrap_err();
+    let message = utterance.inline_features(&[modality("text", 3)], &mut row).unwrap_err();
     assert_eq!(message, "features of \"text\" are 2 wide, 3 are expected");
-    let message = utterance
-        .inline_features(&[modality("face", 3)], &mut row)
-        .unwrap_err();
-    assert_eq!(
-        message,
-        "features of \"face\" are missing: the line has [\"audio\", \"text\"]"
-    );
+    let message = utterance.inline_features(&[modality("face", 3)], &mut row).unwrap_err();
+    assert_eq!(message, "features of \"face\" are missing: the line has [\"audio\", \"text\"]");
     let error = reader.error("what").to_string();
     assert_eq!(error, "standard input: line 2: what");
     // Without a header, a row has no file, and says so when features are needed.
@@ -1113,17 +895,10 @@ fn lines_one_at_a_time() {
     );
 
     let mut reader = LineReader::new("standard input");
-    assert!(matches!(
-        reader.read(HEADER.as_bytes()),
-        Ok(Some(Line::Header(_)))
-    ));
+    assert!(matches!(reader.read(HEADER.as_bytes()), Ok(Some(Line::Header(_)))));
     assert_eq!(reader.header().unwrap().modalities, [modality("text", 2)]);
     assert!(
-        reader
-            .read(line)
-            .unwrap_err()
-            .to_string()
-            .contains("features of \"audio\", none of the header's")
+        reader.read(line).unwrap_err().to_string().contains("features of \"audio\", none of the header's")
     );
 }
 
@@ -1155,11 +930,7 @@ fn read_bytes(name: &str, bytes: &[u8]) -> Result<Corpus, Error> {
     for side in ["side.safetensors", "side.npy", "side-fortran.npy"] {
         std::fs::copy(fixture(side), folder.path().join(side)).unwrap();
     }
-    for lines in [
-        "side-safetensors.jsonl",
-        "side-npy.jsonl",
-        "side-fortran-npy.jsonl",
-    ] {
+    for lines in ["side-safetensors.jsonl", "side-npy.jsonl", "side-fortran-npy.jsonl"] {
         std::fs::copy(fixture(lines), folder.path().join(lines)).unwrap();
     }
     std::fs::write(folder.path().join(name), bytes).unwrap();
@@ -1274,34 +1045,17 @@ fn the_real_iemocap_file() {
         data::read(Path::new(&path), &ReadOptions::default()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((corpus.conversations.len(), corpus.len()), (151, 7433));
     let utterances = |split| {
-        let conversations = corpus
-            .conversations
-            .iter()
-            .filter(move |conversation| conversation.split == split);
-        conversations
-            .map(|conversation| conversation.utterances.len())
-            .sum::<usize>()
+        let conversations =
+            corpus.conversations.iter().filter(move |conversation| conversation.split == split);
+        conversations.map(|conversation| conversation.utterances.len()).sum::<usize>()
     };
     assert_eq!(
-        (
-            utterances(Split::Train),
-            utterances(Split::Validation),
-            utterances(Split::Test)
-        ),
+        (utterances(Split::Train), utterances(Split::Validation), utterances(Split::Test)),
         (5810, 0, 1623)
     );
     assert_eq!(
-        corpus
-            .conversations
-            .iter()
-            .map(|conversation| conversation.utterances.len())
-            .max(),
+        corpus.conversations.iter().map(|conversation| conversation.utterances.len()).max(),
         Some(110)
     );
-    assert!(
-        corpus
-            .conversations
-            .iter()
-            .all(|one| one.utterances.iter().all(|one| one.label.is_some()))
-    );
+    assert!(corpus.conversations.iter().all(|one| one.utterances.iter().all(|one| one.label.is_some())));
 }

@@ -83,15 +83,10 @@ impl UtteranceLine {
         for Modality { name, width } in modalities {
             let Some((_, values)) = features.iter().find(|(found, _)| found == name) else {
                 let found: Vec<&str> = features.iter().map(|(found, _)| found.as_str()).collect();
-                return Err(format!(
-                    "features of {name:?} are missing: the line has {found:?}"
-                ));
+                return Err(format!("features of {name:?} are missing: the line has {found:?}"));
             };
             if values.len() != *width {
-                return Err(format!(
-                    "features of {name:?} are {} wide, {width} are expected",
-                    values.len()
-                ));
+                return Err(format!("features of {name:?} are {} wide, {width} are expected", values.len()));
             }
             out.extend_from_slice(values);
         }
@@ -116,12 +111,7 @@ pub struct LineReader {
 impl LineReader {
     /// `source` begins every message: a path, or `standard input`.
     pub fn new(source: impl Into<String>) -> Self {
-        LineReader {
-            source: source.into(),
-            number: 0,
-            header: None,
-            begun: false,
-        }
+        LineReader { source: source.into(), number: 0, header: None, begun: false }
     }
 
     pub fn header(&self) -> Option<&Header> {
@@ -139,28 +129,19 @@ impl LineReader {
     /// `Error::Input` naming the source, the line and the key.
     pub fn read(&mut self, line: &[u8]) -> Result<Option<Line>> {
         self.number += 1;
-        let line = if self.number == 1 {
-            line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
-        } else {
-            line
-        };
+        let line = if self.number == 1 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
         let line = line.trim_ascii();
         if line.is_empty() {
             return Ok(None);
         }
         let first = !std::mem::replace(&mut self.begun, true);
         if first && self.json::<Probe>(line)?.format.is_some() {
-            let header = self
-                .json::<JsonHeader>(line)?
-                .header()
-                .map_err(|message| self.error(message))?;
+            let header = self.json::<JsonHeader>(line)?.header().map_err(|message| self.error(message))?;
             self.header = Some(header.clone());
             return Ok(Some(Line::Header(header)));
         }
-        let utterance = self
-            .json::<JsonUtterance>(line)?
-            .utterance()
-            .map_err(|message| self.error(message))?;
+        let utterance =
+            self.json::<JsonUtterance>(line)?.utterance().map_err(|message| self.error(message))?;
         if let Some(header) = &self.header {
             header.check(&utterance).map_err(|message| self.error(message))?;
         }
@@ -171,9 +152,7 @@ impl LineReader {
         serde_json::from_slice(line).map_err(|error| {
             let message = error.to_string();
             // It counts lines within this one.
-            let message = message
-                .rsplit_once(" at line ")
-                .map_or(message.as_str(), |(message, _)| message);
+            let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
             self.error(format_args!("column {}: {message}", error.column()))
         })
     }
@@ -190,15 +169,14 @@ impl Header {
         let features = match &line.features {
             Features::Row(_) if self.features.is_none() => {
                 return Err(
-                    "\"row\" needs a file of features: name it in the header's \"features\"".to_string(),
+                    "\"row\" needs a file of features: name it in the header's \"features\"".to_string()
                 );
             }
             Features::Row(_) => return Ok(()),
             Features::Inline(features) => features,
         };
-        if let Some((name, _)) = features
-            .iter()
-            .find(|(name, _)| self.modalities.iter().all(|one| one.name != *name))
+        if let Some((name, _)) =
+            features.iter().find(|(name, _)| self.modalities.iter().all(|one| one.name != *name))
         {
             let names: Vec<&str> = self.modalities.iter().map(|one| one.name.as_str()).collect();
             return Err(format!(
@@ -254,9 +232,9 @@ pub(super) fn parse(bytes: &[u8], path: &Path, options: &ReadOptions) -> Result<
         if let Features::Row(row) = line.features
             && let Some(other) = rows.insert(row, reader.number)
         {
-            return Err(reader.error(format_args!(
-                "row {row} is line {other}'s: give each utterance its own"
-            )));
+            return Err(
+                reader.error(format_args!("row {row} is line {other}'s: give each utterance its own"))
+            );
         }
         let before = conversations.entry(line.conversation.clone()).or_default();
         let id = line.utterance.unwrap_or_else(|| before.len().to_string());
@@ -266,32 +244,16 @@ pub(super) fn parse(bytes: &[u8], path: &Path, options: &ReadOptions) -> Result<
                 line.conversation
             )));
         }
-        let label = line
-            .label
-            .and_then(|label| header.classes.iter().position(|class| *class == label));
-        let utterance = Utterance {
-            id,
-            speaker: line.speaker,
-            label,
-            text: line.text,
-        };
-        before.push(Read {
-            line: reader.number,
-            utterance,
-            features: line.features,
-        });
+        let label = line.label.and_then(|label| header.classes.iter().position(|class| *class == label));
+        let utterance = Utterance { id, speaker: line.speaker, label, text: line.text };
+        before.push(Read { line: reader.number, utterance, features: line.features });
     }
     let Some(header) = header else {
         return Err(Error::input(format!(
             "{source}: the file is empty: a header and utterances are expected"
         )));
     };
-    if let Some((id, split)) = header
-        .splits
-        .iter()
-        .filter(|(id, _)| !conversations.contains_key(*id))
-        .min()
-    {
+    if let Some((id, split)) = header.splits.iter().filter(|(id, _)| !conversations.contains_key(*id)).min() {
         return Err(Error::input(format!(
             "{source}: the {} split names conversation {id}, of which there is no utterance: take it out of the \
              header's \"splits\"",
@@ -311,40 +273,21 @@ pub(super) fn parse(bytes: &[u8], path: &Path, options: &ReadOptions) -> Result<
     let mut corpus = Corpus {
         source,
         classes: header.classes,
-        modalities: chosen
-            .iter()
-            .map(|&index| header.modalities[index].clone())
-            .collect(),
+        modalities: chosen.iter().map(|&index| header.modalities[index].clone()).collect(),
         conversations: Vec::with_capacity(conversations.len()),
         features: Vec::new(),
     };
     let mut first = 0;
     for (id, lines) in conversations {
         let mut utterances = Vec::with_capacity(lines.len());
-        for Read {
-            line,
-            utterance,
-            features,
-        } in lines
-        {
-            append(
-                &features,
-                side.as_ref(),
-                &chosen,
-                &header.modalities,
-                &mut corpus.features,
-            )
-            .map_err(|message| Error::input(format!("{}: line {line}: {message}", corpus.source)))?;
+        for Read { line, utterance, features } in lines {
+            append(&features, side.as_ref(), &chosen, &header.modalities, &mut corpus.features)
+                .map_err(|message| Error::input(format!("{}: line {line}: {message}", corpus.source)))?;
             utterances.push(utterance);
         }
         let split = header.splits.get(&id).copied().unwrap_or(Split::Train);
         let count = utterances.len();
-        corpus.conversations.push(Conversation {
-            id,
-            split,
-            first,
-            utterances,
-        });
+        corpus.conversations.push(Conversation { id, split, first, utterances });
         first += count;
     }
     Ok(corpus)
@@ -355,11 +298,7 @@ fn chosen(header: &Header, options: &ReadOptions, source: &str) -> Result<Vec<us
     let Some(wanted) = &options.modalities else {
         return Ok((0..header.modalities.len()).collect());
     };
-    let names: Vec<&str> = header
-        .modalities
-        .iter()
-        .map(|modality| modality.name.as_str())
-        .collect();
+    let names: Vec<&str> = header.modalities.iter().map(|modality| modality.name.as_str()).collect();
     if let Some(unknown) = wanted.iter().find(|name| !names.contains(&name.as_str())) {
         let names = names.join(",");
         return Err(Error::input(format!(
@@ -372,9 +311,7 @@ fn chosen(header: &Header, options: &ReadOptions, source: &str) -> Result<Vec<us
             "{source}: no modality is asked for: ask for --modalities {names} or some of them"
         )));
     }
-    Ok((0..names.len())
-        .filter(|&index| wanted.iter().any(|name| name == names[index]))
-        .collect())
+    Ok((0..names.len()).filter(|&index| wanted.iter().any(|name| name == names[index])).collect())
 }
 
 fn append(
@@ -421,18 +358,11 @@ pub fn write(corpus: &Corpus, path: &Path) -> Result<()> {
 
 fn lines(corpus: &Corpus, side: String) -> Result<Vec<u8>> {
     let of_split = |split: Split| {
-        let conversations = corpus
-            .conversations
-            .iter()
-            .filter(move |conversation| conversation.split == split);
-        conversations
-            .map(|conversation| Name(conversation.id.clone()))
-            .collect()
+        let conversations =
+            corpus.conversations.iter().filter(move |conversation| conversation.split == split);
+        conversations.map(|conversation| Name(conversation.id.clone())).collect()
     };
-    let modalities = corpus
-        .modalities
-        .iter()
-        .map(|modality| (modality.name.clone(), modality.width));
+    let modalities = corpus.modalities.iter().map(|modality| (modality.name.clone(), modality.width));
     let header = JsonHeader {
         format: NAME.to_string(),
         version: VERSION,
@@ -453,9 +383,7 @@ fn lines(corpus: &Corpus, side: String) -> Result<Vec<u8>> {
                 conversation: Name(conversation.id.clone()),
                 utterance: Some(Name(utterance.id.clone())),
                 speaker: Name(utterance.speaker.clone()),
-                label: utterance
-                    .label
-                    .and_then(|label| corpus.classes.get(label).cloned()),
+                label: utterance.label.and_then(|label| corpus.classes.get(label).cloned()),
                 text: utterance.text.clone(),
                 row: Some(conversation.first + index),
                 features: None,
@@ -501,28 +429,15 @@ fn side_file(corpus: &Corpus) -> Result<Vec<u8>> {
     let tensors = corpus.modalities.iter().map(|modality| {
         let columns = first..first + modality.width;
         first = columns.end;
-        let rows = corpus
-            .features
-            .chunks_exact(width.max(1))
-            .map(|row| &row[columns.clone()]);
+        let rows = corpus.features.chunks_exact(width.max(1)).map(|row| &row[columns.clone()]);
         let values = rows.flatten();
         let exact = values.clone().all(|&value| f64::from(value as f32) == value);
         let (dtype, bytes) = if exact {
-            (
-                Dtype::F32,
-                values.flat_map(|&value| (value as f32).to_le_bytes()).collect(),
-            )
+            (Dtype::F32, values.flat_map(|&value| (value as f32).to_le_bytes()).collect())
         } else {
             (Dtype::F64, values.flat_map(|value| value.to_le_bytes()).collect())
         };
-        (
-            modality.name.clone(),
-            Tensor {
-                dtype,
-                shape: [corpus.len(), modality.width],
-                bytes,
-            },
-        )
+        (modality.name.clone(), Tensor { dtype, shape: [corpus.len(), modality.width], bytes })
     });
     let tensors: Vec<_> = tensors.collect();
     safetensors::serialize(tensors, None)
@@ -546,10 +461,7 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
         return Err(Error::io("write", path, &error));
     }
     // The new name reaches the disk with its folder; not every system can sync one, and the content is safe.
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
 }
@@ -617,35 +529,19 @@ impl JsonHeader {
             return Err(format!("format {:?} is not {NAME:?}", self.format));
         }
         if self.version != VERSION {
-            return Err(format!(
-                "version {} of the format is not known here: {VERSION} is",
-                self.version
-            ));
+            return Err(format!("version {} of the format is not known here: {VERSION} is", self.version));
         }
-        let modalities: Vec<Modality> = self
-            .modalities
-            .0
-            .into_iter()
-            .map(|(name, width)| Modality { name, width })
-            .collect();
+        let modalities: Vec<Modality> =
+            self.modalities.0.into_iter().map(|(name, width)| Modality { name, width }).collect();
         if modalities.is_empty()
-            || modalities
-                .iter()
-                .any(|modality| modality.width == 0 || modality.name.is_empty())
+            || modalities.iter().any(|modality| modality.width == 0 || modality.name.is_empty())
         {
             return Err("\"modalities\" names at least one, each with its width of 1 or more".to_string());
         }
         let mut splits = HashMap::new();
-        let named = self.splits.unwrap_or(JsonSplits {
-            train: vec![],
-            validation: vec![],
-            test: vec![],
-        });
-        let named = [
-            (Split::Train, named.train),
-            (Split::Validation, named.validation),
-            (Split::Test, named.test),
-        ];
+        let named = self.splits.unwrap_or(JsonSplits { train: vec![], validation: vec![], test: vec![] });
+        let named =
+            [(Split::Train, named.train), (Split::Validation, named.validation), (Split::Test, named.test)];
         for (split, names) in named {
             for Name(name) in names {
                 if let Some(before) = splits.insert(name.clone(), split) {
@@ -657,12 +553,7 @@ impl JsonHeader {
                 }
             }
         }
-        Ok(Header {
-            classes: self.classes,
-            modalities,
-            features: self.features,
-            splits,
-        })
+        Ok(Header { classes: self.classes, modalities, features: self.features, splits })
     }
 }
 
@@ -678,14 +569,8 @@ impl JsonUtterance {
                 return Err("the utterance has both \"row\" and \"features\": give one".to_string());
             }
         };
-        let names = [
-            ("conversation", Some(&self.conversation)),
-            ("utterance", self.utterance.as_ref()),
-        ];
-        if let Some((key, _)) = names
-            .iter()
-            .find(|(_, name)| name.is_some_and(|name| name.0.is_empty()))
-        {
+        let names = [("conversation", Some(&self.conversation)), ("utterance", self.utterance.as_ref())];
+        if let Some((key, _)) = names.iter().find(|(_, name)| name.is_some_and(|name| name.0.is_empty())) {
             return Err(format!("{key:?} is empty: give it an id"));
         }
         Ok(UtteranceLine {

@@ -24,10 +24,7 @@ pub(super) struct Layout {
 /// Reads a pickle of the family from `bytes`; `source` begins every message.
 pub(super) fn read(bytes: &[u8], source: &str, options: &ReadOptions) -> Result<Corpus> {
     let pickle = pickle::read(bytes, source)?;
-    let reader = Reader {
-        pickle: &pickle,
-        source,
-    };
+    let reader = Reader { pickle: &pickle, source };
     let items = pickle.items(pickle.root()).unwrap_or_default();
     let layout = reader.layout(items, options.format)?;
     // A file holds fewer values than bytes, unless utterances share theirs (zeros for what is missing).
@@ -53,10 +50,7 @@ impl Reader<'_> {
         let Value::Dict(entries) = self.pickle.get(labels) else {
             return None;
         };
-        entries
-            .iter()
-            .filter_map(|&(_, list)| self.whole_numbers(list)?.into_iter().max())
-            .max()
+        entries.iter().filter_map(|&(_, list)| self.whole_numbers(list)?.into_iter().max()).max()
     }
 
     fn fail<T>(&self, message: String) -> Result<T> {
@@ -94,26 +88,20 @@ impl Reader<'_> {
 
     /// Tells IEMOCAP from MELD by the kinds of the items, and by the speakers where those agree.
     fn layout(&self, items: &[Id], format: Option<Format>) -> Result<Layout> {
-        let kinds: String = items
-            .iter()
-            .map(|&item| if self.is_dict(item) { 'D' } else { 'C' })
-            .collect();
+        let kinds: String = items.iter().map(|&item| if self.is_dict(item) { 'D' } else { 'C' }).collect();
         let iemocap = match kinds.as_str() {
-            "DDDDDDDCC" => format.map_or_else(
-                || !self.has_one_hot_speakers(items[1]),
-                |it| it == Format::Iemocap,
-            ),
+            "DDDDDDDCC" => {
+                format.map_or_else(|| !self.has_one_hot_speakers(items[1]), |it| it == Format::Iemocap)
+            }
             "DDDDDDCCD" | "DDDDDDCC" | "DDDDDDDCCD" if format != Some(Format::Iemocap) => false,
             _ => {
                 let (name, wanted) = match format {
-                    Some(Format::Iemocap) => (
-                        "IEMOCAP's",
-                        "nine items, seven dicts and two lists of conversations",
-                    ),
-                    Some(Format::Meld) => (
-                        "MELD's",
-                        "six or seven dicts, two lists of conversations and a dict",
-                    ),
+                    Some(Format::Iemocap) => {
+                        ("IEMOCAP's", "nine items, seven dicts and two lists of conversations")
+                    }
+                    Some(Format::Meld) => {
+                        ("MELD's", "six or seven dicts, two lists of conversations and a dict")
+                    }
                     _ => (
                         "IEMOCAP's or MELD's",
                         "eight to ten items, six or seven of them dicts before two lists",
@@ -138,19 +126,14 @@ impl Reader<'_> {
             Ok(items) if iemocap => Some(iemocap::layout(items)),
             _ => meld::layout(self, items),
         };
-        layout.map_or_else(
-            || self.fail(format!("{} items are no known layout", items.len())),
-            Ok,
-        )
+        layout.map_or_else(|| self.fail(format!("{} items are no known layout", items.len())), Ok)
     }
 
     fn has_one_hot_speakers(&self, speakers: Id) -> bool {
         let Value::Dict(entries) = self.pickle.get(speakers) else {
             return false;
         };
-        let first = entries
-            .iter()
-            .find_map(|&(_, list)| self.pickle.items(list)?.first().copied());
+        let first = entries.iter().find_map(|&(_, list)| self.pickle.items(list)?.first().copied());
         first.is_some_and(|speaker| self.pickle.items(speaker).is_some() || self.array(speaker).is_some())
     }
 
@@ -173,12 +156,7 @@ impl Reader<'_> {
     fn names(&self, id: Id) -> Option<Vec<String>> {
         match self.array(id) {
             Some(array) => Some(self.pickle.integers(array)?.iter().map(i64::to_string).collect()),
-            None => self
-                .pickle
-                .items(id)?
-                .iter()
-                .map(|&item| self.name(item))
-                .collect(),
+            None => self.pickle.items(id)?.iter().map(|&item| self.name(item)).collect(),
         }
     }
 
@@ -186,11 +164,7 @@ impl Reader<'_> {
         if let Some(array) = self.array(id) {
             return self.pickle.integers(array);
         }
-        self.pickle
-            .items(id)?
-            .iter()
-            .map(|&item| self.whole_number(item))
-            .collect()
+        self.pickle.items(id)?.iter().map(|&item| self.whole_number(item)).collect()
     }
 
     fn whole_number(&self, id: Id) -> Option<i64> {
@@ -224,10 +198,7 @@ impl Reader<'_> {
 
     fn entries(&self, field: &str, id: Id) -> Result<Entries> {
         let Value::Dict(pairs) = self.pickle.get(id) else {
-            return self.fail(format!(
-                "{field} is {}, not a dict by conversation",
-                self.pickle.describe(id)
-            ));
+            return self.fail(format!("{field} is {}, not a dict by conversation", self.pickle.describe(id)));
         };
         let mut entries = Entries::with_capacity(pairs.len());
         for &(key, value) in pairs {
@@ -249,12 +220,7 @@ impl Reader<'_> {
         wanted: Option<&[String]>,
     ) -> Result<Vec<(&'static str, &'static str, Id)>> {
         let filled = |id: Id| !matches!(self.pickle.get(id), Value::Dict(entries) if entries.is_empty());
-        let held: Vec<_> = layout
-            .features
-            .iter()
-            .copied()
-            .filter(|&(_, _, id)| filled(id))
-            .collect();
+        let held: Vec<_> = layout.features.iter().copied().filter(|&(_, _, id)| filled(id)).collect();
         let names = held.iter().map(|&(name, ..)| name).collect::<Vec<_>>().join(",");
         let Some(wanted) = wanted else { return Ok(held) };
         for name in wanted {
@@ -271,23 +237,18 @@ impl Reader<'_> {
             };
         }
         if wanted.is_empty() {
-            return self.fail(format!(
-                "no modality is asked for: ask for --modalities {names} or some of them"
-            ));
+            return self
+                .fail(format!("no modality is asked for: ask for --modalities {names} or some of them"));
         }
-        Ok(held
-            .into_iter()
-            .filter(|(held, ..)| wanted.iter().any(|name| name == held))
-            .collect())
+        Ok(held.into_iter().filter(|(held, ..)| wanted.iter().any(|name| name == held)).collect())
     }
 
     /// Every conversation of the two lists and its split, by id.
     fn splits(&self, layout: &Layout) -> Result<BTreeMap<String, Split>> {
         let mut splits = BTreeMap::new();
-        for (field, list, split) in [
-            ("trainVid", layout.train, Split::Train),
-            ("testVid", layout.test, Split::Test),
-        ] {
+        for (field, list, split) in
+            [("trainVid", layout.train, Split::Train), ("testVid", layout.test, Split::Test)]
+        {
             let Some(names) = self.names(list) else {
                 return self.fail(format!(
                     "{field} is {}: a list, tuple or set of conversations is expected",
@@ -348,27 +309,15 @@ impl Reader<'_> {
             for row in 0..utterances.len() {
                 for block in &blocks {
                     let width = block.width.unwrap_or(0);
-                    corpus
-                        .features
-                        .extend_from_slice(&block.values[row * width..(row + 1) * width]);
+                    corpus.features.extend_from_slice(&block.values[row * width..(row + 1) * width]);
                 }
             }
             let count = utterances.len();
-            corpus.conversations.push(Conversation {
-                id,
-                split,
-                first,
-                utterances,
-            });
+            corpus.conversations.push(Conversation { id, split, first, utterances });
             first += count;
         }
         let named = blocks.iter().map(|block| (block.name, block.width.unwrap_or(0)));
-        corpus.modalities = named
-            .map(|(name, width)| Modality {
-                name: name.to_string(),
-                width,
-            })
-            .collect();
+        corpus.modalities = named.map(|(name, width)| Modality { name: name.to_string(), width }).collect();
         Ok(corpus)
     }
 
@@ -377,11 +326,7 @@ impl Reader<'_> {
         match entries.get(conversation) {
             Some(&id) => Ok(id),
             None => {
-                let list = if split == Split::Test {
-                    "testVid"
-                } else {
-                    "trainVid"
-                };
+                let list = if split == Split::Test { "testVid" } else { "trainVid" };
                 self.fail(format!(
                     "{list} names conversation {conversation}, and {field} has none of that name: take it out of \
                      {list}, or add it to {field}"
@@ -428,10 +373,7 @@ impl Reader<'_> {
             None => vec![None; count],
             Some((_, Some(items))) => {
                 same("videoSentence", items.len())?;
-                items
-                    .iter()
-                    .map(|&item| self.pickle.text(item).map(String::from))
-                    .collect()
+                items.iter().map(|&item| self.pickle.text(item).map(String::from)).collect()
             }
             Some((list, None)) => {
                 return self.fail(format!(
@@ -451,12 +393,7 @@ impl Reader<'_> {
                     classes.join(", ")
                 ));
             };
-            utterances.push(Utterance {
-                id: name,
-                speaker,
-                label: Some(label),
-                text: texts[index].take(),
-            });
+            utterances.push(Utterance { id: name, speaker, label: Some(label), text: texts[index].take() });
         }
         Ok(utterances)
     }
@@ -609,11 +546,7 @@ impl Reader<'_> {
         if width == first && width > 0 {
             return Ok(());
         }
-        let wanted = if first == 0 {
-            "features are".to_string()
-        } else {
-            format!("{first} are")
-        };
+        let wanted = if first == 0 { "features are".to_string() } else { format!("{first} are") };
         self.fail(format!(
             "conversation {conversation}, utterance {index} ({id}): {} is {width} wide where {wanted} expected: give \
              every utterance features of one width",
@@ -623,14 +556,9 @@ impl Reader<'_> {
 
     /// What a list is, and the first of its items that is not as it should be.
     fn listed(&self, list: Id, good: impl Fn(Id) -> bool) -> String {
-        let odd = self
-            .pickle
-            .items(list)
-            .and_then(|items| items.iter().find(|&&item| !good(item)));
+        let odd = self.pickle.items(list).and_then(|items| items.iter().find(|&&item| !good(item)));
         let list = self.pickle.describe(list);
-        odd.map_or(list.clone(), |&odd| {
-            format!("{list} that holds {}", self.pickle.describe(odd))
-        })
+        odd.map_or(list.clone(), |&odd| format!("{list} that holds {}", self.pickle.describe(odd)))
     }
 }
 

@@ -42,14 +42,11 @@ impl Corpus {
             bytes.extend(block.iter().flat_map(|value| value.to_le_bytes()));
             hash.0.update(&bytes);
         }
-        hash.0
-            .finalize()
-            .iter()
-            .fold(String::with_capacity(64), |mut text, byte| {
-                // Writing to a String does not fail.
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
+        hash.0.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 }
 

@@ -13,9 +13,7 @@ use super::family::{Layout, Reader};
 use super::pickle::Id;
 
 /// The emotions, in the order of the file's labels.
-pub const CLASSES: [&str; 7] = [
-    "neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger",
-];
+pub const CLASSES: [&str; 7] = ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"];
 
 /// Number of sentiments: labels below it may be either.
 const SENTIMENTS: i64 = 3;

@@ -2,6 +2,7 @@
 //!
 //! Every reader yields a [`Corpus`]; nothing above this module knows a file format.
 
+pub mod batch;
 pub mod conversations;
 mod family;
 mod fingerprint;
@@ -11,8 +12,10 @@ mod number;
 pub mod pickle;
 mod side;
 pub mod split;
+pub mod standardise;
 pub mod synthetic;
 mod validate;
+pub mod windows;
 
 use std::fmt;
 use std::path::Path;
@@ -75,9 +78,7 @@ impl Corpus {
 
     /// Number of utterances.
     pub fn len(&self) -> usize {
-        self.conversations
-            .last()
-            .map_or(0, |last| last.first + last.utterances.len())
+        self.conversations.last().map_or(0, |last| last.first + last.utterances.len())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -117,10 +118,7 @@ impl Format {
         if begins(b"\x93NUMPY") || bytes.get(8) == Some(&b'{') && bytes.get(6..8) == Some(&[0, 0]) {
             return Err("this is a file of features alone: read the .jsonl that names it (docs/formats.md)");
         }
-        let text = bytes
-            .strip_prefix(b"\xef\xbb\xbf")
-            .unwrap_or(bytes)
-            .trim_ascii_start();
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
         match text.first() {
             Some(b'{') => Ok(Some(Format::Conversations)),
             // How a list or a tuple begins in protocols 2 to 5, 0 and 1.

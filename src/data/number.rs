@@ -54,26 +54,16 @@ impl Number {
         macro_rules! decode {
             ($of_little:expr, $of_big:expr) => {
                 if big_endian {
-                    out.extend(
-                        data.as_chunks()
-                            .0
-                            .iter()
-                            .map(|&bytes| $of_big(bytes) as f64),
-                    );
+                    out.extend(data.as_chunks().0.iter().map(|&bytes| $of_big(bytes) as f64));
                 } else {
-                    out.extend(
-                        data.as_chunks()
-                            .0
-                            .iter()
-                            .map(|&bytes| $of_little(bytes) as f64),
-                    );
+                    out.extend(data.as_chunks().0.iter().map(|&bytes| $of_little(bytes) as f64));
                 }
             };
         }
         match self {
-            Number::F16 => decode!(|bytes| half(u16::from_le_bytes(bytes)), |bytes| half(
-                u16::from_be_bytes(bytes)
-            )),
+            Number::F16 => {
+                decode!(|bytes| half(u16::from_le_bytes(bytes)), |bytes| half(u16::from_be_bytes(bytes)))
+            }
             Number::F32 => decode!(f32::from_le_bytes, f32::from_be_bytes),
             Number::F64 => decode!(f64::from_le_bytes, f64::from_be_bytes),
             Number::I8 => decode!(i8::from_le_bytes, i8::from_be_bytes),
@@ -155,14 +145,8 @@ mod tests {
 
     #[test]
     fn either_byte_order() {
-        assert_eq!(
-            decoded(Number::F32, false, &[0, 0, 0xc0, 0x3f, 0, 0, 0, 0xc0]),
-            [1.5, -2.0]
-        );
-        assert_eq!(
-            decoded(Number::F32, true, &[0x3f, 0xc0, 0, 0, 0xc0, 0, 0, 0]),
-            [1.5, -2.0]
-        );
+        assert_eq!(decoded(Number::F32, false, &[0, 0, 0xc0, 0x3f, 0, 0, 0, 0xc0]), [1.5, -2.0]);
+        assert_eq!(decoded(Number::F32, true, &[0x3f, 0xc0, 0, 0, 0xc0, 0, 0, 0]), [1.5, -2.0]);
         assert_eq!(decoded(Number::F64, true, &[0x3f, 0xf8, 0, 0, 0, 0, 0, 0]), [1.5]);
         assert_eq!(decoded(Number::I16, true, &[0xff, 0xfe]), [-2.0]);
         assert_eq!(decoded(Number::U16, false, &[0xff, 0xfe]), [65279.0]);
@@ -182,9 +166,7 @@ mod tests {
 
     #[test]
     fn sizes_and_names_agree() {
-        for name in [
-            "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1",
-        ] {
+        for name in ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"] {
             let number = Number::named(name).unwrap();
             assert_eq!(number.size().to_string(), name[1..]);
             assert_eq!(number.is_whole(), !name.starts_with('f'));

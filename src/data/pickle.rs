@@ -147,10 +147,7 @@ pub fn read<'a>(bytes: &'a [u8], source: &str) -> Result<Pickle<'a>> {
         budget: bytes.len().saturating_mul(8).saturating_add(4096),
     };
     match machine.run() {
-        Ok(root) => Ok(Pickle {
-            values: machine.values,
-            root,
-        }),
+        Ok(root) => Ok(Pickle { values: machine.values, root }),
         Err(message) => Err(Error::input(format!("{source}: byte {}: {message}", machine.at))),
     }
 }
@@ -246,9 +243,7 @@ impl<'a> Pickle<'a> {
     pub fn integers(&self, array: &Array) -> Option<Vec<i64>> {
         let number = array.dtype.number().filter(|number| number.is_whole())?;
         let elements = array.data(self).chunks_exact(number.size());
-        elements
-            .map(|element| number.integer(array.dtype.big_endian, element))
-            .collect()
+        elements.map(|element| number.integer(array.dtype.big_endian, element)).collect()
     }
 }
 
@@ -306,19 +301,12 @@ impl Dtype {
     /// One element of texts.
     fn string<'a>(self, element: &[u8]) -> Value<'a> {
         if let Kind::Unicode(_) = self.kind {
-            let code = if self.big_endian {
-                u32::from_be_bytes
-            } else {
-                u32::from_le_bytes
-            };
+            let code = if self.big_endian { u32::from_be_bytes } else { u32::from_le_bytes };
             let character = |&bytes| char::from_u32(code(bytes)).unwrap_or(char::REPLACEMENT_CHARACTER);
             let text: String = element.as_chunks().0.iter().map(character).collect();
             return Value::Text(Cow::Owned(text.trim_end_matches('\0').as_bytes().to_vec()));
         }
-        let length = element
-            .iter()
-            .rposition(|&byte| byte != 0)
-            .map_or(0, |last| last + 1);
+        let length = element.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         Value::Latin1(Cow::Owned(element[..length].to_vec()))
     }
 }
@@ -578,10 +566,7 @@ impl<'a> Machine<'a> {
             b'i' => {
                 let (module, name) = (self.line()?, self.line()?);
                 allowed(module, name)?;
-                return Err(format!(
-                    "{} built as an instance is not read",
-                    dotted(module, name)
-                ));
+                return Err(format!("{} built as an instance is not read", dotted(module, name)));
             }
             // REDUCE, NEWOBJ: both build from a tuple of arguments.
             b'R' | 0x81 => {
@@ -618,10 +603,7 @@ impl<'a> Machine<'a> {
             return Err("arguments that are no tuple: the file is damaged".to_string());
         };
         if arguments.len() > 5 {
-            return Err(format!(
-                "a call with {} arguments: the file is damaged",
-                arguments.len()
-            ));
+            return Err(format!("a call with {} arguments: the file is damaged", arguments.len()));
         }
         let arguments = arguments.clone();
         let wrong = || {
@@ -671,16 +653,8 @@ impl<'a> Machine<'a> {
             }
             (Callable::Reconstruct, &[class, _, _]) => match self.value(class) {
                 Value::Callable(Callable::Ndarray) => {
-                    let dtype = Dtype {
-                        kind: Kind::Number(Number::I8),
-                        big_endian: false,
-                    };
-                    Ok(Value::Array(Box::new(Array {
-                        shape: vec![0],
-                        dtype,
-                        fortran: false,
-                        data: None,
-                    })))
+                    let dtype = Dtype { kind: Kind::Number(Number::I8), big_endian: false };
+                    Ok(Value::Array(Box::new(Array { shape: vec![0], dtype, fortran: false, data: None })))
                 }
                 _ => Err(wrong()),
             },
@@ -697,9 +671,7 @@ impl<'a> Machine<'a> {
                     Kind::Bool => Ok(Value::Bool(content[0] != 0)),
                     Kind::Number(number) if number.is_whole() => {
                         let value = number.integer(dtype.big_endian, content);
-                        value
-                            .map(Value::Int)
-                            .ok_or_else(|| "a whole number beyond 63 bits".to_string())
+                        value.map(Value::Int).ok_or_else(|| "a whole number beyond 63 bits".to_string())
                     }
                     Kind::Number(number) => {
                         let mut value = Vec::with_capacity(1);
@@ -746,10 +718,7 @@ impl<'a> Machine<'a> {
         match (self.value(target), state.as_slice()) {
             (Value::Dtype(dtype), &[_, order, subtype, names, fields, ..]) => {
                 let mut dtype = *dtype;
-                if [subtype, names, fields]
-                    .into_iter()
-                    .any(|part| !matches!(self.value(part), Value::None))
-                {
+                if [subtype, names, fields].into_iter().any(|part| !matches!(self.value(part), Value::None)) {
                     return Err(refused("a numpy type made of several fields"));
                 }
                 dtype.big_endian = match self.short_text(order).as_deref() {
@@ -791,17 +760,13 @@ impl<'a> Machine<'a> {
                 _ => return Err(damaged()),
             }
         }
-        let elements = shape
-            .iter()
-            .try_fold(1usize, |product, &size| product.checked_mul(size));
+        let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
         if dtype.kind == Kind::Object {
             return match (self.value(data), elements) {
                 (Value::List(items), Some(elements)) if shape.len() == 1 && items.len() == elements => {
                     Ok(Value::List(self.copied(data)?))
                 }
-                _ => Err(format!(
-                    "an array of objects of shape {shape:?}: only flat ones are read"
-                )),
+                _ => Err(format!("an array of objects of shape {shape:?}: only flat ones are read")),
             };
         }
         let Some(content) = octets(self.value(data)) else {
@@ -816,28 +781,16 @@ impl<'a> Machine<'a> {
         }
         if matches!(dtype.kind, Kind::Unicode(_) | Kind::Bytes(_)) {
             if shape.len() > 1 {
-                return Err(format!(
-                    "an array of texts of shape {shape:?}: only flat ones are read"
-                ));
+                return Err(format!("an array of texts of shape {shape:?}: only flat ones are read"));
             }
             self.spend(length)?;
             let content = octets(self.value(data)).unwrap_or_default();
-            let texts: Vec<Value<'a>> = content
-                .chunks_exact(dtype.bytes())
-                .map(|element| dtype.string(element))
-                .collect();
-            let items = texts
-                .into_iter()
-                .map(|text| self.add(text))
-                .collect::<Step<Vec<Id>>>()?;
+            let texts: Vec<Value<'a>> =
+                content.chunks_exact(dtype.bytes()).map(|element| dtype.string(element)).collect();
+            let items = texts.into_iter().map(|text| self.add(text)).collect::<Step<Vec<Id>>>()?;
             return Ok(Value::List(items));
         }
-        Ok(Value::Array(Box::new(Array {
-            shape,
-            dtype,
-            fortran,
-            data: Some(data),
-        })))
+        Ok(Value::Array(Box::new(Array { shape, dtype, fortran, data: Some(data) })))
     }
 
     /// `_codecs.encode(text, 'latin1')`: one byte for each character.
@@ -845,10 +798,7 @@ impl<'a> Machine<'a> {
         match self.short_text(encoding).as_deref() {
             Some("latin1" | "latin-1") => {}
             other => {
-                return Err(refused(format_args!(
-                    "_codecs.encode with {}",
-                    other.unwrap_or("no encoding")
-                )));
+                return Err(refused(format_args!("_codecs.encode with {}", other.unwrap_or("no encoding"))));
             }
         }
         let length = match self.value(text) {
@@ -862,9 +812,7 @@ impl<'a> Machine<'a> {
                     .ok_or("_codecs.encode of a character beyond Latin-1: the file is damaged")?;
                 Ok(Value::Bytes(Cow::Owned(bytes)))
             }
-            other => Ok(Value::Bytes(Cow::Owned(
-                octets(other).unwrap_or_default().to_vec(),
-            ))),
+            other => Ok(Value::Bytes(Cow::Owned(octets(other).unwrap_or_default().to_vec()))),
         }
     }
 
@@ -939,9 +887,7 @@ impl<'a> Machine<'a> {
     }
 
     fn mark(&mut self) -> Step<usize> {
-        self.marks
-            .pop()
-            .ok_or_else(|| "an instruction finds no mark: the file is damaged".to_string())
+        self.marks.pop().ok_or_else(|| "an instruction finds no mark: the file is damaged".to_string())
     }
 
     fn pop_to_mark(&mut self) -> Step<Vec<Id>> {
@@ -1070,9 +1016,7 @@ fn allowed(module: &[u8], name: &[u8]) -> Step<Callable> {
 }
 
 fn parse<T: std::str::FromStr>(line: &[u8], what: &str) -> Step<T> {
-    let text = std::str::from_utf8(line)
-        .ok()
-        .and_then(|line| line.trim().parse().ok());
+    let text = std::str::from_utf8(line).ok().and_then(|line| line.trim().parse().ok());
     text.ok_or_else(|| {
         let shown: String = String::from_utf8_lossy(line).chars().take(40).collect();
         format!("{shown:?} is no {what} that can be read")
@@ -1187,20 +1131,13 @@ fn push_utf8(out: &mut Vec<u8>, code: u32) {
 
 /// Reads `least` to `most` digits off the front of `text`.
 fn digits(text: &[u8], radix: u32, least: usize, most: usize) -> Step<(u32, &[u8])> {
-    let count = text
-        .iter()
-        .take(most)
-        .take_while(|&&byte| char::from(byte).is_digit(radix))
-        .count();
+    let count = text.iter().take(most).take_while(|&&byte| char::from(byte).is_digit(radix)).count();
     if count < least {
         return Err("an escape without its digits: the file is damaged".to_string());
     }
     let (digits, rest) = text.split_at(count);
     let value = digits.iter().filter_map(|&byte| char::from(byte).to_digit(radix));
-    Ok((
-        value.fold(0u32, |value, digit| value.wrapping_mul(radix).wrapping_add(digit)),
-        rest,
-    ))
+    Ok((value.fold(0u32, |value, digit| value.wrapping_mul(radix).wrapping_add(digit)), rest))
 }
 
 /// One byte for each character of UTF-8 `text`; `None` beyond U+00FF or when it is not UTF-8.
@@ -1254,18 +1191,11 @@ mod tests {
 
     #[test]
     fn the_list_of_what_is_allowed_holds_no_more() {
-        for (module, name) in [
-            ("os", "system"),
-            ("builtins", "eval"),
-            ("numpy", "load"),
-            ("collections", "dict"),
-            ("", ""),
-        ] {
+        for (module, name) in
+            [("os", "system"), ("builtins", "eval"), ("numpy", "load"), ("collections", "dict"), ("", "")]
+        {
             assert_eq!(Callable::named(module.as_bytes(), name.as_bytes()), None);
         }
-        assert_eq!(
-            Callable::named(b"numpy._core.multiarray", b"_reconstruct"),
-            Some(Callable::Reconstruct)
-        );
+        assert_eq!(Callable::named(b"numpy._core.multiarray", b"_reconstruct"), Some(Callable::Reconstruct));
     }
 }

@@ -60,25 +60,16 @@ impl Side {
     pub fn row(&self, modality: usize, row: usize, out: &mut Vec<f64>) -> std::result::Result<(), String> {
         let block = &self.blocks[modality];
         if row >= block.rows {
-            return Err(format!(
-                "row {row} is beyond the {} rows of {}",
-                block.rows, self.name
-            ));
+            return Err(format!("row {row} is beyond the {} rows of {}", block.rows, self.name));
         }
         let size = block.number.size();
         let first = block.start + row * block.row_stride;
         if block.column_stride == size {
-            block.number.decode(
-                block.big_endian,
-                &self.bytes[first..first + size * block.width],
-                out,
-            );
+            block.number.decode(block.big_endian, &self.bytes[first..first + size * block.width], out);
         } else {
             for column in 0..block.width {
                 let at = first + column * block.column_stride;
-                block
-                    .number
-                    .decode(block.big_endian, &self.bytes[at..at + size], out);
+                block.number.decode(block.big_endian, &self.bytes[at..at + size], out);
             }
         }
         Ok(())
@@ -122,10 +113,9 @@ fn safetensors(bytes: &[u8], modalities: &[Modality]) -> std::result::Result<Vec
                 row_stride: found * number.size(),
                 column_stride: number.size(),
             }),
-            _ => Err(format!(
-                "tensor {name:?} has shape {:?}: [utterances, {width}] is announced",
-                info.shape
-            )),
+            _ => {
+                Err(format!("tensor {name:?} has shape {:?}: [utterances, {width}] is announced", info.shape))
+            }
         }
     };
     modalities.iter().map(block).collect()
@@ -134,9 +124,7 @@ fn safetensors(bytes: &[u8], modalities: &[Modality]) -> std::result::Result<Vec
 /// One matrix `[rows, D]` with the modalities side by side.
 fn npy(bytes: &[u8], modalities: &[Modality]) -> std::result::Result<Vec<Block>, String> {
     let array = NpyHeader::parse(bytes)?;
-    let width = modalities
-        .iter()
-        .try_fold(0usize, |sum, modality| sum.checked_add(modality.width));
+    let width = modalities.iter().try_fold(0usize, |sum, modality| sum.checked_add(modality.width));
     let (rows, found) = match *array.shape.as_slice() {
         [rows, found] if Some(found) == width => (rows, found),
         _ => {
@@ -149,21 +137,13 @@ fn npy(bytes: &[u8], modalities: &[Modality]) -> std::result::Result<Vec<Block>,
     };
     let size = array.number.size();
     let content = bytes.len() - array.start;
-    if rows
-        .checked_mul(found)
-        .and_then(|elements| elements.checked_mul(size))
-        != Some(content)
-    {
+    if rows.checked_mul(found).and_then(|elements| elements.checked_mul(size)) != Some(content) {
         return Err(format!(
             "an array of shape {:?} with elements of {size} bytes has {content} bytes: the file is cut short or damaged",
             array.shape
         ));
     }
-    let (row_stride, column_stride) = if array.fortran {
-        (size, rows * size)
-    } else {
-        (found * size, size)
-    };
+    let (row_stride, column_stride) = if array.fortran { (size, rows * size) } else { (found * size, size) };
     let mut start = array.start;
     let blocks = modalities.iter().map(|modality| {
         let block = Block {
@@ -195,10 +175,8 @@ struct NpyHeader {
 impl NpyHeader {
     fn parse(bytes: &[u8]) -> std::result::Result<NpyHeader, String> {
         let damaged = || "this is no .npy file, or its header is cut short or damaged".to_string();
-        let (version, rest) = bytes
-            .strip_prefix(b"\x93NUMPY")
-            .and_then(|rest| rest.split_at_checked(2))
-            .ok_or_else(damaged)?;
+        let (version, rest) =
+            bytes.strip_prefix(b"\x93NUMPY").and_then(|rest| rest.split_at_checked(2)).ok_or_else(damaged)?;
         let (length, rest) = match version[0] {
             1 => {
                 let (length, rest) = rest.split_first_chunk::<2>().ok_or_else(damaged)?;
@@ -209,9 +187,7 @@ impl NpyHeader {
                 (u32::from_le_bytes(*length) as usize, rest)
             }
             version => {
-                return Err(format!(
-                    "version {version} of .npy is not read: save it with numpy.save"
-                ));
+                return Err(format!("version {version} of .npy is not read: save it with numpy.save"));
             }
         };
         let (header, content) = rest.split_at_checked(length).ok_or_else(damaged)?;
@@ -235,21 +211,13 @@ impl NpyHeader {
         let (Some(descr), Some(fortran), Some(shape)) = (descr, fortran, shape) else {
             return Err(damaged());
         };
-        let number = descr
-            .split_at_checked(1)
-            .and_then(|(_, name)| Number::named(name));
+        let number = descr.split_at_checked(1).and_then(|(_, name)| Number::named(name));
         let number = number.filter(|number| !number.is_whole());
         let number = number.ok_or_else(|| {
             format!("the array is of type {descr:?}: float16, float32 and float64 are read")
         })?;
         let big_endian = descr.starts_with('>');
-        Ok(NpyHeader {
-            number,
-            big_endian,
-            fortran,
-            shape,
-            start: bytes.len() - content.len(),
-        })
+        Ok(NpyHeader { number, big_endian, fortran, shape, start: bytes.len() - content.len() })
     }
 }
 
@@ -272,11 +240,7 @@ impl<'a> Literal<'a> {
     /// Text between quotes, without escapes.
     fn text(&mut self) -> Option<&'a str> {
         self.0 = self.0.trim_start();
-        let quote = self
-            .0
-            .chars()
-            .next()
-            .filter(|quote| matches!(quote, '\'' | '"'))?;
+        let quote = self.0.chars().next().filter(|quote| matches!(quote, '\'' | '"'))?;
         self.token(quote)?;
         let text = self.take(self.0.find(quote)?)?;
         self.token(quote)?;

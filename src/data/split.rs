@@ -19,12 +19,7 @@ pub fn hold_out(corpus: &Corpus, fraction: f64, seed: u64) -> Vec<usize> {
         return named;
     }
     let mut drawn: Vec<usize> = of_split(Split::Train)
-        .filter(|(_, conversation)| {
-            conversation
-                .utterances
-                .iter()
-                .any(|utterance| utterance.label.is_some())
-        })
+        .filter(|(_, conversation)| conversation.utterances.iter().any(|utterance| utterance.label.is_some()))
         .map(|(index, _)| index)
         .collect();
     if fraction.is_nan() || fraction <= 0.0 || drawn.len() < 2 {
@@ -44,11 +39,7 @@ mod tests {
     use crate::data::synthetic::{SyntheticOptions, generate};
 
     fn corpus() -> Corpus {
-        generate(&SyntheticOptions {
-            conversations: 25,
-            test_conversations: 5,
-            ..SyntheticOptions::small()
-        })
+        generate(&SyntheticOptions { conversations: 25, test_conversations: 5, ..SyntheticOptions::small() })
     }
 
     #[test]
@@ -57,16 +48,10 @@ mod tests {
         let held = hold_out(&corpus, 0.1, 1);
         assert_eq!(held.len(), 2);
         assert!(held.is_sorted());
-        assert!(
-            held.iter()
-                .all(|&index| corpus.conversations[index].split == Split::Train)
-        );
+        assert!(held.iter().all(|&index| corpus.conversations[index].split == Split::Train));
         assert_eq!(held, hold_out(&corpus, 0.1, 1));
         let others = (2..12).map(|seed| hold_out(&corpus, 0.1, seed));
-        assert!(
-            others.into_iter().any(|other| other != held),
-            "the seed has no say"
-        );
+        assert!(others.into_iter().any(|other| other != held), "the seed has no say");
     }
 
     #[test]
@@ -77,9 +62,7 @@ mod tests {
         assert_eq!(hold_out(&corpus, 7.0, 1).len(), 19);
         assert!(hold_out(&corpus, 0.0, 1).is_empty());
         assert!(hold_out(&corpus, f64::NAN, 1).is_empty());
-        corpus.conversations[1..]
-            .iter_mut()
-            .for_each(|conversation| conversation.split = Split::Test);
+        corpus.conversations[1..].iter_mut().for_each(|conversation| conversation.split = Split::Test);
         assert!(hold_out(&corpus, 0.5, 1).is_empty());
     }
 
@@ -96,10 +79,7 @@ mod tests {
     fn conversations_without_labels_are_not_drawn() {
         let mut corpus = corpus();
         for conversation in corpus.conversations.iter_mut().skip(2) {
-            conversation
-                .utterances
-                .iter_mut()
-                .for_each(|utterance| utterance.label = None);
+            conversation.utterances.iter_mut().for_each(|utterance| utterance.label = None);
         }
         let held = hold_out(&corpus, 0.9, 5);
         assert_eq!(held.len(), 1);

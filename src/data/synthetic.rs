@@ -81,11 +81,7 @@ impl SyntheticOptions {
 pub fn widths(text: usize, audio: usize, visual: usize) -> Vec<Modality> {
     let named = [("text", text), ("audio", audio), ("visual", visual)];
     let kept = named.into_iter().filter(|&(_, width)| width > 0);
-    kept.map(|(name, width)| Modality {
-        name: name.to_string(),
-        width,
-    })
-    .collect()
+    kept.map(|(name, width)| Modality { name: name.to_string(), width }).collect()
 }
 
 const FAMILIES: usize = 3;
@@ -111,12 +107,8 @@ const CONVERSATIONS: u64 = 1;
 
 /// Makes conversations: a function of the options alone, the same on every machine.
 pub fn generate(options: &SyntheticOptions) -> Corpus {
-    let modalities: Vec<Modality> = options
-        .modalities
-        .iter()
-        .filter(|modality| modality.width > 0)
-        .cloned()
-        .collect();
+    let modalities: Vec<Modality> =
+        options.modalities.iter().filter(|modality| modality.width > 0).cloned().collect();
     let channels = Channel::draw(options, &modalities);
     let digits = options.conversations.saturating_sub(1).to_string().len().max(3);
     let first_test = options.conversations.saturating_sub(options.test_conversations);
@@ -148,18 +140,9 @@ pub fn generate(options: &SyntheticOptions) -> Corpus {
             });
             spoken[turn.speaker] += 1;
         }
-        let split = if index < first_test {
-            Split::Train
-        } else {
-            Split::Test
-        };
+        let split = if index < first_test { Split::Train } else { Split::Test };
         let count = utterances.len();
-        corpus.conversations.push(Conversation {
-            id,
-            split,
-            first,
-            utterances,
-        });
+        corpus.conversations.push(Conversation { id, split, first, utterances });
         first += count;
     }
     corpus
@@ -197,10 +180,7 @@ fn turns(options: &SyntheticOptions, stream: &mut Stream) -> Vec<Turn> {
         };
         let proportion = stream.uniform();
         let family = followed.unwrap_or_else(|| {
-            let bounds = [
-                FAMILY_PROPORTIONS[0],
-                FAMILY_PROPORTIONS[0] + FAMILY_PROPORTIONS[1],
-            ];
+            let bounds = [FAMILY_PROPORTIONS[0], FAMILY_PROPORTIONS[0] + FAMILY_PROPORTIONS[1]];
             bounds.iter().filter(|&&bound| proportion >= bound).count()
         });
         let (follows, otherwise) = (stream.uniform() < options.dependence, stream.uniform() < STRONGER);
@@ -209,11 +189,7 @@ fn turns(options: &SyntheticOptions, stream: &mut Stream) -> Vec<Turn> {
             _ => otherwise,
         };
         last[speaker] = Some(family);
-        turns.push(Turn {
-            speaker,
-            family,
-            stronger,
-        });
+        turns.push(Turn { speaker, family, stronger });
     }
     turns
 }
@@ -235,9 +211,7 @@ impl Channel {
     fn draw(options: &SyntheticOptions, modalities: &[Modality]) -> Vec<Channel> {
         let mut stream = Stream::indexed(options.seed, purpose::SYNTHETIC, CHANNELS);
         // Squared separations add up over modalities; a modality has half of what the one before it has.
-        let shares: Vec<f64> = (0..modalities.len())
-            .map(|index| 0.5f64.powi(index as i32))
-            .collect();
+        let shares: Vec<f64> = (0..modalities.len()).map(|index| 0.5f64.powi(index as i32)).collect();
         let total: f64 = shares.iter().sum();
         let channel = |(modality, share): (&Modality, f64)| {
             let width = modality.width;
@@ -246,32 +220,20 @@ impl Channel {
             let mut means: [[Vec<f64>; 2]; FAMILIES] = Default::default();
             for family in &mut means {
                 // Independent, so nearly at right angles.
-                let (centre, aside) = (
-                    direction(directions, &mut stream),
-                    direction(directions, &mut stream),
-                );
+                let (centre, aside) =
+                    (direction(directions, &mut stream), direction(directions, &mut stream));
                 let centre_length = strength * options.family_separation * std::f64::consts::FRAC_1_SQRT_2;
                 let aside_length = strength * options.member_separation * 0.5;
                 for (member, sign) in family.iter_mut().zip([-1.0, 1.0]) {
                     let both = centre.iter().zip(&aside);
-                    *member = both
-                        .map(|(c, a)| centre_length * c + sign * aside_length * a)
-                        .collect();
+                    *member = both.map(|(c, a)| centre_length * c + sign * aside_length * a).collect();
                 }
             }
             let loading = (directions as f64).sqrt().recip();
-            let loadings = (0..directions * width)
-                .map(|_| loading * stream.normal())
-                .collect();
+            let loadings = (0..directions * width).map(|_| loading * stream.normal()).collect();
             let offset = (0..width).map(|_| stream.normal()).collect();
             let scale = (0..width).map(|_| 0.5 + 1.5 * stream.uniform()).collect();
-            Channel {
-                width,
-                means,
-                loadings,
-                offset,
-                scale,
-            }
+            Channel { width, means, loadings, offset, scale }
         };
         modalities.iter().zip(shares).map(channel).collect()
     }
@@ -284,14 +246,11 @@ impl Channel {
         features
             .extend((0..self.width).map(|_| (f64::from(stream.next_u32()) - f64::from(1u32 << 31)) * grain));
         let row = &mut features[first..];
-        for (mean, loadings) in self.means[family][usize::from(stronger)]
-            .iter()
-            .zip(self.loadings.chunks(self.width))
+        for (mean, loadings) in
+            self.means[family][usize::from(stronger)].iter().zip(self.loadings.chunks(self.width))
         {
             let coordinate = mean + stream.normal();
-            row.iter_mut()
-                .zip(loadings)
-                .for_each(|(value, loading)| *value += coordinate * loading);
+            row.iter_mut().zip(loadings).for_each(|(value, loading)| *value += coordinate * loading);
         }
         for ((value, scale), offset) in row.iter_mut().zip(&self.scale).zip(&self.offset) {
             *value = f64::from((offset + scale * *value) as f32);
@@ -303,9 +262,7 @@ impl Channel {
 fn direction(width: usize, stream: &mut Stream) -> Vec<f64> {
     let mut direction: Vec<f64> = (0..width).map(|_| stream.normal()).collect();
     let length = direction.iter().map(|value| value * value).sum::<f64>().sqrt();
-    direction
-        .iter_mut()
-        .for_each(|value| *value /= length.max(f64::MIN_POSITIVE));
+    direction.iter_mut().for_each(|value| *value /= length.max(f64::MIN_POSITIVE));
     direction
 }
 
@@ -318,19 +275,9 @@ mod tests {
         let corpus = generate(&SyntheticOptions::default());
         corpus.validate().unwrap();
         assert_eq!(corpus.width(), 712);
-        let count = |split| {
-            corpus
-                .conversations
-                .iter()
-                .filter(|one| one.split == split)
-                .count()
-        };
+        let count = |split| corpus.conversations.iter().filter(|one| one.split == split).count();
         assert_eq!((count(Split::Train), count(Split::Test)), (120, 31));
-        assert!(
-            (7_000..7_800).contains(&corpus.len()),
-            "{} utterances",
-            corpus.len()
-        );
+        assert!((7_000..7_800).contains(&corpus.len()), "{} utterances", corpus.len());
         let lengths = corpus.conversations.iter().map(|one| one.utterances.len());
         assert!(lengths.clone().min() >= Some(8) && lengths.max() <= Some(110));
         let mut counts = [0usize; 6];
@@ -339,32 +286,20 @@ mod tests {
         }
         let smallest = *counts.iter().min().unwrap();
         let largest = *counts.iter().max().unwrap();
-        assert!(
-            smallest * 100 > corpus.len() * 6 && largest > smallest * 2,
-            "{counts:?}"
-        );
+        assert!(smallest * 100 > corpus.len() * 6 && largest > smallest * 2, "{counts:?}");
     }
 
     #[test]
     fn a_function_of_the_seed() {
-        let of_seed = |seed| {
-            generate(&SyntheticOptions {
-                seed,
-                ..SyntheticOptions::small()
-            })
-        };
+        let of_seed = |seed| generate(&SyntheticOptions { seed, ..SyntheticOptions::small() });
         assert_eq!(of_seed(1), of_seed(1));
         assert_ne!(of_seed(1).fingerprint(), of_seed(2).fingerprint());
     }
 
     #[test]
     fn more_conversations_leave_the_earlier_ones_alone() {
-        let of_count = |conversations| {
-            generate(&SyntheticOptions {
-                conversations,
-                ..SyntheticOptions::small()
-            })
-        };
+        let of_count =
+            |conversations| generate(&SyntheticOptions { conversations, ..SyntheticOptions::small() });
         let (few, many) = (of_count(5), of_count(9));
         for (one, same) in few.conversations.iter().zip(&many.conversations) {
             assert_eq!((&one.id, &one.utterances), (&same.id, &same.utterances));
@@ -375,15 +310,10 @@ mod tests {
     /// The rule itself: agreement of the two last families tells the member, and neither of them alone does.
     #[test]
     fn the_pair_of_last_emotions_tells_the_member_and_neither_alone_does() {
-        let corpus = generate(&SyntheticOptions {
-            modalities: widths(1, 0, 0),
-            ..SyntheticOptions::default()
-        });
+        let corpus =
+            generate(&SyntheticOptions { modalities: widths(1, 0, 0), ..SyntheticOptions::default() });
         let place = |label: usize| {
-            let family = MEMBERS
-                .iter()
-                .position(|members| members.contains(&label))
-                .unwrap();
+            let family = MEMBERS.iter().position(|members| members.contains(&label)).unwrap();
             (family, MEMBERS[family][1] == label)
         };
         // Counts by own last family, other's last family, member.
@@ -400,9 +330,7 @@ mod tests {
             }
         }
         let sum = |cells: &[[f64; 2]]| {
-            cells
-                .iter()
-                .fold([0.0; 2], |sum, cell| [sum[0] + cell[0], sum[1] + cell[1]])
+            cells.iter().fold([0.0; 2], |sum, cell| [sum[0] + cell[0], sum[1] + cell[1]])
         };
         let best = |cells: &[[f64; 2]]| cells.iter().map(|cell| cell[0].max(cell[1])).sum::<f64>();
         let all: Vec<[f64; 2]> = counts.iter().flatten().copied().collect();
@@ -429,10 +357,7 @@ mod tests {
         corpus.validate().unwrap();
         assert_eq!(corpus.len(), 2);
         assert!(corpus.conversations.iter().all(|one| one.split == Split::Test));
-        let none = generate(&SyntheticOptions {
-            conversations: 0,
-            ..options
-        });
+        let none = generate(&SyntheticOptions { conversations: 0, ..options });
         assert!(none.is_empty());
     }
 }

@@ -44,26 +44,17 @@ impl Corpus {
         for conversation in &self.conversations {
             let id = &conversation.id;
             if before.is_some_and(|before| before >= id.as_str()) {
-                return fail(format!(
-                    "conversation {id} stands twice or out of the order of ids"
-                ));
+                return fail(format!("conversation {id} stands twice or out of the order of ids"));
             }
             before = Some(id);
             if conversation.utterances.is_empty() {
-                return fail(format!(
-                    "conversation {id} has no utterances: remove it from the file"
-                ));
+                return fail(format!("conversation {id} has no utterances: remove it from the file"));
             }
             if conversation.first != first {
-                return fail(format!(
-                    "conversation {id} begins at row {}, not {first}",
-                    conversation.first
-                ));
+                return fail(format!("conversation {id} begins at row {}, not {first}", conversation.first));
             }
             if let Some(name) = repeated_or_empty(conversation.utterances.iter().map(|one| one.id.as_str())) {
-                return fail(format!(
-                    "conversation {id}: utterance id {name:?} stands twice or is empty"
-                ));
+                return fail(format!("conversation {id}: utterance id {name:?} stands twice or is empty"));
             }
             for (index, utterance) in conversation.utterances.iter().enumerate() {
                 if let Some(label) = utterance.label.filter(|&label| label >= self.classes.len()) {
@@ -93,10 +84,7 @@ impl Corpus {
     fn not_finite(&self, row: usize, column: usize) -> String {
         let value = self.features[row * self.width() + column];
         let of_row = |first: usize, count: usize| (first..first + count).contains(&row);
-        let conversation = self
-            .conversations
-            .iter()
-            .find(|one| of_row(one.first, one.utterances.len()));
+        let conversation = self.conversations.iter().find(|one| of_row(one.first, one.utterances.len()));
         let place = conversation.map_or_else(String::new, |conversation| {
             let index = row - conversation.first;
             format!(
@@ -136,23 +124,11 @@ mod tests {
         assert_eq!(corpus.validate(), Ok(()));
         type Change = fn(&mut Corpus);
         let cases: [(Change, &str); 14] = [
-            (
-                |corpus| corpus.classes[1] = "happy".into(),
-                "class \"happy\" is named twice",
-            ),
-            (
-                |corpus| corpus.modalities[1].name = "text".into(),
-                "modality \"text\" is named twice",
-            ),
+            (|corpus| corpus.classes[1] = "happy".into(), "class \"happy\" is named twice"),
+            (|corpus| corpus.modalities[1].name = "text".into(), "modality \"text\" is named twice"),
             (|corpus| corpus.modalities.clear(), "there are no features"),
-            (
-                |corpus| corpus.modalities[2].width = 0,
-                "modality visual is 0 wide",
-            ),
-            (
-                |corpus| corpus.conversations.clear(),
-                "there are no conversations",
-            ),
+            (|corpus| corpus.modalities[2].width = 0, "modality visual is 0 wide"),
+            (|corpus| corpus.conversations.clear(), "there are no conversations"),
             (
                 |corpus| corpus.conversations[0].id = "z".into(),
                 "conversation synthetic001 stands twice or out of the order",
@@ -165,10 +141,7 @@ mod tests {
                 |corpus| corpus.conversations[2].utterances.clear(),
                 "conversation synthetic002 has no utterances",
             ),
-            (
-                |corpus| corpus.conversations[1].first += 1,
-                "conversation synthetic001 begins at row",
-            ),
+            (|corpus| corpus.conversations[1].first += 1, "conversation synthetic001 begins at row"),
             (
                 |corpus| corpus.conversations[1].utterances[1].id.clear(),
                 "conversation synthetic001: utterance id \"\"",
@@ -195,10 +168,7 @@ mod tests {
             change(&mut changed);
             match changed.validate() {
                 Err(Error::Input(message)) => {
-                    assert!(
-                        message.starts_with("synthetic: ") && message.contains(expected),
-                        "{message}"
-                    );
+                    assert!(message.starts_with("synthetic: ") && message.contains(expected), "{message}");
                 }
                 other => panic!("{expected}: {other:?}"),
             }
@@ -209,10 +179,7 @@ mod tests {
     fn unlabelled_utterances_are_fine() {
         let mut corpus = generate(&SyntheticOptions::small());
         for conversation in &mut corpus.conversations {
-            conversation
-                .utterances
-                .iter_mut()
-                .for_each(|utterance| utterance.label = None);
+            conversation.utterances.iter_mut().for_each(|utterance| utterance.label = None);
         }
         corpus.classes.clear();
         assert_eq!(corpus.validate(), Ok(()));

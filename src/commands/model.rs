@@ -1,0 +1,50 @@
+//! A checkpoint on the command line, and the engine it becomes.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use crate::data::Corpus;
+use crate::error::{Error, Result};
+use crate::model::{Engine, cpu_engine};
+use crate::training::checkpoint::Checkpoint;
+use crate::training::run_folder;
+
+#[derive(Debug, clap::Args)]
+pub struct Threads {
+    /// Threads to compute with [default: the available cores]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    threads: Option<u16>,
+}
+
+impl Threads {
+    pub fn get(&self) -> usize {
+        threads(self.threads.map(usize::from))
+    }
+}
+
+/// The wanted number, or the available cores.
+pub fn threads(wanted: Option<usize>) -> usize {
+    wanted.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
+}
+
+/// A checkpoint file; of a run folder, its best one.
+pub fn read(path: &Path) -> Result<(PathBuf, Checkpoint)> {
+    let path = if path.is_dir() { path.join(run_folder::BEST) } else { path.to_path_buf() };
+    let checkpoint = Checkpoint::read(&path)?;
+    Ok((path, checkpoint))
+}
+
+/// The checkpoint's model over the conversations of `corpus`, whose features are the ones it reads.
+pub fn engine(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    corpus: &Corpus,
+    threads: usize,
+) -> Result<Box<dyn Engine>> {
+    checkpoint.check_modalities(corpus)?;
+    let mut engine = cpu_engine(&checkpoint.config, corpus, &checkpoint.origin.standardisation, threads)?;
+    engine
+        .restore(&checkpoint.state())
+        .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
+    Ok(engine)
+}

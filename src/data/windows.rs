@@ -1,0 +1,69 @@
+//! Which utterances a target reads: its window, causal and within its conversation.
+
+use super::Corpus;
+
+/// Who precedes whom in a corpus, by utterance index (row of the features).
+#[derive(Debug, Clone, Default)]
+pub struct Windows {
+    /// First utterance of the utterance's conversation.
+    first: Vec<u32>,
+    /// Speaker within the conversation, numbered by first appearance.
+    speaker: Vec<u32>,
+    label: Vec<Option<u32>>,
+    history_length: usize,
+}
+
+impl Windows {
+    /// Windows of at most `history_length` utterances (K).
+    pub fn new(corpus: &Corpus, history_length: usize) -> Self {
+        let mut windows = Windows { history_length, ..Windows::default() };
+        for conversation in &corpus.conversations {
+            let first = windows.first.len() as u32;
+            let mut speakers: Vec<&str> = Vec::new();
+            for utterance in &conversation.utterances {
+                let known = speakers.iter().position(|&speaker| speaker == utterance.speaker);
+                let speaker = known.unwrap_or_else(|| {
+                    speakers.push(&utterance.speaker);
+                    speakers.len() - 1
+                });
+                windows.first.push(first);
+                windows.speaker.push(speaker as u32);
+                windows.label.push(utterance.label.map(|label| label as u32));
+            }
+        }
+        windows
+    }
+
+    /// Number of utterances.
+    pub fn len(&self) -> usize {
+        self.first.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    /// Length of the longest window.
+    pub fn longest(&self) -> usize {
+        (0..self.len() as u32).map(|target| self.window(target).len()).max().unwrap_or(0)
+    }
+
+    pub fn history_length(&self) -> usize {
+        self.history_length
+    }
+
+    /// The utterances before `target` that its sample reads, oldest first: at most K, of its conversation.
+    pub fn window(&self, target: u32) -> std::ops::Range<u32> {
+        let first = self.first[target as usize];
+        first.max(target.saturating_sub(self.history_length as u32))..target
+    }
+
+    /// Whether two utterances of one conversation have the same speaker.
+    pub fn same_speaker(&self, a: u32, b: u32) -> bool {
+        self.speaker[a as usize] == self.speaker[b as usize]
+    }
+
+    pub fn label(&self, utterance: u32) -> Option<u32> {
+        self.label[utterance as usize]
+    }
+}

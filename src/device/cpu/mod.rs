@@ -1,0 +1,6 @@
+//! The CPU: vectors, products, elementary functions, threads.
+
+pub mod elementary;
+pub mod gemm;
+pub mod pool;
+pub mod simd;

@@ -1,0 +1,3 @@
+//! What holds memory and runs work.
+
+pub mod cpu;

@@ -1,0 +1,16 @@
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use coin::commands::{Cli, run};
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
+        Err(error) => {
+            // A standard error that is closed leaves the exit code to speak.
+            let _ = writeln!(std::io::stderr(), "coin: error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

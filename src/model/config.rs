@@ -1,0 +1,163 @@
+//! Every setting of the model, its objective and its optimisation, with the defaults that ship.
+
+use serde::{Deserialize, Serialize};
+
+use crate::choice::choice;
+use crate::error::{Error, Result};
+pub use crate::ops::adversarial::AdversarialNorm;
+
+/// One flat table of settings: the keys of a configuration file, of `--set key=value` and of a checkpoint.
+/// The paper's symbols (`d`, `K`, `L`, `B`, `eps`) are accepted for the settings they stand for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// d: width of an utterance's embedding.
+    #[serde(alias = "d")]
+    pub embedding_size: usize,
+    /// K: utterances before the target that a window holds at most.
+    #[serde(alias = "K")]
+    pub history_length: usize,
+    /// L: stacks of contextual interaction.
+    #[serde(alias = "L")]
+    pub stacks: usize,
+    /// Speaker mutual interaction (eq. 1); `false` is the paper's ablation.
+    pub interaction: bool,
+    /// What a stack hands to the next one.
+    pub stack_input: StackInput,
+    /// Probability that dropout keeps a value; 1 switches dropout off.
+    pub dropout_keep: f64,
+    /// Whether the objective has its adversarial half (eq. 6).
+    pub adversarial: bool,
+    /// Length of the perturbation, in standardised units.
+    #[serde(alias = "eps")]
+    pub epsilon: f64,
+    /// Over what the gradient is normalised.
+    pub adversarial_norm: AdversarialNorm,
+    /// B: target utterances in a batch.
+    #[serde(alias = "B")]
+    pub batch_size: usize,
+    pub learning_rate: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    /// The learning rate is halved every so many epochs.
+    pub anneal_epochs: usize,
+    /// Epochs without a better validation loss after which training stops.
+    pub patience: usize,
+    /// Epochs at most.
+    pub epochs: usize,
+    /// Share of the training conversations held out for validation where the data names none.
+    pub validation_fraction: f64,
+    /// Seed of initialisation, batches, dropout masks and the held-out conversations.
+    pub seed: u64,
+    /// Precision of every number of the model.
+    pub dtype: Precision,
+}
+
+choice! {
+    /// What a stack hands to the next one.
+    StackInput, "stack_input" {
+        /// The attended states, M_att.
+        Attention = "attention",
+        /// The GRU's states after dropout, G.
+        Gru = "gru"
+    }
+}
+
+choice! {
+    /// Precision of the engine's arithmetic.
+    Precision, "dtype" {
+        F32 = "f32",
+        F64 = "f64"
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            embedding_size: 100,
+            history_length: 40,
+            stacks: 3,
+            interaction: true,
+            stack_input: StackInput::Attention,
+            dropout_keep: 0.7,
+            adversarial: true,
+            epsilon: 1.0,
+            adversarial_norm: AdversarialNorm::Sample,
+            batch_size: 512,
+            learning_rate: 1e-3,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            anneal_epochs: 60,
+            patience: 10,
+            epochs: 200,
+            validation_fraction: 0.1,
+            seed: 1,
+            dtype: Precision::F32,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses values that cannot be computed with, by name.
+    pub fn validate(&self) -> Result<()> {
+        let at_least_one = [
+            ("embedding_size", self.embedding_size),
+            ("history_length", self.history_length),
+            ("stacks", self.stacks),
+            ("batch_size", self.batch_size),
+            ("anneal_epochs", self.anneal_epochs),
+            ("patience", self.patience),
+            ("epochs", self.epochs),
+        ];
+        for (name, value) in at_least_one {
+            if value == 0 {
+                return Err(Error::input(format!("{name} is 0; it must be at least 1")));
+            }
+            if value > 1_000_000 {
+                return Err(Error::input(format!("{name} is {value}; it may be at most 1000000")));
+            }
+        }
+        let ranges = [
+            (
+                "dropout_keep",
+                self.dropout_keep,
+                "above 0, at most 1",
+                self.dropout_keep > 0.0 && self.dropout_keep <= 1.0,
+            ),
+            (
+                "epsilon",
+                self.epsilon,
+                "finite and at least 0",
+                self.epsilon >= 0.0 && self.epsilon.is_finite(),
+            ),
+            (
+                "learning_rate",
+                self.learning_rate,
+                "finite and above 0",
+                self.learning_rate > 0.0 && self.learning_rate.is_finite(),
+            ),
+            ("adam_beta1", self.adam_beta1, "at least 0, below 1", (0.0..1.0).contains(&self.adam_beta1)),
+            ("adam_beta2", self.adam_beta2, "at least 0, below 1", (0.0..1.0).contains(&self.adam_beta2)),
+            (
+                "adam_epsilon",
+                self.adam_epsilon,
+                "finite and above 0",
+                self.adam_epsilon > 0.0 && self.adam_epsilon.is_finite(),
+            ),
+            (
+                "validation_fraction",
+                self.validation_fraction,
+                "above 0, below 1",
+                self.validation_fraction > 0.0 && self.validation_fraction < 1.0,
+            ),
+        ];
+        for (name, value, wanted, holds) in ranges {
+            if !holds {
+                return Err(Error::input(format!("{name} is {value}; it must be {wanted}")));
+            }
+        }
+        Ok(())
+    }
+}

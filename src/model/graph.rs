@@ -1,0 +1,264 @@
+//! COIN's forward pass, step by step as the paper has it, and the same page in reverse.
+//!
+//! Nothing here knows which device runs it: a step is an operation of [`crate::ops`], a value is a buffer named in
+//! [`Activations`].
+
+use super::config::StackInput;
+use crate::ops::Operations;
+use crate::ops::adversarial::Perturbation;
+use crate::ops::dropout::{Mask, Site};
+use crate::ops::gru::Layer;
+use crate::ops::readout;
+
+/// The settings that shape the graph.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Graph {
+    pub stacks: usize,
+    pub interaction: bool,
+    pub stack_input: StackInput,
+}
+
+/// Every value of one shard that the backward pass reads, and the gradients on the way. Allocated once for the
+/// largest shard and used again for every other.
+#[derive(Debug, Default)]
+pub struct Activations<B> {
+    /// `[R, d]` role-major: embedded history.
+    pub x: B,
+    /// `[R, 2, 4d]` role-major: the speaker GRUs' gates.
+    pub speaker: B,
+    /// `[R, 2d]` role-major: the speaker GRUs' states.
+    pub hidden: B,
+    /// `[R, 2d]` role-major: gates of the interaction.
+    pub gate: B,
+    /// `[R, 2d]` sample-major: M^0 after dropout.
+    pub m: B,
+    /// By stack.
+    pub stacks: Vec<Stack<B>>,
+    /// `[S, 2d]`, q^0 to q^L.
+    pub q: Vec<B>,
+    /// `[S, 2d]`: q^L after dropout.
+    pub q_dropped: B,
+    /// `[S, C]`
+    pub logits: B,
+    /// `[S]`
+    pub loss: Vec<f64>,
+    pub d: Gradients<B>,
+}
+
+/// One stack's saved values.
+#[derive(Debug, Default)]
+pub struct Stack<B> {
+    /// `[R, 2, 4d]`: the GRU's gates.
+    pub gates: B,
+    /// `[R, 2d]`: the GRU's states.
+    pub hidden: B,
+    /// `[R, 2d]`: G, the states after dropout.
+    pub g: B,
+    /// `[R, 2d]`: G score.
+    pub projected: B,
+    /// n x n a sample.
+    pub probabilities: B,
+    /// `[R, 2d]`: P G, which the next stack reads; empty where none does.
+    pub attended: B,
+    pub readout: readout::Saved<B>,
+}
+
+/// Gradients on the way back, used by one stack after the other.
+#[derive(Debug, Default)]
+pub struct Gradients<B> {
+    /// `[S, C]`
+    pub logits: B,
+    /// `[R, 2d]`: at G and at the GRU's states.
+    pub g: B,
+    /// `[R, 2d]`: at a stack's input, and at the speaker GRUs' states.
+    pub input: B,
+    /// `[R, 2d]`: at G score, and at the interaction's gates.
+    pub projected: B,
+    /// n x n a sample.
+    pub probabilities: B,
+    pub readout: readout::Scratch<B>,
+}
+
+impl<B> Activations<B> {
+    /// Buffers for shards of up to `samples` windows of up to `history_length`, taken from `allocate`.
+    pub fn new(
+        graph: Graph,
+        d: usize,
+        classes: usize,
+        samples: usize,
+        history_length: usize,
+        allocate: impl Fn(usize) -> B,
+    ) -> Self {
+        let rows = samples * history_length;
+        let pairs = rows * history_length;
+        let wide = || allocate(rows * 2 * d);
+        let state = || allocate(samples * 2 * d);
+        let stack = |l: usize| Stack {
+            gates: allocate(rows * 8 * d),
+            hidden: wide(),
+            g: wide(),
+            projected: wide(),
+            probabilities: allocate(pairs),
+            attended: if graph.reads_attended(l + 1) { wide() } else { allocate(0) },
+            readout: readout::Saved {
+                w: state(),
+                y: allocate(rows),
+                a: allocate(rows),
+                p: allocate(rows),
+                e: state(),
+            },
+        };
+        Self {
+            x: allocate(rows * d),
+            speaker: allocate(rows * 8 * d),
+            hidden: wide(),
+            gate: wide(),
+            m: wide(),
+            stacks: (0..graph.stacks).map(stack).collect(),
+            q: (0..=graph.stacks).map(|_| state()).collect(),
+            q_dropped: state(),
+            logits: allocate(samples * classes),
+            loss: vec![0.0; samples],
+            d: Gradients {
+                logits: allocate(samples * classes),
+                g: wide(),
+                input: wide(),
+                projected: wide(),
+                probabilities: allocate(pairs),
+                readout: readout::Scratch { d_e: state(), d_w: state() },
+            },
+        }
+    }
+}
+
+impl Graph {
+    /// Whether stack l reads the attended states of the one before it.
+    pub fn reads_attended(&self, l: usize) -> bool {
+        l > 0 && l < self.stacks && self.stack_input == StackInput::Attention
+    }
+
+    /// From the embeddings of a shard's utterances (`history` `[distinct, d]`, `target` `[S, 2d]`), displaced by
+    /// `perturbation`, to the logits.
+    #[allow(clippy::too_many_arguments, reason = "all that a pass reads")]
+    pub fn forward<O: Operations>(
+        &self,
+        ops: &mut O,
+        layout: &O::Layout,
+        weights: &O::Weights,
+        mask: &Mask,
+        (history, target): (&O::Buffer, &O::Buffer),
+        perturbation: Option<&Perturbation<O::Buffer>>,
+        a: &mut Activations<O::Buffer>,
+    ) {
+        // 1. Embedding
+        ops.gather(layout, history, target, perturbation, &mut a.x, &mut a.q[0]);
+        // 2. Speaker GRUs
+        ops.gru(layout, Layer::Speaker, weights, &a.x, &mut a.speaker, &mut a.hidden);
+        // 3. Speaker mutual interaction
+        ops.interaction(layout, weights, self.interaction, &a.hidden, &mut a.gate, &mut a.m);
+        ops.dropout(layout, mask, Site::Interaction, &mut a.m);
+        // 4. Stacked contextual interaction
+        for l in 0..self.stacks {
+            let (before, rest) = a.stacks.split_at_mut(l);
+            let stack = &mut rest[0];
+            let input = self.stack_input(&a.m, before);
+            ops.gru(layout, Layer::Context(l), weights, input, &mut stack.gates, &mut stack.hidden);
+            ops.dropout_copy(layout, mask, Site::Context(l), &stack.hidden, &mut stack.g);
+            ops.attention(layout, l, weights, &stack.g, &mut stack.projected, &mut stack.probabilities);
+            let (q, next) = a.q.split_at_mut(l + 1);
+            let (q, next) = (&q[l], &mut next[0]);
+            ops.readout(layout, l, weights, &stack.probabilities, &stack.g, q, &mut stack.readout, next);
+            if self.reads_attended(l + 1) {
+                ops.attend(layout, &stack.probabilities, &stack.g, &mut stack.attended);
+            }
+        }
+        // 5. Classifier
+        ops.dropout_copy(layout, mask, Site::Classifier, &a.q[self.stacks], &mut a.q_dropped);
+        ops.classify(layout, weights, &a.q_dropped, &mut a.logits);
+    }
+
+    /// From the logits of [`Graph::forward`] to the losses, the parameters' gradients of the mean loss over `batch`
+    /// samples (added to `gradients`) and the gradients at the embeddings: `d_x` `[R, d]` and `d_q` `[S, 2d]`.
+    #[allow(clippy::too_many_arguments, reason = "all that a pass reads and writes")]
+    pub fn backward<O: Operations>(
+        &self,
+        ops: &mut O,
+        layout: &O::Layout,
+        weights: &O::Weights,
+        mask: &Mask,
+        batch: usize,
+        a: &mut Activations<O::Buffer>,
+        gradients: &mut O::Gradients,
+        (d_x, d_q): (&mut O::Buffer, &mut O::Buffer),
+    ) {
+        let d = &mut a.d;
+        // 5. Classifier
+        ops.cross_entropy(layout, batch, &a.logits, &mut a.loss, &mut d.logits);
+        ops.classify_backward(layout, weights, &a.q_dropped, &d.logits, d_q, gradients);
+        ops.dropout(layout, mask, Site::Classifier, d_q);
+        // 4. Stacked contextual interaction
+        for l in (0..self.stacks).rev() {
+            let (before, rest) = a.stacks.split_at_mut(l);
+            let stack = &mut rest[0];
+            let (q, next) = (&a.q[l], &a.q[l + 1]);
+            let (p, g) = (&stack.probabilities, &stack.g);
+            ops.readout_backward(
+                layout,
+                l,
+                weights,
+                p,
+                g,
+                q,
+                next,
+                &stack.readout,
+                &mut d.readout,
+                d_q,
+                &mut d.probabilities,
+                &mut d.g,
+                gradients,
+            );
+            if self.reads_attended(l + 1) {
+                ops.attend_backward(layout, p, g, &d.input, &mut d.probabilities, &mut d.g);
+            } else if l + 1 < self.stacks {
+                ops.add_rows(layout, &d.input, &mut d.g);
+            }
+            ops.attention_backward(
+                layout,
+                l,
+                weights,
+                g,
+                &stack.projected,
+                p,
+                &mut d.probabilities,
+                &mut d.projected,
+                &mut d.g,
+                gradients,
+            );
+            ops.dropout(layout, mask, Site::Context(l), &mut d.g);
+            let input = self.stack_input(&a.m, before);
+            let layer = Layer::Context(l);
+            let (hidden, gates) = (&stack.hidden, &mut stack.gates);
+            ops.gru_backward(layout, layer, weights, input, hidden, gates, &d.g, &mut d.input, gradients);
+        }
+        // 3. Speaker mutual interaction
+        ops.dropout(layout, mask, Site::Interaction, &mut d.input);
+        let (d_gate, d_hidden) = (&mut d.projected, &mut d.g);
+        let (hidden, gate) = (&a.hidden, &a.gate);
+        let enabled = self.interaction;
+        ops.interaction_backward(
+            layout, weights, enabled, hidden, gate, &d.input, d_gate, d_hidden, gradients,
+        );
+        // 2. Speaker GRUs; 1. is linear and summed over the whole batch by the caller.
+        let layer = Layer::Speaker;
+        ops.gru_backward(layout, layer, weights, &a.x, hidden, &mut a.speaker, d_hidden, d_x, gradients);
+    }
+
+    /// What a stack's GRU reads: M^0, or what the stacks before it hand on.
+    fn stack_input<'a, B>(&self, m: &'a B, before: &'a [Stack<B>]) -> &'a B {
+        match before.last() {
+            None => m,
+            Some(stack) if self.stack_input == StackInput::Attention => &stack.attended,
+            Some(stack) => &stack.g,
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Adam (Kingma & Ba, 2015), in PyTorch's order of operations.
+
+mod cpu;
+
+pub use cpu::update;
+
+/// The settings of one update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    pub learning_rate: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// Number of this update, from 1.
+    pub number: u64,
+}

@@ -1,0 +1,231 @@
+//! A run's folder.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config.toml` | the settings as resolved; `coin train --config` takes it again |
+//! | `metrics.jsonl` | a line for each epoch |
+//! | `last.safetensors` | where the run stands: `coin train --resume` goes on from it |
+//! | `best.safetensors` | the weights with the best validation loss |
+//! | `report.txt`, `report.json` | validation and test of the best weights, once the run is over |
+//!
+//! A run over several seeds has a folder `seed-N` like this for each of them, beside its `config.toml`,
+//! `summary.txt` and `summary.json`.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::checkpoint::Checkpoint;
+use super::progress::EpochRecord;
+use super::report::{RunReport, Summary};
+use super::settings::{Layer, Settings};
+use crate::atomic_file;
+use crate::error::{Error, Result};
+
+const LOCK: &str = ".lock";
+const CONFIG: &str = "config.toml";
+const METRICS: &str = "metrics.jsonl";
+const LAST: &str = "last.safetensors";
+pub const BEST: &str = "best.safetensors";
+
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// One process at a time works in the folder; one that is killed leaves the file and no lock on it.
+    _lock: File,
+}
+
+impl RunFolder {
+    /// A new run at `path`, which is made where it does not exist. A folder that holds a run is refused.
+    pub fn create(path: &Path, settings: &Settings) -> Result<Self> {
+        fs::create_dir_all(path).map_err(|error| Error::io("make the folder", path, &error))?;
+        let folder = Self::locked(path)?;
+        if [CONFIG, LAST, BEST, METRICS].iter().any(|name| path.join(name).exists()) {
+            let path = path.display();
+            return Err(Error::input(format!(
+                "{path}: holds a run already; go on with it by --resume {path}, or name another folder by --out"
+            )));
+        }
+        let head = "# Settings of this run, all of them. `coin train --config FILE` takes them again.\n";
+        atomic_file::write(&folder.file(CONFIG), format!("{head}{}", settings.to_toml()?).as_bytes())?;
+        Ok(folder)
+    }
+
+    /// A new run in the first of `parent/name`, `parent/name-2`, `parent/name-3`, ... that is not there yet.
+    pub fn create_numbered(parent: &Path, name: &str, settings: &Settings) -> Result<Self> {
+        fs::create_dir_all(parent).map_err(|error| Error::io("make the folder", parent, &error))?;
+        let mut path = parent.join(name);
+        for number in 2.. {
+            match fs::create_dir(&path) {
+                Ok(()) => break,
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    path = parent.join(format!("{name}-{number}"));
+                }
+                Err(error) => return Err(Error::io("make the folder", &path, &error)),
+            }
+        }
+        Self::create(&path, settings)
+    }
+
+    /// The run at `path`, to go on with, and its settings.
+    pub fn open(path: &Path) -> Result<(Self, Settings)> {
+        if !path.join(CONFIG).is_file() {
+            let path = path.display();
+            return Err(Error::input(format!("{path}: holds no run to resume: there is no {CONFIG} in it")));
+        }
+        let folder = Self::locked(path)?;
+        atomic_file::remove_leftovers(path)?;
+        let settings = Settings::resolve(&[Layer::file(&folder.file(CONFIG))?])?;
+        Ok((folder, settings))
+    }
+
+    /// Whether there is a run at `path` that [`RunFolder::open`] opens.
+    pub fn exists(path: &Path) -> bool {
+        path.join(CONFIG).is_file()
+    }
+
+    fn locked(path: &Path) -> Result<Self> {
+        let lock = path.join(LOCK);
+        let file = OpenOptions::new().create(true).append(true).open(&lock);
+        let file = file.map_err(|error| Error::io("write", &lock, &error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(RunFolder { path: path.to_path_buf(), _lock: file }),
+            Err(TryLockError::WouldBlock) => {
+                let path = path.display();
+                Err(Error::input(format!("{path}: another process is training in this folder")))
+            }
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", &lock, &error)),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of one seed of several.
+    pub fn of_seed(&self, seed: u64) -> PathBuf {
+        self.path.join(format!("seed-{seed}"))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Where the run stands; `None` before it was first saved.
+    pub fn last(&self) -> Result<Option<Checkpoint>> {
+        let path = self.file(LAST);
+        path.exists().then(|| Checkpoint::read(&path)).transpose()
+    }
+
+    pub fn best(&self) -> Result<Checkpoint> {
+        Checkpoint::read(&self.file(BEST))
+    }
+
+    pub fn write_last(&self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.write(&self.file(LAST))
+    }
+
+    pub fn write_best(&self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.write(&self.file(BEST))
+    }
+
+    /// All of the run's records: whatever the file held beyond them was of steps that are made again.
+    pub fn write_metrics(&self, records: &[EpochRecord]) -> Result<()> {
+        let mut text = String::new();
+        for record in records {
+            text.push_str(&serde_json::to_string(record).map_err(|error| unwritable(&error))?);
+            text.push('\n');
+        }
+        atomic_file::write(&self.file(METRICS), text.as_bytes())
+    }
+
+    pub fn write_report(&self, report: &RunReport) -> Result<()> {
+        self.write_text_and_json("report", &report.text(), report)
+    }
+
+    /// The report of a run that is over; `None` while it is not.
+    pub fn report(&self) -> Result<Option<RunReport>> {
+        let path = self.file("report.json");
+        path.exists().then(|| read_json(&path)).transpose()
+    }
+
+    pub fn write_summary(&self, summary: &Summary) -> Result<()> {
+        self.write_text_and_json("summary", &summary.text(), summary)
+    }
+
+    /// The JSON last: where it stands, both are whole.
+    fn write_text_and_json(&self, name: &str, text: &str, value: &impl Serialize) -> Result<()> {
+        atomic_file::write(&self.file(&format!("{name}.txt")), text.as_bytes())?;
+        let mut json = serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?;
+        json.push('\n');
+        atomic_file::write(&self.file(&format!("{name}.json")), json.as_bytes())
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
+    serde_json::from_str(&text).map_err(|error| Error::input(format!("{}: {error}", path.display())))
+}
+
+fn unwritable(error: &serde_json::Error) -> Error {
+    Error::System(format!("cannot write as JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_holds_a_run_is_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs/a");
+        let settings = Settings::default();
+        drop(RunFolder::create(&path, &settings).unwrap());
+        let before = fs::read(path.join(CONFIG)).unwrap();
+        let error = RunFolder::create(&path, &settings).unwrap_err().to_string();
+        assert!(error.contains("holds a run already; go on with it by --resume"), "{error}");
+        assert_eq!(fs::read(path.join(CONFIG)).unwrap(), before);
+        // Weights alone are a run too.
+        let weights = folder.path().join("b");
+        fs::create_dir(&weights).unwrap();
+        fs::write(weights.join(BEST), "precious").unwrap();
+        assert!(RunFolder::create(&weights, &settings).is_err());
+        assert_eq!(fs::read(weights.join(BEST)).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_run_is_opened_with_its_settings_by_one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.config.epochs = 3;
+        let first = RunFolder::create(folder.path(), &settings).unwrap();
+        fs::write(folder.path().join(".last.safetensors.1.tmp"), "half").unwrap();
+        let error = RunFolder::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("another process is training in this folder"), "{error}");
+        drop(first);
+        let (opened, read) = RunFolder::open(folder.path()).unwrap();
+        assert_eq!(read, settings);
+        assert!(!folder.path().join(".last.safetensors.1.tmp").exists());
+        assert_eq!(opened.last().unwrap(), None);
+        assert_eq!(opened.report().unwrap(), None);
+    }
+
+    #[test]
+    fn nothing_to_open_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = RunFolder::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("holds no run to resume: there is no config.toml"), "{error}");
+    }
+
+    #[test]
+    fn names_are_numbered() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = (0..3).map(|_| {
+            let run = RunFolder::create_numbered(folder.path(), "data", &Settings::default()).unwrap();
+            run.path().file_name().unwrap().to_string_lossy().into_owned()
+        });
+        assert_eq!(names.collect::<Vec<_>>(), ["data", "data-2", "data-3"]);
+    }
+}

@@ -1,0 +1,464 @@
+//! Every setting of a run and where it comes from: defaults, then a preset, then a TOML file, then flags, each
+//! over the one before.
+//!
+//! All of them travel as one flat TOML table, so that a key means the same in a file, as a flag
+//! (`dropout_keep` is `--dropout-keep`), in `--set dropout_keep=0.7` and in a checkpoint.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+use crate::model::config::Config;
+
+/// A setting by name, with its help text.
+pub struct Setting {
+    pub key: &'static str,
+    pub help: &'static str,
+}
+
+/// The keys of [`Config`].
+pub const MODEL: &[Setting] = &[
+    setting("embedding_size", "d: width of an utterance's embedding"),
+    setting("history_length", "K: utterances before the target that the model reads at most"),
+    setting("stacks", "L: stacks of contextual interaction"),
+    setting("interaction", "Speaker mutual interaction: true, or false for the paper's ablation"),
+    setting("stack_input", "What a stack hands to the next one: attention or gru"),
+    setting("dropout_keep", "Probability that dropout keeps a value; 1 switches dropout off"),
+    setting("adversarial", "Train on perturbed features too: true or false"),
+    setting("epsilon", "Length of the perturbation, in standardised units"),
+    setting("adversarial_norm", "Over what the gradient is normalised: sample, utterance or batch"),
+    setting("batch_size", "B: target utterances in a batch"),
+    setting("learning_rate", "Adam's learning rate in the first epoch"),
+    setting("adam_beta1", "Adam's decay of the mean gradient"),
+    setting("adam_beta2", "Adam's decay of the mean squared gradient"),
+    setting("adam_epsilon", "Adam's epsilon"),
+    setting("anneal_epochs", "Halve the learning rate every so many epochs"),
+    setting("patience", "Stop after so many epochs without a better validation loss"),
+    setting("epochs", "Epochs at most"),
+    setting("validation_fraction", "Share of the training conversations held out, where the data name none"),
+    setting("seed", "Seed of initial values, batches, dropout and held-out conversations"),
+    setting("dtype", "Precision of the arithmetic: f32 or f64"),
+];
+
+/// The keys of [`RunSettings`].
+pub const RUN: &[Setting] = &[
+    setting("data", "File of conversations, or synthetic"),
+    setting("format", "Format of the data file; told by its content when not given"),
+    setting("modalities", "Modalities to read; all that the file has when not given"),
+    setting("seeds", "Train so many seeds: seed, seed + 1, ..."),
+    setting("threads", "Threads to compute with; the available cores when not given"),
+    setting("checkpoint_minutes", "Save within an epoch too, every so many minutes; 0 saves at its end only"),
+    setting("out", "Run folder"),
+];
+
+const fn setting(key: &'static str, help: &'static str) -> Setting {
+    Setting { key, help }
+}
+
+/// The paper's symbols.
+const ALIASES: [(&str, &str); 5] = [
+    ("d", "embedding_size"),
+    ("K", "history_length"),
+    ("L", "stacks"),
+    ("B", "batch_size"),
+    ("eps", "epsilon"),
+];
+
+/// What a run does besides what the model is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunSettings {
+    /// `None` and `synthetic`: the synthetic conversations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modalities: Option<Vec<String>>,
+    pub seeds: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    pub checkpoint_minutes: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out: Option<String>,
+}
+
+impl Default for RunSettings {
+    fn default() -> Self {
+        RunSettings {
+            data: None,
+            format: None,
+            modalities: None,
+            seeds: 1,
+            threads: None,
+            checkpoint_minutes: 10.0,
+            out: None,
+        }
+    }
+}
+
+/// Values for some of the settings, under their own names, each of the right type.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Layer(Table);
+
+impl Layer {
+    /// The paper's values.
+    pub fn paper() -> Self {
+        let mut table = Table::new();
+        for (key, value) in [
+            ("embedding_size", Value::Integer(100)),
+            ("history_length", Value::Integer(40)),
+            ("stacks", Value::Integer(3)),
+            ("interaction", Value::Boolean(true)),
+            // As printed, and as the flag of the same name of the paper's ancestor is read.
+            ("dropout_keep", Value::Float(0.3)),
+            ("adversarial", Value::Boolean(true)),
+            ("batch_size", Value::Integer(512)),
+            ("learning_rate", Value::Float(1e-3)),
+            ("adam_beta1", Value::Float(0.9)),
+            ("adam_beta2", Value::Float(0.999)),
+            ("adam_epsilon", Value::Float(1e-8)),
+            ("anneal_epochs", Value::Integer(60)),
+            ("patience", Value::Integer(10)),
+        ] {
+            table.insert(key.to_string(), value);
+        }
+        Layer(table)
+    }
+
+    /// A TOML file's settings.
+    pub fn file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error))?;
+        let table: Table =
+            text.parse().map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
+        let mut layer = Layer::default();
+        for (key, value) in table {
+            layer
+                .insert(&key, value)
+                .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
+        }
+        Ok(layer)
+    }
+
+    /// Sets `key` from what stands on the command line.
+    pub fn set_text(&mut self, key: &str, text: &str) -> Result<()> {
+        let value = value_of(canonical(key)?, text)?;
+        self.insert(key, value)
+    }
+
+    /// Of `--set key=value`, model settings only.
+    pub fn overrides<'a>(pairs: impl IntoIterator<Item = &'a String>) -> Result<Self> {
+        let mut layer = Layer::default();
+        for pair in pairs {
+            let (key, text) = pair.split_once('=').ok_or_else(|| {
+                Error::input(format!("--set {pair}: write --set key=value, as in --set dropout_keep=0.7"))
+            })?;
+            let key = canonical_among(key.trim(), &[MODEL])
+                .map_err(|error| Error::input(format!("--set {pair}: {error}")))?;
+            layer
+                .set_text(key, text.trim())
+                .map_err(|error| Error::input(format!("--set {pair}: {error}")))?;
+        }
+        Ok(layer)
+    }
+
+    fn insert(&mut self, key: &str, value: Value) -> Result<()> {
+        let key = canonical(key)?;
+        check_type(key, &value)?;
+        if self.0.insert(key.to_string(), value).is_some() {
+            return Err(Error::input(format!("{key} is set twice (d, K, L, B and eps are short names)")));
+        }
+        Ok(())
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// `config` with this layer's model settings over it.
+    pub fn over(&self, config: &Config) -> Result<Config> {
+        let mut table = table_of(config)?;
+        for (key, value) in &self.0 {
+            if is_model_key(key) {
+                table.insert(key.clone(), value.clone());
+            }
+        }
+        let config: Config = table.try_into().map_err(unreadable)?;
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// All settings of a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    pub run: RunSettings,
+    pub config: Config,
+}
+
+impl Settings {
+    /// Defaults with the layers over them, the later over the earlier.
+    pub fn resolve(layers: &[Layer]) -> Result<Self> {
+        let defaults = Ok(Settings::default());
+        layers.iter().fold(defaults, |settings, layer| settings?.with(layer))
+    }
+
+    /// These settings with the layer's over them.
+    pub fn with(&self, layer: &Layer) -> Result<Self> {
+        let mut run = table_of(&self.run)?;
+        let of_run = layer.0.iter().filter(|(key, _)| !is_model_key(key));
+        run.extend(of_run.map(|(key, value)| (key.clone(), value.clone())));
+        let settings =
+            Settings { run: run.try_into().map_err(unreadable)?, config: layer.over(&self.config)? };
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let RunSettings { seeds, threads, checkpoint_minutes, .. } = self.run;
+        if !(1..=10_000).contains(&seeds) {
+            return Err(Error::input(format!("seeds is {seeds}; it must be 1 to 10000")));
+        }
+        if let Some(threads) = threads.filter(|threads| !(1..=4096).contains(threads)) {
+            return Err(Error::input(format!("threads is {threads}; it must be 1 to 4096")));
+        }
+        if !(0.0..=1e6).contains(&checkpoint_minutes) {
+            return Err(Error::input(format!(
+                "checkpoint_minutes is {checkpoint_minutes}; it must be 0 to 1000000"
+            )));
+        }
+        // The last seed is written to a TOML file too, whose integers end there.
+        if self.config.seed > i64::MAX as u64 - seeds as u64 {
+            return Err(Error::input(format!("seed is {}; it is too large", self.config.seed)));
+        }
+        Ok(())
+    }
+
+    /// A file that [`Layer::file`] reads back to the same settings. `out` stays out: the file stands in it.
+    pub fn to_toml(&self) -> Result<String> {
+        let run = RunSettings { out: None, ..self.run.clone() };
+        let mut text = toml::to_string(&run).map_err(unwritable)?;
+        text.push_str(&toml::to_string(&self.config).map_err(unwritable)?);
+        Ok(text)
+    }
+
+    /// The settings in which two runs differ, with both values.
+    pub fn differences(&self, other: &Settings) -> Result<Vec<(String, String, String)>> {
+        let flat = |settings: &Settings| -> Result<Table> {
+            let mut table = table_of(&settings.run)?;
+            table.extend(table_of(&settings.config)?);
+            Ok(table)
+        };
+        let (ours, theirs) = (flat(self)?, flat(other)?);
+        let shown = |value: Option<&Value>| value.map_or_else(|| "not set".to_string(), ToString::to_string);
+        let keys = RUN.iter().chain(MODEL).map(|setting| setting.key);
+        Ok(keys
+            .filter(|key| ours.get(*key) != theirs.get(*key))
+            .map(|key| (key.to_string(), shown(ours.get(key)), shown(theirs.get(key))))
+            .collect())
+    }
+}
+
+/// A setting's default as it is written; `None` where it has none.
+pub fn default_of(key: &str) -> Option<String> {
+    let mut defaults = table_of(&Config::default()).ok()?;
+    defaults.extend(table_of(&RunSettings::default()).ok()?);
+    defaults.get(key).map(|value| value.to_string().trim_matches('"').to_string())
+}
+
+fn is_model_key(key: &str) -> bool {
+    MODEL.iter().any(|setting| setting.key == key)
+}
+
+/// A setting's own name, from that or from the paper's symbol for it.
+fn canonical(key: &str) -> Result<&'static str> {
+    canonical_among(key, &[RUN, MODEL])
+}
+
+fn canonical_among(key: &str, among: &[&[Setting]]) -> Result<&'static str> {
+    let full = ALIASES.iter().find(|(alias, _)| *alias == key).map_or(key, |(_, full)| full);
+    let known = || among.iter().flat_map(|settings| settings.iter()).map(|setting| setting.key);
+    known().find(|known| *known == full).ok_or_else(|| {
+        let known: Vec<&str> = known().collect();
+        Error::input(format!("unknown setting {key:?}; known are {}", known.join(", ")))
+    })
+}
+
+/// What a command line's text means for a setting, by the type of its default.
+fn value_of(key: &'static str, text: &str) -> Result<Value> {
+    let wrong = |what: &str| Error::input(format!("{key} is {what}, not {text:?}"));
+    let kind = match key {
+        "modalities" => {
+            let names = text.split(',').map(|name| Value::String(name.trim().to_string()));
+            return Ok(Value::Array(names.collect()));
+        }
+        "threads" => Value::Integer(0),
+        "data" | "format" | "out" => Value::String(String::new()),
+        _ => {
+            let mut defaults = table_of(&Config::default())?;
+            defaults.extend(table_of(&RunSettings::default())?);
+            defaults.remove(key).unwrap_or(Value::Integer(0))
+        }
+    };
+    match kind {
+        Value::Integer(_) => text.parse().map(Value::Integer).map_err(|_| wrong("a whole number")),
+        Value::Float(_) => text.parse().map(Value::Float).map_err(|_| wrong("a number")),
+        Value::Boolean(_) => text.parse().map(Value::Boolean).map_err(|_| wrong("true or false")),
+        _ => Ok(Value::String(text.to_string())),
+    }
+}
+
+/// Refuses a value of the wrong type or outside a choice, by the setting's name.
+fn check_type(key: &str, value: &Value) -> Result<()> {
+    let mut table = Table::new();
+    table.insert(key.to_string(), value.clone());
+    let checked = if is_model_key(key) {
+        table.try_into::<Config>().map(drop)
+    } else {
+        table.try_into::<RunSettings>().map(drop)
+    };
+    checked.map_err(|error: toml::de::Error| Error::input(format!("{key}: {}", error.message())))
+}
+
+fn table_of(value: &impl Serialize) -> Result<Table> {
+    Table::try_from(value).map_err(unwritable)
+}
+
+fn unwritable(error: toml::ser::Error) -> Error {
+    Error::input(format!("the settings cannot be written as TOML: {error}"))
+}
+
+fn unreadable(error: toml::de::Error) -> Error {
+    Error::input(format!("settings: {}", error.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(pairs: &[(&str, &str)]) -> Layer {
+        let mut layer = Layer::default();
+        for (key, text) in pairs {
+            layer.set_text(key, text).unwrap();
+        }
+        layer
+    }
+
+    fn file(text: &str) -> Result<Layer> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        Layer::file(&path)
+    }
+
+    #[test]
+    fn the_listed_settings_are_those_that_exist() {
+        let keys = |table: Table| table.keys().cloned().collect::<Vec<_>>();
+        let listed = |settings: &[Setting]| {
+            let mut keys: Vec<String> = settings.iter().map(|one| one.key.to_string()).collect();
+            keys.sort();
+            keys
+        };
+        assert_eq!(listed(MODEL), keys(table_of(&Config::default()).unwrap()));
+        let every = RunSettings {
+            data: Some("d".into()),
+            format: Some("f".into()),
+            modalities: Some(Vec::new()),
+            threads: Some(1),
+            out: Some("o".into()),
+            ..RunSettings::default()
+        };
+        assert_eq!(listed(RUN), keys(table_of(&every).unwrap()));
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let layers = [
+            Layer::paper(),
+            file("dropout_keep = 0.5\nepochs = 7\nd = 50\nseeds = 2\n").unwrap(),
+            flags(&[("epochs", "9"), ("K", "20"), ("modalities", "text, audio"), ("threads", "3")]),
+        ];
+        let settings = Settings::resolve(&layers).unwrap();
+        assert_eq!(settings.config.dropout_keep, 0.5);
+        assert_eq!(settings.config.epochs, 9);
+        assert_eq!((settings.config.embedding_size, settings.config.history_length), (50, 20));
+        assert_eq!((settings.run.seeds, settings.run.threads), (2, Some(3)));
+        assert_eq!(settings.run.modalities, Some(vec!["text".into(), "audio".into()]));
+        assert_eq!(Settings::resolve(&[]).unwrap(), Settings::default());
+        assert_eq!(Settings::resolve(&[Layer::paper()]).unwrap().config.dropout_keep, 0.3);
+    }
+
+    #[test]
+    fn the_resolved_file_gives_the_same_settings_again() {
+        let mut settings = Settings::resolve(&[flags(&[
+            ("learning_rate", "0.1"),
+            ("seed", "9007199254740993"),
+            ("data", "a \"b\".pkl"),
+            ("modalities", "text"),
+            ("adversarial_norm", "batch"),
+        ])])
+        .unwrap();
+        settings.config.epsilon = 0.1 + 0.2;
+        let again = Settings::resolve(&[file(&settings.to_toml().unwrap()).unwrap()]).unwrap();
+        assert_eq!(again, settings);
+        settings.run.out = Some("runs/x".into());
+        assert!(!settings.to_toml().unwrap().contains("runs/x"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("drop_out = 1", "c.toml: unknown setting \"drop_out\"; known are data, format, modalities,"),
+            ("embedding_size = \"wide\"", "c.toml: embedding_size: invalid type: string \"wide\""),
+            ("patience = -1", "c.toml: patience: invalid value: integer `-1`"),
+            ("dtype = \"f16\"", "c.toml: dtype: unknown variant `f16`, expected `f32` or `f64`"),
+            ("d = 3\nembedding_size = 4", "c.toml: embedding_size is set twice"),
+            ("epochs = 1\nepochs = 2", "c.toml: TOML parse error at line 2"),
+            ("[model]\nepochs = 2", "c.toml: unknown setting \"model\""),
+        ];
+        for (text, expected) in cases {
+            let error = file(text).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        let error = Layer::default().set_text("epochs", "many").unwrap_err();
+        assert_eq!(error.to_string(), "epochs is a whole number, not \"many\"");
+        let error = Layer::default().set_text("interaction", "yes").unwrap_err();
+        assert_eq!(error.to_string(), "interaction is true or false, not \"yes\"");
+        for (key, text, expected) in [
+            ("seeds", "0", "seeds is 0; it must be 1 to 10000"),
+            ("threads", "0", "threads is 0; it must be 1 to 4096"),
+            ("checkpoint_minutes", "NaN", "checkpoint_minutes is NaN; it must be 0 to 1000000"),
+            ("checkpoint_minutes", "-1", "checkpoint_minutes is -1; it must be 0 to 1000000"),
+            ("dropout_keep", "0", "dropout_keep is 0; it must be above 0, at most 1"),
+            ("seed", "9223372036854775807", "seed is 9223372036854775807; it is too large"),
+        ] {
+            let error = Settings::resolve(&[flags(&[(key, text)])]).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn overrides_are_of_the_model_only() {
+        let set = |pair: &str| Layer::overrides([&pair.to_string()]);
+        assert_eq!(set("eps=0.5").unwrap().over(&Config::default()).unwrap().epsilon, 0.5);
+        assert!(set("epsilon").unwrap_err().to_string().contains("write --set key=value"));
+        let error = set("threads=2").unwrap_err().to_string();
+        assert!(
+            error.starts_with("--set threads=2: unknown setting \"threads\"; known are embedding_size,"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn differences_are_told_by_name_and_value() {
+        let one = Settings::default();
+        let two = Settings::resolve(&[flags(&[("epochs", "3"), ("data", "x.pkl")])]).unwrap();
+        let differences = one.differences(&two).unwrap();
+        let expected = [("data", "not set", "\"x.pkl\""), ("epochs", "200", "3")];
+        let expected = expected.map(|(key, one, two)| (key.to_string(), one.to_string(), two.to_string()));
+        assert_eq!(differences, expected);
+    }
+}

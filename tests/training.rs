@@ -1,0 +1,418 @@
+//! The training loop with the CPU engine on small synthetic conversations: what it writes, when it stops, and
+//! that a run cut and resumed is, bit for bit, the run that was never cut.
+
+use std::path::Path;
+use std::time::Duration;
+
+use coin::data::Corpus;
+use coin::data::synthetic::{SyntheticOptions, generate};
+use coin::error::{Error, Result};
+use coin::model::config::{Config, Precision};
+use coin::model::{Engine, Objective, Predictions, State, StepLoss, cpu_engine};
+use coin::training::checkpoint::Checkpoint;
+use coin::training::display::Display;
+use coin::training::interrupt::Interrupt;
+use coin::training::progress::{EpochRecord, Stop};
+use coin::training::report::RunReport;
+use coin::training::run_folder::RunFolder;
+use coin::training::settings::Settings;
+use coin::training::setup::Setup;
+use coin::training::trainer::{Outcome, Surroundings, train};
+
+fn corpus() -> Corpus {
+    generate(&SyntheticOptions::small())
+}
+
+/// Six steps an epoch, dropout and the adversarial pass on.
+fn config() -> Config {
+    Config {
+        embedding_size: 6,
+        history_length: 8,
+        stacks: 2,
+        batch_size: 16,
+        learning_rate: 0.01,
+        epochs: 3,
+        validation_fraction: 0.25,
+        ..Config::default()
+    }
+}
+
+/// The engine with something going wrong after a number of training steps.
+struct Tampered {
+    engine: Box<dyn Engine>,
+    steps: usize,
+    at: usize,
+    what: Event,
+}
+
+enum Event {
+    Interrupt(Interrupt),
+    Diverge,
+    Fail,
+}
+
+impl Engine for Tampered {
+    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<StepLoss> {
+        let loss = self.engine.train_step(targets, step, learning_rate)?;
+        self.steps += 1;
+        if self.steps != self.at {
+            return Ok(loss);
+        }
+        match &self.what {
+            Event::Interrupt(interrupt) => {
+                interrupt.request();
+                Ok(loss)
+            }
+            Event::Diverge => Ok(StepLoss { adversarial: Some(f64::NAN), ..loss }),
+            Event::Fail => Err(Error::System("the plug was pulled".to_string())),
+        }
+    }
+
+    fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
+        self.engine.objective(targets)
+    }
+
+    fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
+        self.engine.predict(targets)
+    }
+
+    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
+        self.engine.set_corpus(corpus)
+    }
+
+    fn state(&self) -> State {
+        self.engine.state()
+    }
+
+    fn restore(&mut self, state: &State) -> Result<()> {
+        self.engine.restore(state)
+    }
+}
+
+struct Run<'a> {
+    corpus: &'a Corpus,
+    config: Config,
+    threads: usize,
+    /// Save after every step.
+    always_save: bool,
+}
+
+impl<'a> Run<'a> {
+    fn new(corpus: &'a Corpus, config: &Config) -> Self {
+        Run { corpus, config: config.clone(), threads: 1, always_save: false }
+    }
+
+    fn setup(&self) -> Result<Setup<'a>> {
+        Setup::new(self.config.clone(), self.corpus, &self.corpus.fingerprint())
+    }
+
+    fn engine(&self) -> Box<dyn Engine> {
+        let standardisation = self.setup().unwrap().origin.standardisation;
+        cpu_engine(&self.config, self.corpus, &standardisation, self.threads).unwrap()
+    }
+
+    /// Begins or goes on in `path`.
+    fn go(&self, path: &Path, engine: &mut dyn Engine, interrupt: &Interrupt) -> Result<Outcome> {
+        let folder = if RunFolder::exists(path) {
+            RunFolder::open(path)?.0
+        } else {
+            let settings = Settings { config: self.config.clone(), ..Settings::default() };
+            RunFolder::create(path, &settings)?
+        };
+        let surroundings = Surroundings {
+            setup: &self.setup()?,
+            folder: &folder,
+            cadence: self.always_save.then_some(Duration::ZERO),
+            display: &mut Display::new(true),
+            interrupt,
+        };
+        train(engine, surroundings)
+    }
+
+    /// From where it stands to the end.
+    fn finish(&self, path: &Path) -> Result<RunReport> {
+        match self.go(path, &mut *self.engine(), &Interrupt::default())? {
+            Outcome::Finished(report) => Ok(*report),
+            interrupted => panic!("{interrupted:?}"),
+        }
+    }
+
+    fn cut(&self, path: &Path, at: usize, what: Event, interrupt: &Interrupt) -> Result<Outcome> {
+        let mut engine = Tampered { engine: self.engine(), steps: 0, at, what };
+        self.go(path, &mut engine, interrupt)
+    }
+}
+
+fn metrics(path: &Path) -> Vec<EpochRecord> {
+    let text = std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn without_times(mut records: Vec<EpochRecord>) -> Vec<EpochRecord> {
+    for record in &mut records {
+        record.time.seconds = 0.0;
+        record.time.utterances_per_second = 0.0;
+    }
+    records
+}
+
+fn last(path: &Path) -> Checkpoint {
+    let mut last = Checkpoint::read(&path.join("last.safetensors")).unwrap();
+    let progress = &mut last.training.as_mut().unwrap().progress;
+    progress.history = without_times(std::mem::take(&mut progress.history));
+    last
+}
+
+/// Both runs left the same on disk: the same bytes but for the times.
+fn assert_same_run(one: &Path, two: &Path) {
+    assert_eq!(without_times(metrics(one)), without_times(metrics(two)));
+    for name in ["best.safetensors", "report.json", "report.txt", "config.toml"] {
+        assert!(
+            std::fs::read(one.join(name)).unwrap() == std::fs::read(two.join(name)).unwrap(),
+            "{name} differs"
+        );
+    }
+    assert_eq!(last(one), last(two));
+}
+
+#[test]
+fn a_run_learns_and_leaves_everything_in_its_folder() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { epochs: 12, adversarial: false, dropout_keep: 1.0, ..config() };
+    let run = Run::new(&corpus, &config);
+    let report = run.finish(folder.path()).unwrap();
+    let records = metrics(folder.path());
+    assert_eq!(records.len(), report.epochs);
+    assert!(records.last().unwrap().loss_clean < 0.6 * records[0].loss_clean, "{records:?}");
+    assert_eq!(records[0].loss_adversarial, None);
+    // Six classes: a guess is right once in six.
+    assert!(report.test.as_ref().unwrap().figures.accuracy > 0.3, "{}", report.text());
+
+    let best = records.iter().min_by(|a, b| a.validation_loss.total_cmp(&b.validation_loss)).unwrap();
+    assert_eq!(report.best_epoch, best.epoch);
+    assert_eq!(report.validation.loss, best.validation_loss);
+    assert_eq!(report.validation.figures.weighted_f1, best.validation_weighted_f1);
+    let setup = run.setup().unwrap();
+    let labelled = |part: &[usize]| setup.targets(part).len() as u64;
+    assert_eq!(report.test.as_ref().unwrap().figures.support, labelled(&setup.partition.test));
+    assert_eq!(report.validation.figures.support, labelled(&setup.partition.validation));
+
+    let json = std::fs::read_to_string(folder.path().join("report.json")).unwrap();
+    assert_eq!(serde_json::from_str::<RunReport>(&json).unwrap(), report);
+    assert_eq!(std::fs::read_to_string(folder.path().join("report.txt")).unwrap(), report.text());
+    let best = Checkpoint::read(&folder.path().join("best.safetensors")).unwrap();
+    assert_eq!((best.config, best.origin, best.training), (config, setup.origin, None));
+    let (_, settings) = RunFolder::open(folder.path()).unwrap();
+    assert_eq!(settings.config, run.config);
+}
+
+#[test]
+fn every_batch_is_the_shuffled_targets_of_its_epoch() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::new(&corpus, &config());
+    run.finish(folder.path()).unwrap();
+    let setup = run.setup().unwrap();
+    let targets = setup.targets(&setup.partition.train);
+    let steps = targets.len().div_ceil(16) as u64;
+    assert!(targets.len() % 16 != 0, "the last batch should be a shorter one");
+    let updates: Vec<u64> = metrics(folder.path()).iter().map(|record| record.updates).collect();
+    assert_eq!(updates, [steps, 2 * steps, 3 * steps]);
+    assert_eq!(last(folder.path()).training.unwrap().progress.updates, 3 * steps);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_whatever_the_threads_and_another_seed_is_not() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let [one, two, three] = ["one", "two", "three"].map(|name| folder.path().join(name));
+    let run = Run::new(&corpus, &config());
+    run.finish(&one).unwrap();
+    Run { threads: 3, ..Run::new(&corpus, &config()) }.finish(&two).unwrap();
+    assert_same_run(&one, &two);
+    let other = Config { seed: 2, ..config() };
+    Run::new(&corpus, &other).finish(&three).unwrap();
+    assert_ne!(without_times(metrics(&one)), without_times(metrics(&three)));
+}
+
+#[test]
+fn interrupted_after_any_step_and_resumed_it_is_the_run_never_interrupted() {
+    for dtype in [Precision::F32, Precision::F64] {
+        let corpus = corpus();
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { dtype, ..config() };
+        let run = Run::new(&corpus, &config);
+        let whole = folder.path().join("whole");
+        run.finish(&whole).unwrap();
+        let steps = metrics(&whole)[0].updates as usize;
+        // Within the first epoch, at its very end (before validation), at the start of the next, later on.
+        for at in [1, 3, steps, steps + 1, 2 * steps + 2, 3 * steps] {
+            let path = folder.path().join(format!("cut-{at}"));
+            let interrupt = Interrupt::default();
+            let outcome = run.cut(&path, at, Event::Interrupt(interrupt.clone()), &interrupt).unwrap();
+            let expected = Outcome::Interrupted { epoch: (at - 1) / steps + 1, steps: (at - 1) % steps + 1 };
+            assert_eq!(outcome, expected);
+            assert!(!path.join("report.json").exists());
+            run.finish(&path).unwrap();
+            assert_same_run(&whole, &path);
+        }
+    }
+}
+
+#[test]
+fn interrupted_again_and_again_it_is_still_the_same_run() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::new(&corpus, &config());
+    let [whole, path] = ["whole", "cut"].map(|name| folder.path().join(name));
+    run.finish(&whole).unwrap();
+    let mut cuts = 0;
+    loop {
+        let interrupt = Interrupt::default();
+        match run.cut(&path, 2, Event::Interrupt(interrupt.clone()), &interrupt).unwrap() {
+            Outcome::Interrupted { .. } => cuts += 1,
+            Outcome::Finished(_) => break,
+        }
+        assert!(cuts < 100, "the run does not come to an end");
+    }
+    assert!(cuts > 5);
+    assert_same_run(&whole, &path);
+}
+
+#[test]
+fn cut_without_warning_it_goes_on_from_the_last_checkpoint() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    let mut run = Run::new(&corpus, &config());
+    run.finish(&whole).unwrap();
+    let steps = metrics(&whole)[0].updates as usize;
+    for (always_save, at) in [(false, 2), (false, steps + 2), (true, 4), (true, steps + 3)] {
+        run.always_save = always_save;
+        let path = folder.path().join(format!("cut-{at}"));
+        let error = run.cut(&path, at, Event::Fail, &Interrupt::default()).unwrap_err();
+        assert_eq!(error.to_string(), "the plug was pulled");
+        let saved = path.join("last.safetensors").exists();
+        assert_eq!(saved, always_save || at > steps);
+        if saved {
+            let progress = last(&path).training.unwrap().progress;
+            let expected = if always_save { at - 1 } else { at / steps * steps };
+            assert_eq!(progress.updates, expected as u64);
+        }
+        run.finish(&path).unwrap();
+        assert_same_run(&whole, &path);
+    }
+}
+
+/// What a kill between the files written at an epoch's end leaves behind: best weights and metrics of an epoch
+/// that the last checkpoint does not know of.
+#[test]
+fn cut_between_the_files_of_an_epochs_end_it_makes_the_end_again() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, path, ahead] = ["whole", "cut", "ahead"].map(|name| folder.path().join(name));
+    let run = Run::new(&corpus, &config());
+    run.finish(&whole).unwrap();
+    let steps = metrics(&whole)[0].updates as usize;
+    run.cut(&path, steps + 2, Event::Fail, &Interrupt::default()).unwrap_err();
+    run.cut(&ahead, 2 * steps + 2, Event::Fail, &Interrupt::default()).unwrap_err();
+    for name in ["best.safetensors", "metrics.jsonl"] {
+        std::fs::copy(ahead.join(name), path.join(name)).unwrap();
+    }
+    std::fs::write(path.join(".last.safetensors.77.tmp"), "half a checkpoint").unwrap();
+    assert_eq!(metrics(&path).len(), 2);
+    run.finish(&path).unwrap();
+    assert_same_run(&whole, &path);
+    assert!(!path.join(".last.safetensors.77.tmp").exists());
+}
+
+#[test]
+fn a_finished_run_resumed_reports_the_same_again() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::new(&corpus, &config());
+    let report = run.finish(folder.path()).unwrap();
+    std::fs::remove_file(folder.path().join("report.json")).unwrap();
+    assert_eq!(run.finish(folder.path()).unwrap(), report);
+}
+
+#[test]
+fn patience_stops_a_run_that_gets_no_better_and_the_best_weights_are_tested() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    // Far too large a step: the first epochs are the best ones.
+    let config = Config { learning_rate: 0.5, patience: 2, epochs: 60, ..config() };
+    let run = Run::new(&corpus, &config);
+    let report = run.finish(folder.path()).unwrap();
+    assert_eq!(report.stopped, Stop::Patience);
+    assert_eq!(report.epochs, report.best_epoch + 2);
+    assert!(report.epochs < 60);
+    let records = metrics(folder.path());
+    assert_eq!(records[report.best_epoch - 1].validation_loss, report.validation.loss);
+    assert!(records.last().unwrap().validation_loss >= report.validation.loss);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_and_saves_nothing() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run { always_save: true, ..Run::new(&corpus, &config()) };
+    let whole = folder.path().join("whole");
+    run.finish(&whole).unwrap();
+    let steps = metrics(&whole)[0].updates as usize;
+    let path = folder.path().join("cut");
+    let error = run.cut(&path, steps + 2, Event::Diverge, &Interrupt::default()).unwrap_err();
+    let message = error.to_string();
+    let place = format!("the adversarial loss is NaN in epoch 2, step 2 (update {})", steps + 2);
+    assert!(message.contains(&place) && message.contains("lower learning_rate"), "{message}");
+    assert_eq!(error.exit_code(), 2);
+    assert_eq!(last(&path).training.unwrap().progress.updates, steps as u64 + 1);
+    assert_eq!(metrics(&path).len(), 1);
+    run.finish(&path).unwrap();
+    assert_same_run(&whole, &path);
+}
+
+#[test]
+fn a_run_goes_on_under_its_own_settings_and_data_only() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::new(&corpus, &config());
+    let steps = |at| {
+        let interrupt = Interrupt::default();
+        run.cut(folder.path(), at, Event::Interrupt(interrupt.clone()), &interrupt).unwrap()
+    };
+    steps(2);
+    let mut changed = corpus.clone();
+    changed.features[7] += 1.0;
+    let error = Run::new(&changed, &config()).finish(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("was trained on other data: synthetic has fingerprint"), "{error}");
+    let other = Config { epsilon: 0.5, ..config() };
+    let error = Run::new(&corpus, &other).finish(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("was trained under other settings than its config.toml says"), "{error}");
+}
+
+#[test]
+fn unlabelled_utterances_are_history_and_never_targets() {
+    let mut corpus = corpus();
+    for conversation in &mut corpus.conversations {
+        conversation.utterances.iter_mut().step_by(2).for_each(|utterance| utterance.label = None);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::new(&corpus, &config());
+    let report = run.finish(folder.path()).unwrap();
+    let labelled = |split| {
+        let conversations = corpus.conversations.iter().filter(|one| one.split == split);
+        conversations.flat_map(|one| &one.utterances).filter(|one| one.label.is_some()).count() as u64
+    };
+    assert_eq!(report.test.unwrap().figures.support, labelled(coin::data::Split::Test));
+}
+
+#[test]
+fn data_without_test_conversations_are_reported_on_validation() {
+    let corpus = generate(&SyntheticOptions { test_conversations: 0, ..SyntheticOptions::small() });
+    let folder = tempfile::tempdir().unwrap();
+    let report = Run::new(&corpus, &config()).finish(folder.path()).unwrap();
+    assert_eq!(report.test, None);
+    assert!(report.validation.figures.support > 0);
+}
