@@ -18,10 +18,10 @@
 //! Families follow the speaker's own last one, at times the other's last one, and the proportions of IEMOCAP
 //! otherwise; turns are kept or handed over, so that the other's last utterance may lie several steps back.
 //!
-//! Each modality has up to [`DIRECTIONS`] directions in which its features vary, as embeddings do: an utterance is a
+//! Each modality has up to 32 directions in which its features vary, as embeddings do: an utterance is a
 //! point in them, `family mean + member mean + noise` with noise of deviation 1, the means being stronger in the
 //! first modality than in the next. A feature is `offset + scale * (loadings . point + grain)`, with a uniform grain
-//! of deviation [`GRAIN`]. Values are rounded to `f32`.
+//! of deviation 0.3. Values are rounded to `f32`.
 
 use super::{Conversation, Corpus, Modality, Split, Utterance};
 use crate::random::{Stream, purpose};
