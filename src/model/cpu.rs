@@ -48,7 +48,7 @@ pub struct CpuEngine<R: Real> {
     layout: Arc<Layout>,
     pool: Pool,
 
-    standardisation: Standardisation,
+    standardisation: Option<Standardisation>,
     /// `[N, D]`, standardised.
     features: Vec<R>,
     windows: Windows,
@@ -145,7 +145,7 @@ impl<R: Real> CpuEngine<R> {
             config: config.clone(),
             graph,
             pool,
-            standardisation: Standardisation::none(features),
+            standardisation: None,
             features: Vec::new(),
             windows: Windows::default(),
             first_moment: zeros(),
@@ -165,11 +165,28 @@ impl<R: Real> CpuEngine<R> {
         })
     }
 
+    /// A model with fresh parameters on `corpus` in the units of `standardisation`.
+    ///
+    /// # Errors
+    /// As [`CpuEngine::new`].
+    pub fn on(
+        config: &Config,
+        corpus: &Corpus,
+        standardisation: &Standardisation,
+        threads: usize,
+    ) -> Result<Self> {
+        let mut engine = Self::new(config, corpus.width(), corpus.classes.len(), threads)?;
+        engine.standardisation = Some(standardisation.clone());
+        engine.set_corpus(corpus)?;
+        Ok(engine)
+    }
+
     /// The conversations to work on: `features` `[N, D]` in standardised units, and their windows.
     pub fn set_data(&mut self, features: Vec<R>, windows: Windows) {
         assert_eq!(features.len(), windows.len() * self.layout.sizes.features);
-        let longest = windows.longest();
-        if self.workers.is_empty() || longest > self.room {
+        // Conversations may all be of one utterance: the rows have a place all the same.
+        let longest = windows.longest().max(1);
+        if longest > self.room {
             self.room = longest;
             let (d, classes) = (self.layout.sizes.d, self.layout.sizes.classes);
             let worker = || {
@@ -182,13 +199,6 @@ impl<R: Real> CpuEngine<R> {
         }
         self.features = features;
         self.windows = windows;
-        // Its capacity is that of the conversations before.
-        self.batch = Batch::default();
-    }
-
-    /// What [`Engine::set_corpus`] does to features as read; nothing before this is called.
-    pub fn set_standardisation(&mut self, standardisation: Standardisation) {
-        self.standardisation = standardisation;
     }
 
     pub fn layout(&self) -> &Layout {
@@ -749,21 +759,23 @@ impl<R: Real> Engine for CpuEngine<R> {
     }
 
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
-        let width = self.layout.sizes.features;
-        let Standardisation { mean, deviation } = &self.standardisation;
-        if [corpus.width(), mean.len(), deviation.len()] != [width; 3] {
+        let Sizes { features: width, classes, .. } = self.layout.sizes;
+        if corpus.width() != width || corpus.classes.len() != classes {
             return Err(Error::input(format!(
-                "{}: its features are {} wide; the model reads {width}",
+                "{}: {} features and {} classes; the model has {width} and {classes}",
                 corpus.source,
-                corpus.width()
+                corpus.width(),
+                corpus.classes.len()
             )));
         }
-        let rows = corpus.features.chunks_exact(width.max(1));
-        let standardised = rows.flat_map(|row| {
-            let scales = mean.iter().zip(deviation);
-            row.iter().zip(scales).map(|(x, (mean, deviation))| R::from_f64((x - mean) / deviation))
-        });
-        let features = standardised.collect();
+        let features = match &self.standardisation {
+            None => corpus.features.iter().map(|&x| R::from_f64(x)).collect(),
+            Some(Standardisation { mean, deviation }) => {
+                let standard =
+                    |(i, x): (usize, &f64)| R::from_f64((x - mean[i % width]) / deviation[i % width]);
+                corpus.features.iter().enumerate().map(standard).collect()
+            }
+        };
         self.set_data(features, Windows::new(corpus, self.config.history_length));
         Ok(())
     }

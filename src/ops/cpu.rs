@@ -122,18 +122,24 @@ pub(super) fn product<R: Real>(
     Product { m, k, n, a, index: None, b, c, c_row: n, start }.compute();
 }
 
-/// Calls `body(j, count)` for vectors of up to `S::LANES` that cover `0..len`.
-#[inline(always)]
-pub(super) fn vectors<S: Simd>(len: usize, mut body: impl FnMut(usize, usize)) {
-    let mut j = 0;
-    while j + S::LANES <= len {
-        body(j, S::LANES);
-        j += S::LANES;
-    }
-    if j < len {
-        body(j, len - j);
-    }
+/// Evaluates `$body` for vectors of up to `S::LANES` that cover `0..$len`: `$j` is the first scalar, `$count` how many.
+/// A macro, because a closure may be compiled outside the function that enables the instruction set.
+macro_rules! vectors {
+    ($S:ident, $len:expr, |$j:ident, $count:ident| $body:expr) => {{
+        let len = $len;
+        let mut $j = 0;
+        while $j + <$S as Simd>::LANES <= len {
+            let $count = <$S as Simd>::LANES;
+            $body;
+            $j += <$S as Simd>::LANES;
+        }
+        if $j < len {
+            let $count = len - $j;
+            $body;
+        }
+    }};
 }
+pub(super) use vectors;
 
 /// The sum of a vector's lanes, always in the same order.
 ///
@@ -165,7 +171,7 @@ impl<R: Real> Kernel<R> for SumRows<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.to.len(), |j, count| unsafe {
+        vectors!(S, self.to.len(), |j, count| unsafe {
             let mut sum = S::splat(R::ZERO);
             for i in 0..self.rows {
                 sum = S::add(sum, S::load_first(self.from.as_ptr().add(i * self.row + j), count));
@@ -188,7 +194,7 @@ pub(super) fn add<R: Real>(to: &mut [R], from: &[R]) {
         type Output = ();
         #[inline(always)]
         unsafe fn run<S: Simd<Scalar = R>>(self) {
-            vectors::<S>(self.0.len(), |j, count| unsafe {
+            vectors!(S, self.0.len(), |j, count| unsafe {
                 let to = self.0.as_mut_ptr().add(j);
                 S::store_first(
                     to,
@@ -217,7 +223,7 @@ pub(super) fn dots<R: Real>(a: &[R], width: usize, x: &[R], to: &mut [R]) {
             for (i, to) in self.to.iter_mut().enumerate() {
                 unsafe {
                     let mut sum = S::splat(R::ZERO);
-                    vectors::<S>(self.width, |j, count| {
+                    vectors!(S, self.width, |j, count| {
                         let a = S::load_first(self.a.as_ptr().add(i * self.width + j), count);
                         sum = S::mul_add(a, S::load_first(self.x.as_ptr().add(j), count), sum);
                     });

@@ -233,54 +233,89 @@ macro_rules! with_rows {
 }
 pub(crate) use with_rows;
 
+/// Steps of k of a left operand that is walked across its rows; rows of it copied at a time.
+const ACROSS_K: usize = 128;
+const ACROSS_ROWS: usize = 32;
+
+/// A block of a left operand whose rows lie across memory (a transpose), copied so that a tile's rows lie side by
+/// side: scalar (row i, step l) at `(i / T) * T * ACROSS_K + l * T + i % T` for tiles of T rows.
+type Across<R> = [std::mem::MaybeUninit<R>; ACROSS_K * ACROSS_ROWS];
+
+/// What one register tile computes.
+#[derive(Clone, Copy)]
+struct Tile<R> {
+    /// First row and first column of the output.
+    i: usize,
+    j: usize,
+    /// First step of the sum and number of steps.
+    from: usize,
+    k: usize,
+    /// The copy of the left operand's tile, instead of the operand itself.
+    copied: Option<*const R>,
+}
+
 impl<R: Real> Product<'_, R> {
-    /// Rows `i..i + M`, columns `j..` of `V` vectors, steps `from..from + k` of the sum.
+    /// `M` rows by `V` vectors.
     #[inline(always)]
-    unsafe fn one<S: Simd<Scalar = R>, const M: usize, const V: usize>(
-        &mut self,
-        (i, j): (usize, usize),
-        (from, k): (usize, usize),
-    ) {
+    unsafe fn tile<S: Simd<Scalar = R>, const M: usize, const V: usize>(&mut self, at: Tile<R>) {
         unsafe {
+            let Tile { i, j, from, k, copied } = at;
             let width = (self.n - j).min(V * S::LANES);
             let last = width - (V - 1) * S::LANES;
             let whole = last == S::LANES;
-            let a: [*const R; M] = std::array::from_fn(|m| {
-                let row = self.index.map_or(i + m, |index| *index.get_unchecked(i + m) as usize);
-                self.a.data.as_ptr().add(row * self.a.row + from * self.a.column)
-            });
-            let c: [*mut R; M] = std::array::from_fn(|m| self.c.as_mut_ptr().add((i + m) * self.c_row + j));
-            let read = |p: *const R, v: usize| {
-                let p = p.add(v * S::LANES);
-                if v == V - 1 && !whole { S::load_first(p, last) } else { S::load(p) }
-            };
+            let mut a = [self.a.data.as_ptr(); M];
+            let mut c = [self.c.as_mut_ptr(); M];
+            for m in 0..M {
+                a[m] = match (copied, self.index) {
+                    (Some(tile), _) => tile.add(m),
+                    (None, Some(index)) => {
+                        a[m].add(*index.get_unchecked(i + m) as usize * self.a.row + from * self.a.column)
+                    }
+                    (None, None) => a[m].add((i + m) * self.a.row + from * self.a.column),
+                };
+                c[m] = c[m].add((i + m) * self.c_row + j);
+            }
+            let step = if copied.is_some() { S::TILE_ROWS } else { self.a.column };
             let mut sum = [[S::splat(R::ZERO); V]; M];
             match self.start {
-                _ if from > 0 => (0..M).for_each(|m| (0..V).for_each(|v| sum[m][v] = read(c[m], v))),
-                Start::Zero => {}
-                Start::Bias(bias) => {
-                    let row: [S::Vector; V] = std::array::from_fn(|v| read(bias.as_ptr().add(j), v));
-                    sum = [row; M];
-                }
-                Start::Add => (0..M).for_each(|m| (0..V).for_each(|v| sum[m][v] = read(c[m], v))),
-            }
-            let step = self.a.column;
-            let sum = match self.b {
-                Right::Panels(panels) => {
-                    let b: [*const R; V] =
-                        std::array::from_fn(|v| panels.column(j + v * S::LANES).add(from * PANEL));
-                    tile::<S, M, V, false>(k, a, step, b, PANEL, last, sum)
-                }
-                Right::Rows(data, row) => {
-                    let b: [*const R; V] =
-                        std::array::from_fn(|v| data.as_ptr().add(from * row + j + v * S::LANES));
-                    if whole {
-                        tile::<S, M, V, false>(k, a, step, b, row, last, sum)
-                    } else {
-                        tile::<S, M, V, true>(k, a, step, b, row, last, sum)
+                Start::Zero if from == 0 => {}
+                Start::Bias(bias) if from == 0 => {
+                    for v in 0..V {
+                        let count = if v == V - 1 { last } else { S::LANES };
+                        let row = S::load_first(bias.as_ptr().add(j + v * S::LANES), count);
+                        for m in 0..M {
+                            sum[m][v] = row;
+                        }
                     }
                 }
-            };
+                _ => {
+                    for m in 0..M {
+                        for v in 0..V {
+                            let count = if v == V - 1 { last } else { S::LANES };
+                            sum[m][v] = S::load_first(c[m].add(v * S::LANES), count);
+                        }
+                    }
+                }
+            }
+            let mut b = [self.c.as_ptr(); V];
+            match self.b {
+                Right::Panels(panels) => {
+                    for v in 0..V {
+                        b[v] = panels.column(j + v * S::LANES).add(from * PANEL);
+                    }
+                    sum = tile::<S, M, V, false>(k, a, step, b, PANEL, last, sum);
+                }
+                Right::Rows(data, row) => {
+                    for v in 0..V {
+                        b[v] = data.as_ptr().add(from * row + j + v * S::LANES);
+                    }
+                    if whole {
+                        sum = tile::<S, M, V, false>(k, a, step, b, row, last, sum);
+                    } else {
+                        sum = tile::<S, M, V, true>(k, a, step, b, row, last, sum);
+                    }
+                }
+            }
             for m in 0..M {
                 for v in 0..V {
                     let to = c[m].add(v * S::LANES);
@@ -293,6 +328,67 @@ impl<R: Real> Product<'_, R> {
             }
         }
     }
+
+    /// All columns of rows `rows`, tile by tile, a column panel at a time; `copy` holds the rows when copied.
+    #[inline(always)]
+    unsafe fn rows<S: Simd<Scalar = R>>(
+        &mut self,
+        rows: std::ops::Range<usize>,
+        (from, k): (usize, usize),
+        copy: Option<*const R>,
+    ) {
+        let vectors = self.n.div_ceil(S::LANES);
+        let tiles = vectors.div_ceil(TILE_VECTORS);
+        for t in 0..tiles {
+            // Vectors shared out evenly: four are two and two, not three and one.
+            let (first, end) = (t * vectors / tiles, (t + 1) * vectors / tiles);
+            let (v, j) = (end - first, first * S::LANES);
+            let mut i = rows.start;
+            while i < rows.end {
+                let m = (rows.end - i).min(S::TILE_ROWS);
+                let copied = match copy {
+                    None => None,
+                    // SAFETY: within the block that `copy_across` filled.
+                    Some(copy) => Some(unsafe { copy.add((i - rows.start) * ACROSS_K) }),
+                };
+                let at = Tile { i, j, from, k, copied };
+                with_rows!(m, S::TILE_ROWS, |M| unsafe {
+                    match v {
+                        1 => self.tile::<S, M, 1>(at),
+                        2 => self.tile::<S, M, 2>(at),
+                        _ => self.tile::<S, M, 3>(at),
+                    }
+                });
+                i += m;
+            }
+        }
+    }
+
+    /// Copies steps `from..from + k` of rows `rows` of a left operand with `row == 1`.
+    #[inline(always)]
+    unsafe fn copy_across<S: Simd<Scalar = R>>(
+        &self,
+        rows: std::ops::Range<usize>,
+        (from, k): (usize, usize),
+        to: &mut Across<R>,
+    ) {
+        // SAFETY: `compute` checked the operand; the block holds ACROSS_ROWS rows of ACROSS_K steps.
+        unsafe {
+            for l in 0..k {
+                let mut from = self.a.data.as_ptr().add((from + l) * self.a.column + rows.start);
+                let mut to = to.as_mut_ptr().add(l * S::TILE_ROWS).cast::<R>();
+                for _ in 0..rows.len() / S::TILE_ROWS {
+                    // A constant count: one or two moves, no call.
+                    std::ptr::copy_nonoverlapping(from, to, S::TILE_ROWS);
+                    from = from.add(S::TILE_ROWS);
+                    to = to.add(S::TILE_ROWS * ACROSS_K);
+                }
+                for i in 0..rows.len() % S::TILE_ROWS {
+                    *to.add(i) = *from.add(i);
+                }
+            }
+        }
+    }
 }
 
 impl<R: Real> Kernel<R> for Product<'_, R> {
@@ -300,26 +396,25 @@ impl<R: Real> Kernel<R> for Product<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(mut self) {
-        let vectors = self.n.div_ceil(S::LANES);
-        let tiles = vectors.div_ceil(TILE_VECTORS);
+        // Worth a copy only where every step is used by several tiles.
+        let across = self.a.row == 1 && self.a.column > 1 && self.k >= 16 && self.index.is_none();
+        let block = if across { ACROSS_K } else { K_BLOCK };
+        let mut copy: Across<R> = [std::mem::MaybeUninit::uninit(); ACROSS_K * ACROSS_ROWS];
         let mut from = 0;
         loop {
-            let k = (self.k - from).min(K_BLOCK);
-            for t in 0..tiles {
-                // Vectors shared out evenly: four are two and two, not three and one.
-                let (first, end) = (t * vectors / tiles, (t + 1) * vectors / tiles);
-                let (v, j) = (end - first, first * S::LANES);
-                let mut i = 0;
-                while i < self.m {
-                    let m = (self.m - i).min(S::TILE_ROWS);
-                    with_rows!(m, S::TILE_ROWS, |M| unsafe {
-                        match v {
-                            1 => self.one::<S, M, 1>((i, j), (from, k)),
-                            2 => self.one::<S, M, 2>((i, j), (from, k)),
-                            _ => self.one::<S, M, 3>((i, j), (from, k)),
-                        }
-                    });
-                    i += m;
+            let k = (self.k - from).min(block);
+            // SAFETY: `compute` checked every operand against the shapes.
+            unsafe {
+                if across {
+                    let mut i = 0;
+                    while i < self.m {
+                        let rows = i..self.m.min(i + ACROSS_ROWS);
+                        self.copy_across::<S>(rows.clone(), (from, k), &mut copy);
+                        self.rows::<S>(rows, (from, k), Some(copy.as_ptr().cast()));
+                        i += ACROSS_ROWS;
+                    }
+                } else {
+                    self.rows::<S>(0..self.m, (from, k), None);
                 }
             }
             from += k;

@@ -32,6 +32,10 @@ pub trait Simd: Copy + 'static {
     unsafe fn sub(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     unsafe fn div(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `1 / a` for normal `a`, to two units in the last place.
+    unsafe fn reciprocal(a: Self::Vector) -> Self::Vector;
+    /// Lanes whose bit is set; the others become zero.
+    unsafe fn keep(a: Self::Vector, bits: u32) -> Self::Vector;
     /// `a * b + c`
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -241,6 +245,14 @@ macro_rules! portable {
                 std::array::from_fn(|i| a[i] / b[i])
             }
             #[inline(always)]
+            unsafe fn reciprocal(a: Self::Vector) -> Self::Vector {
+                std::array::from_fn(|i| 1.0 / a[i])
+            }
+            #[inline(always)]
+            unsafe fn keep(a: Self::Vector, bits: u32) -> Self::Vector {
+                std::array::from_fn(|i| if bits >> i & 1 == 1 { a[i] } else { 0.0 })
+            }
+            #[inline(always)]
             unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
                 std::array::from_fn(|i| a[i] * b[i] + c[i])
             }
@@ -341,7 +353,8 @@ mod x86 {
 
     macro_rules! avx512 {
         ($name:ident, $real:ty, $vector:ty, $lanes:literal, $mask:ty, $load_mask:ident, $store_mask:ident,
-         $compare:ident, $blend:ident, $abs:ident, $round:ident, $scalef:ident, $splat:ident,
+         $compare:ident, $blend:ident, $abs:ident, $round:ident, $scalef:ident, $keep:ident, $reciprocal:ident,
+         $steps:literal, $negated_fma:ident, $splat:ident,
          $($common:ident),*) => {
             impl Simd for $name {
                 type Scalar = $real;
@@ -369,6 +382,22 @@ mod x86 {
                 unsafe fn scale(a: $vector, n: $vector) -> $vector {
                     unsafe { $scalef(a, n) }
                 }
+                #[inline(always)]
+                unsafe fn keep(a: $vector, bits: u32) -> $vector {
+                    unsafe { $keep(bits as $mask, a) }
+                }
+                #[inline(always)]
+                unsafe fn reciprocal(a: $vector) -> $vector {
+                    unsafe {
+                        // Fourteen bits, doubled by each step of Newton's iteration; a division takes longer.
+                        let mut x = $reciprocal(a);
+                        for _ in 0..$steps {
+                            let error = $negated_fma(a, x, $splat(1.0));
+                            x = Self::mul_add(x, error, x);
+                        }
+                        x
+                    }
+                }
             }
         };
     }
@@ -386,6 +415,10 @@ mod x86 {
         _mm512_abs_ps,
         _mm512_roundscale_ps,
         _mm512_scalef_ps,
+        _mm512_maskz_mov_ps,
+        _mm512_rcp14_ps,
+        1,
+        _mm512_fnmadd_ps,
         _mm512_set1_ps,
         _mm512_loadu_ps,
         _mm512_storeu_ps,
@@ -410,6 +443,10 @@ mod x86 {
         _mm512_abs_pd,
         _mm512_roundscale_pd,
         _mm512_scalef_pd,
+        _mm512_maskz_mov_pd,
+        _mm512_rcp14_pd,
+        2,
+        _mm512_fnmadd_pd,
         _mm512_set1_pd,
         _mm512_loadu_pd,
         _mm512_storeu_pd,
@@ -457,6 +494,18 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn reciprocal(a: __m256) -> __m256 {
+            unsafe { _mm256_div_ps(_mm256_set1_ps(1.0), a) }
+        }
+        #[inline(always)]
+        unsafe fn keep(a: __m256, bits: u32) -> __m256 {
+            unsafe {
+                let lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+                let set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits as i32), lane), lane);
+                _mm256_and_ps(a, _mm256_castsi256_ps(set))
+            }
+        }
+        #[inline(always)]
         unsafe fn round(a: __m256) -> __m256 {
             unsafe { _mm256_round_ps::<ROUND>(a) }
         }
@@ -501,6 +550,19 @@ mod x86 {
             unsafe {
                 let magnitude = _mm256_andnot_pd(_mm256_set1_pd(-0.0), x);
                 _mm256_blendv_pd(b, a, _mm256_cmp_pd::<_CMP_LT_OQ>(magnitude, _mm256_set1_pd(bound)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn reciprocal(a: __m256d) -> __m256d {
+            unsafe { _mm256_div_pd(_mm256_set1_pd(1.0), a) }
+        }
+        #[inline(always)]
+        unsafe fn keep(a: __m256d, bits: u32) -> __m256d {
+            unsafe {
+                let lane = _mm256_setr_epi64x(1, 2, 4, 8);
+                let set =
+                    _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(i64::from(bits)), lane), lane);
+                _mm256_and_pd(a, _mm256_castsi256_pd(set))
             }
         }
         #[inline(always)]

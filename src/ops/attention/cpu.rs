@@ -26,14 +26,14 @@ impl<R: Real> Kernel<R> for Softmax<'_, R> {
                 let scale = S::splat(self.scale);
                 let mut sum = R::ZERO;
                 let at = row.as_mut_ptr();
-                vectors::<S>(row.len(), |j, count| {
+                vectors!(S, row.len(), |j, count| {
                     let x = S::mul(S::sub(S::load_first(at.add(j), count), shift), scale);
                     S::store_first(at.add(j), elementary::exp::<S>(x), count);
                     // Lanes past the row's end are not stored, and load as zeros.
                     sum += sum_lanes::<S>(S::load_first(at.add(j), count));
                 });
                 let inverse = S::splat(R::ONE / sum);
-                vectors::<S>(row.len(), |j, count| {
+                vectors!(S, row.len(), |j, count| {
                     S::store_first(at.add(j), S::mul(S::load_first(at.add(j), count), inverse), count);
                 });
             }
@@ -58,13 +58,13 @@ impl<R: Real> Kernel<R> for SoftmaxBackward<'_, R> {
         for (p, d) in rows {
             unsafe {
                 let mut dot = S::splat(R::ZERO);
-                vectors::<S>(self.width, |j, count| {
+                vectors!(S, self.width, |j, count| {
                     let p = S::load_first(p.as_ptr().add(j), count);
                     dot = S::mul_add(p, S::load_first(d.as_ptr().add(j), count), dot);
                 });
                 let dot = S::splat(sum_lanes::<S>(dot));
                 let scale = S::splat(self.scale);
-                vectors::<S>(self.width, |j, count| {
+                vectors!(S, self.width, |j, count| {
                     let p = S::mul(S::load_first(p.as_ptr().add(j), count), scale);
                     let at = d.as_mut_ptr().add(j);
                     S::store_first(at, S::mul(p, S::sub(S::load_first(at, count), dot)), count);

@@ -20,7 +20,7 @@ impl<R: Real> Kernel<R> for Sigmoid<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.0.len(), |j, count| unsafe {
+        vectors!(S, self.0.len(), |j, count| unsafe {
             let at = self.0.as_mut_ptr().add(j);
             S::store_first(at, elementary::sigmoid::<S>(S::load_first(at, count)), count);
         });
@@ -39,7 +39,7 @@ impl<R: Real> Kernel<R> for Multiply<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.to.len(), |j, count| unsafe {
+        vectors!(S, self.to.len(), |j, count| unsafe {
             let a = S::load_first(self.a.as_ptr().add(j), count);
             let b = S::load_first(self.b.as_ptr().add(j), count);
             S::store_first(self.to.as_mut_ptr().add(j), S::mul(a, b), count);
@@ -61,7 +61,7 @@ impl<R: Real> Kernel<R> for StepBackward<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.d_m.len(), |j, count| unsafe {
+        vectors!(S, self.d_m.len(), |j, count| unsafe {
             let d_m = S::load_first(self.d_m.as_ptr().add(j), count);
             let gate = S::load_first(self.gate.as_ptr().add(j), count);
             let hidden = S::load_first(self.hidden.as_ptr().add(j), count);
@@ -83,7 +83,7 @@ impl<R: Real> Kernel<R> for SigmoidBackward<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.d_gate.len(), |j, count| unsafe {
+        vectors!(S, self.d_gate.len(), |j, count| unsafe {
             let gate = S::load_first(self.gate.as_ptr().add(j), count);
             let d_gate = self.d_gate.as_mut_ptr().add(j);
             let slope = S::mul(gate, S::sub(S::splat(R::ONE), gate));

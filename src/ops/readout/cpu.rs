@@ -19,7 +19,7 @@ impl<R: Real> Kernel<R> for AddTanh<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.to.len(), |j, count| unsafe {
+        vectors!(S, self.to.len(), |j, count| unsafe {
             let at = self.to.as_mut_ptr().add(j);
             let sum = S::add(S::load_first(at, count), S::load_first(self.q.as_ptr().add(j), count));
             S::store_first(at, elementary::tanh::<S>(sum), count);
@@ -38,7 +38,7 @@ impl<R: Real> Kernel<R> for TanhBackward<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        vectors::<S>(self.d.len(), |j, count| unsafe {
+        vectors!(S, self.d.len(), |j, count| unsafe {
             let at = self.d.as_mut_ptr().add(j);
             let next = S::load_first(self.next.as_ptr().add(j), count);
             let slope = S::sub(S::splat(R::ONE), S::mul(next, next));
