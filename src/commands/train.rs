@@ -10,6 +10,7 @@ use super::source::{self, SYNTHETIC};
 use super::{Outcome, model};
 use crate::data::Corpus;
 use crate::error::{Error, Result};
+use crate::metrics::report::amount;
 use crate::model::config::Config;
 use crate::model::cpu_engine;
 use crate::training::display::Display;
@@ -241,10 +242,10 @@ impl Job {
         let threads = model::threads(settings.run.threads);
         let mut engine = cpu_engine(&setup.config, &self.corpus, &setup.origin.standardisation, threads)?;
         let parts = [&setup.partition.train, &setup.partition.validation, &setup.partition.test];
-        let [train_on, validate_on, test_on] = parts
-            .map(|part| format!("{} utterances in {} conversations", setup.targets(part).len(), part.len()));
+        let [train_on, validate_on, test_on] =
+            parts.map(|part| amount(setup.targets(part).len(), part.len()));
         display.line(&format!(
-            "training on {train_on}, validating on {validate_on}, testing on {test_on}; {threads} threads"
+            "training on {train_on}, validating on {validate_on}, testing on {test_on}; threads: {threads}"
         ));
         let minutes = settings.run.checkpoint_minutes;
         let surroundings = Surroundings {
