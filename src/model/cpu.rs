@@ -48,7 +48,7 @@ pub struct CpuEngine<R: Real> {
     layout: Arc<Layout>,
     pool: Pool,
 
-    standardisation: Option<Standardisation>,
+    standardisation: Standardisation,
     /// `[N, D]`, standardised.
     features: Vec<R>,
     windows: Windows,
@@ -145,7 +145,7 @@ impl<R: Real> CpuEngine<R> {
             config: config.clone(),
             graph,
             pool,
-            standardisation: None,
+            standardisation: Standardisation::none(features),
             features: Vec::new(),
             windows: Windows::default(),
             first_moment: zeros(),
@@ -163,22 +163,6 @@ impl<R: Real> CpuEngine<R> {
             lanes: Vec::new(),
             layout,
         })
-    }
-
-    /// A model with fresh parameters on `corpus` in the units of `standardisation`.
-    ///
-    /// # Errors
-    /// As [`CpuEngine::new`].
-    pub fn on(
-        config: &Config,
-        corpus: &Corpus,
-        standardisation: &Standardisation,
-        threads: usize,
-    ) -> Result<Self> {
-        let mut engine = Self::new(config, corpus.width(), corpus.classes.len(), threads)?;
-        engine.standardisation = Some(standardisation.clone());
-        engine.set_corpus(corpus)?;
-        Ok(engine)
     }
 
     /// The conversations to work on: `features` `[N, D]` in standardised units, and their windows.
@@ -199,6 +183,13 @@ impl<R: Real> CpuEngine<R> {
         }
         self.features = features;
         self.windows = windows;
+        // Its capacity is that of the conversations before.
+        self.batch = Batch::default();
+    }
+
+    /// What [`Engine::set_corpus`] does to features as read; nothing before this is called.
+    pub fn set_standardisation(&mut self, standardisation: Standardisation) {
+        self.standardisation = standardisation;
     }
 
     pub fn layout(&self) -> &Layout {
@@ -218,43 +209,6 @@ impl<R: Real> CpuEngine<R> {
     /// The parameters' gradient of the last objective, in [`Layout`]'s order.
     pub fn gradient(&self) -> &[R] {
         &self.gradient
-    }
-
-    /// Floating-point operations of one step on the batch last laid out: every multiplication and addition of its
-    /// products of matrices, elementary functions not counted.
-    pub fn flops(&self) -> f64 {
-        let Sizes { features, classes, d, stacks } = self.layout.sizes;
-        let (d, features, classes) = (d as f64, features as f64, classes as f64);
-        let (mut rows, mut pairs) = (0.0, 0.0);
-        for shard in self.batch.shards() {
-            rows += shard.rows() as f64;
-            pairs += shard.pairs.last().copied().unwrap_or(0) as f64;
-        }
-        let samples = self.batch.len() as f64;
-        let stacks = stacks as f64;
-        // Speaker GRUs: input d and recurrent d to 3d in two directions; the interaction's d to d in two.
-        let speaker = rows
-            * 2.0
-            * (2.0 * (d + d) * 3.0 * d + 2.0 * d * d * f64::from(u8::from(self.graph.interaction)));
-        // A stack: the GRU's 2d and d to 3d in two directions, G score, scores, readout.
-        let context = rows * 2.0 * (2.0 * (2.0 * d + d) * 3.0 * d + 4.0 * d * d) + pairs * 2.0 * 2.0 * d;
-        let readout = samples * 2.0 * 2.0 * 4.0 * d * d + rows * 2.0 * 2.0 * 2.0 * d + pairs * 2.0 * 2.0;
-        let attend =
-            if self.graph.stack_input == StackInput::Attention { pairs * 2.0 * 2.0 * d } else { 0.0 };
-        let forward = speaker
-            + stacks * (context + readout)
-            + (stacks - 1.0) * attend
-            + samples * 2.0 * 2.0 * d * classes;
-        let distinct = self.batch.distinct.len() as f64;
-        let embedding = 2.0 * features * d * (distinct + 2.0 * samples);
-        let passes = if self.config.adversarial { 2.0 } else { 1.0 };
-        // Backward is two products for each of the forward's; the embedding has no gradient at its input.
-        let mut total = passes * 3.0 * forward + 2.0 * embedding;
-        if self.config.adversarial {
-            // Gram products at the gradients, and the correlation's in the weights' gradient.
-            total += 2.0 * 2.0 * (rows * d * d + samples * 4.0 * d * d);
-        }
-        total
     }
 
     /// Lays out a batch and whatever depends on the parameters; embeds the batch's utterances.
@@ -759,25 +713,58 @@ impl<R: Real> Engine for CpuEngine<R> {
     }
 
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
-        let Sizes { features: width, classes, .. } = self.layout.sizes;
-        if corpus.width() != width || corpus.classes.len() != classes {
+        let width = self.layout.sizes.features;
+        let Standardisation { mean, deviation } = &self.standardisation;
+        if [corpus.width(), mean.len(), deviation.len()] != [width; 3] {
             return Err(Error::input(format!(
-                "{}: {} features and {} classes; the model has {width} and {classes}",
+                "{}: its features are {} wide; the model reads {width}",
                 corpus.source,
-                corpus.width(),
-                corpus.classes.len()
+                corpus.width()
             )));
         }
-        let features = match &self.standardisation {
-            None => corpus.features.iter().map(|&x| R::from_f64(x)).collect(),
-            Some(Standardisation { mean, deviation }) => {
-                let standard =
-                    |(i, x): (usize, &f64)| R::from_f64((x - mean[i % width]) / deviation[i % width]);
-                corpus.features.iter().enumerate().map(standard).collect()
-            }
-        };
+        let rows = corpus.features.chunks_exact(width.max(1));
+        let standardised = rows.flat_map(|row| {
+            let scales = mean.iter().zip(deviation);
+            row.iter().zip(scales).map(|(x, (mean, deviation))| R::from_f64((x - mean) / deviation))
+        });
+        let features = standardised.collect();
         self.set_data(features, Windows::new(corpus, self.config.history_length));
         Ok(())
+    }
+
+    fn flops(&self) -> f64 {
+        let Sizes { features, classes, d, stacks } = self.layout.sizes;
+        let (d, features, classes) = (d as f64, features as f64, classes as f64);
+        let (mut rows, mut pairs) = (0.0, 0.0);
+        for shard in self.batch.shards() {
+            rows += shard.rows() as f64;
+            pairs += shard.pairs.last().copied().unwrap_or(0) as f64;
+        }
+        let samples = self.batch.len() as f64;
+        let stacks = stacks as f64;
+        // Speaker GRUs: input d and recurrent d to 3d in two directions; the interaction's d to d in two.
+        let speaker = rows
+            * 2.0
+            * (2.0 * (d + d) * 3.0 * d + 2.0 * d * d * f64::from(u8::from(self.graph.interaction)));
+        // A stack: the GRU's 2d and d to 3d in two directions, G score, scores, readout.
+        let context = rows * 2.0 * (2.0 * (2.0 * d + d) * 3.0 * d + 4.0 * d * d) + pairs * 2.0 * 2.0 * d;
+        let readout = samples * 2.0 * 2.0 * 4.0 * d * d + rows * 2.0 * 2.0 * 2.0 * d + pairs * 2.0 * 2.0;
+        let attend =
+            if self.graph.stack_input == StackInput::Attention { pairs * 2.0 * 2.0 * d } else { 0.0 };
+        let forward = speaker
+            + stacks * (context + readout)
+            + (stacks - 1.0) * attend
+            + samples * 2.0 * 2.0 * d * classes;
+        let distinct = self.batch.distinct.len() as f64;
+        let embedding = 2.0 * features * d * (distinct + 2.0 * samples);
+        let passes = if self.config.adversarial { 2.0 } else { 1.0 };
+        // Backward is two products for each of the forward's; the embedding has no gradient at its input.
+        let mut total = passes * 3.0 * forward + 2.0 * embedding;
+        if self.config.adversarial {
+            // Gram products at the gradients, and the correlation's in the weights' gradient.
+            total += 2.0 * 2.0 * (rows * d * d + samples * 4.0 * d * d);
+        }
+        total
     }
 
     fn state(&self) -> State {

@@ -4,29 +4,12 @@ pub mod config;
 pub mod cpu;
 pub mod graph;
 
-use self::config::{Config, Precision};
-use self::cpu::CpuEngine;
 use crate::data::Corpus;
 use crate::data::standardise::Standardisation;
 use crate::device::cpu::simd::Real;
 use crate::error::Result;
-
-/// The CPU's engine in the configuration's precision, with fresh parameters from its seed, on `corpus` in the units
-/// of `standardisation`. The results do not depend on `threads`.
-///
-/// # Errors
-/// When a setting is out of range or the system refuses threads.
-pub fn cpu_engine(
-    config: &Config,
-    corpus: &Corpus,
-    standardisation: &Standardisation,
-    threads: usize,
-) -> Result<Box<dyn Engine>> {
-    Ok(match config.dtype {
-        Precision::F32 => Box::new(CpuEngine::<f32>::on(config, corpus, standardisation, threads)?),
-        Precision::F64 => Box::new(CpuEngine::<f64>::on(config, corpus, standardisation, threads)?),
-    })
-}
+use crate::model::config::{Config, Precision};
+use crate::model::cpu::CpuEngine;
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
 ///
@@ -43,17 +26,42 @@ pub trait Engine: Send {
     /// The classifier's output with dropout off, for any targets.
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions>;
 
-    /// Replaces the conversations it works on; parameters and standardisation stay.
-    ///
-    /// # Errors
-    /// When the width of the features or the number of classes is another.
+    /// Replaces the conversations it works on, whose features are as wide; the parameters stay.
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()>;
+
+    /// Floating-point operations of a training step on the last batch: every multiplication and addition of its
+    /// products of matrices.
+    fn flops(&self) -> f64;
 
     /// Everything that an uninterrupted run would carry on with.
     fn state(&self) -> State;
 
     /// Takes over a state; refuses names or shapes that are not this model's.
     fn restore(&mut self, state: &State) -> Result<()>;
+}
+
+/// The model of `config` on the CPU, with fresh parameters from its seed, over the conversations of `corpus`.
+pub fn cpu_engine(
+    config: &Config,
+    corpus: &Corpus,
+    standardisation: &Standardisation,
+    threads: usize,
+) -> Result<Box<dyn Engine>> {
+    fn engine<R: Real>(
+        config: &Config,
+        corpus: &Corpus,
+        standardisation: &Standardisation,
+        threads: usize,
+    ) -> Result<Box<dyn Engine>> {
+        let mut engine = CpuEngine::<R>::new(config, corpus.width(), corpus.classes.len(), threads)?;
+        engine.set_standardisation(standardisation.clone());
+        engine.set_corpus(corpus)?;
+        Ok(Box::new(engine))
+    }
+    match config.dtype {
+        Precision::F32 => engine::<f32>(config, corpus, standardisation, threads),
+        Precision::F64 => engine::<f64>(config, corpus, standardisation, threads),
+    }
 }
 
 /// Mean losses over the batch.
@@ -105,6 +113,36 @@ pub enum Values {
 }
 
 impl Values {
+    fn of<R: Real>(values: &[R]) -> Self {
+        match bytemuck::try_cast_slice(values) {
+            Ok(singles) if size_of::<R>() == 4 => Values::F32(singles.to_vec()),
+            _ => Values::F64(values.iter().map(|x| x.to_f64()).collect()),
+        }
+    }
+
+    fn write<R: Real>(&self, to: &mut [R]) {
+        match self {
+            Values::F32(values) => {
+                to.iter_mut().zip(values).for_each(|(to, &x)| *to = R::from_f64(f64::from(x)));
+            }
+            Values::F64(values) => to.iter_mut().zip(values).for_each(|(to, &x)| *to = R::from_f64(x)),
+        }
+    }
+}
+
+/// Parameters and optimiser of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    pub parameters: Vec<Tensor>,
+    /// Adam's running means of the gradient, named as the parameters.
+    pub first_moment: Vec<Tensor>,
+    /// Adam's running means of the squared gradient, named as the parameters.
+    pub second_moment: Vec<Tensor>,
+    /// Updates made so far.
+    pub updates: u64,
+}
+
+impl Values {
     pub fn len(&self) -> usize {
         match self {
             Values::F32(values) => values.len(),
@@ -149,32 +187,4 @@ impl Values {
             Values::F64(values) => values.iter().all(|value| value.is_finite()),
         }
     }
-
-    fn of<R: Real>(values: &[R]) -> Self {
-        match bytemuck::try_cast_slice(values) {
-            Ok(singles) if size_of::<R>() == 4 => Values::F32(singles.to_vec()),
-            _ => Values::F64(values.iter().map(|x| x.to_f64()).collect()),
-        }
-    }
-
-    fn write<R: Real>(&self, to: &mut [R]) {
-        match self {
-            Values::F32(values) => {
-                to.iter_mut().zip(values).for_each(|(to, &x)| *to = R::from_f64(f64::from(x)));
-            }
-            Values::F64(values) => to.iter_mut().zip(values).for_each(|(to, &x)| *to = R::from_f64(x)),
-        }
-    }
-}
-
-/// Parameters and optimiser of a run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct State {
-    pub parameters: Vec<Tensor>,
-    /// Adam's running means of the gradient, named as the parameters.
-    pub first_moment: Vec<Tensor>,
-    /// Adam's running means of the squared gradient, named as the parameters.
-    pub second_moment: Vec<Tensor>,
-    /// Updates made so far.
-    pub updates: u64,
 }

@@ -7,6 +7,11 @@
 //! Weights are laid out once a step as [`Panels`]: sixteen columns side by side, contiguous in k, padded with
 //! zeros. A tile's inner loop then reads one stream a vector. Activations are used where they lie.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "rows and vectors of a register tile are numbered alike in every array"
+)]
+
 use super::simd::{Kernel, Real, Simd};
 
 /// Columns of one panel: a whole number of vectors in every instruction set.
@@ -346,11 +351,8 @@ impl<R: Real> Product<'_, R> {
             let mut i = rows.start;
             while i < rows.end {
                 let m = (rows.end - i).min(S::TILE_ROWS);
-                let copied = match copy {
-                    None => None,
-                    // SAFETY: within the block that `copy_across` filled.
-                    Some(copy) => Some(unsafe { copy.add((i - rows.start) * ACROSS_K) }),
-                };
+                // SAFETY: within the block that `copy_across` filled.
+                let copied = copy.map(|copy| unsafe { copy.add((i - rows.start) * ACROSS_K) });
                 let at = Tile { i, j, from, k, copied };
                 with_rows!(m, S::TILE_ROWS, |M| unsafe {
                     match v {

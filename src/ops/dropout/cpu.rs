@@ -1,5 +1,7 @@
 //! The CPU's dropout.
 
+#![allow(clippy::needless_range_loop, reason = "lanes and rows are numbered alike in every array")]
+
 use super::{Dropout, Mask, Site};
 use crate::data::batch::Shard;
 use crate::device::cpu::simd::{Kernel, Real, Simd};

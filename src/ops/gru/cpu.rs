@@ -1,5 +1,7 @@
 //! The CPU's GRU.
 
+#![allow(clippy::needless_range_loop, reason = "lanes and rows are numbered alike in every array")]
+
 use super::{Gru, Layer};
 use crate::data::batch::{Sequences, Shard};
 use crate::device::cpu::elementary;
