@@ -87,10 +87,6 @@ impl Engine for Tampered {
         self.engine.flops()
     }
 
-    fn flops(&self) -> f64 {
-        self.engine.flops()
-    }
-
     fn state(&self) -> State {
         self.engine.state()
     }

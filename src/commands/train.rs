@@ -130,11 +130,13 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
     };
     let interrupt = Interrupt::install()?;
     let mut display = Display::new(arguments.quiet);
-    let outcome = job.run(&mut display, &interrupt)?;
-    if outcome == Outcome::Interrupted {
+    let outcome = job.run(&mut display, &interrupt);
+    display.end();
+    // What the machine did to it can be mended; what is wrong with the input would be met again.
+    if matches!(outcome, Ok(Outcome::Interrupted) | Err(Error::System(_))) {
         note(&format!("To go on: coin train --resume {}", quoted(job.folder.path())));
     }
-    Ok(outcome)
+    outcome
 }
 
 /// A run of one seed or several, with its folder and its data.
