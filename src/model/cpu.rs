@@ -168,8 +168,9 @@ impl<R: Real> CpuEngine<R> {
     /// The conversations to work on: `features` `[N, D]` in standardised units, and their windows.
     pub fn set_data(&mut self, features: Vec<R>, windows: Windows) {
         assert_eq!(features.len(), windows.len() * self.layout.sizes.features);
-        let longest = windows.longest();
-        if self.workers.is_empty() || longest > self.room {
+        // Conversations may all be of one utterance: the rows have a place all the same.
+        let longest = windows.longest().max(1);
+        if longest > self.room {
             self.room = longest;
             let (d, classes) = (self.layout.sizes.d, self.layout.sizes.classes);
             let worker = || {
