@@ -237,7 +237,7 @@ macro_rules! each_tile {
     };
     (@size $rows:expr, $range:ident, $i:ident, $M:ident, $body:expr, $size:literal) => {
         if $size <= $rows {
-            while $i + $size <= $range.end {
+            while $range.end - $i >= $size {
                 const $M: usize = $size;
                 $body;
                 $i += $size;
