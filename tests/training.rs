@@ -191,7 +191,7 @@ fn every_batch_is_the_shuffled_targets_of_its_epoch() {
     let setup = run.setup().unwrap();
     let targets = setup.targets(&setup.partition.train);
     let steps = targets.len().div_ceil(16) as u64;
-    assert!(targets.len() % 16 != 0, "the last batch should be a shorter one");
+    assert!(!targets.len().is_multiple_of(16), "the last batch should be a shorter one");
     let updates: Vec<u64> = metrics(folder.path()).iter().map(|record| record.updates).collect();
     assert_eq!(updates, [steps, 2 * steps, 3 * steps]);
     assert_eq!(last(folder.path()).training.unwrap().progress.updates, 3 * steps);

@@ -64,7 +64,7 @@ pub struct CpuEngine<R: Real> {
     /// `[distinct, d]`
     embedded: Vec<R>,
     shards: Vec<RwLock<Sample<R>>>,
-    workers: Vec<Mutex<(Worker<R>, Activations<Vec<R>>)>>,
+    workers: Vec<Mutex<Desk<R>>>,
     /// Longest window that the workers have memory for.
     room: usize,
     lanes: Vec<Mutex<Lane<R>>>,
@@ -86,6 +86,12 @@ struct Sample<R> {
     loss: [Vec<f64>; 2],
     /// `[R]`: the last stack's readout weights.
     attention: Vec<R>,
+}
+
+/// What a thread works with, one shard after the other.
+struct Desk<R: Real> {
+    ops: Worker<R>,
+    activations: Activations<Vec<R>>,
 }
 
 struct Lane<R> {
@@ -177,7 +183,7 @@ impl<R: Real> CpuEngine<R> {
                 let worker = Worker::new(Arc::clone(&self.layout), SHARD_SAMPLES, longest);
                 let zeros = |len: usize| vec![R::ZERO; len];
                 let activations = Activations::new(self.graph, d, classes, SHARD_SAMPLES, longest, zeros);
-                Mutex::new((worker, activations))
+                Mutex::new(Desk { ops: worker, activations })
             };
             self.workers = (0..self.pool.threads()).map(|_| worker()).collect();
         }
@@ -273,7 +279,7 @@ impl<R: Real> CpuEngine<R> {
         let lanes = self.lanes();
         let Sizes { d, classes, features: width, .. } = self.layout.sizes;
         self.pool.run(lanes, |lane, worker| {
-            let (ops, activations) = &mut *lock(&self.workers[worker]);
+            let Desk { ops, activations } = &mut *lock(&self.workers[worker]);
             let sums = &mut *lock(&self.lanes[lane]);
             for i in (lane..shards.len()).step_by(lanes) {
                 let shard = &shards[i];
