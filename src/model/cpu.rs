@@ -59,6 +59,8 @@ pub struct CpuEngine<R: Real> {
     updates: u64,
 
     weights: Weights<R>,
+    /// Whether `weights` are those of `parameters`.
+    prepared: bool,
     folding: projection::Scratch<R>,
     batch: Batch,
     /// `[distinct, d]`
@@ -160,6 +162,7 @@ impl<R: Real> CpuEngine<R> {
             updates: 0,
             parameters,
             weights: Weights::default(),
+            prepared: false,
             folding: projection::Scratch::default(),
             batch: Batch::default(),
             embedded: Vec::new(),
@@ -177,6 +180,8 @@ impl<R: Real> CpuEngine<R> {
         // Conversations may all be of one utterance: the rows have a place all the same.
         let longest = windows.longest().max(1);
         if longest > self.room {
+            // Rounded up, so that a conversation followed live does not take memory anew with every utterance.
+            let longest = longest.next_power_of_two().min(self.config.history_length);
             self.room = longest;
             let (d, classes) = (self.layout.sizes.d, self.layout.sizes.classes);
             let worker = || {
@@ -204,6 +209,7 @@ impl<R: Real> CpuEngine<R> {
 
     /// The flat parameters, in [`Layout`]'s order.
     pub fn parameters_mut(&mut self) -> &mut [R] {
+        self.prepared = false;
         &mut self.parameters
     }
 
@@ -220,13 +226,16 @@ impl<R: Real> CpuEngine<R> {
     /// Lays out a batch and whatever depends on the parameters; embeds the batch's utterances.
     fn begin(&mut self, targets: &[u32]) {
         let Sizes { features: width, classes, d, .. } = self.layout.sizes;
-        let longest = self.windows.longest();
+        let longest = self.room;
         if self.batch.capacity() < self.config.batch_size {
             self.batch = Batch::with_capacity(self.config.batch_size, longest, self.windows.len());
         }
         self.batch.fill(&self.windows, targets);
-        let fold = self.graph.stack_input == StackInput::Attention;
-        projection::prepare(&self.layout, &self.parameters, fold, &mut self.folding, &mut self.weights);
+        if !self.prepared {
+            let fold = self.graph.stack_input == StackInput::Attention;
+            projection::prepare(&self.layout, &self.parameters, fold, &mut self.folding, &mut self.weights);
+            self.prepared = true;
+        }
 
         let distinct = self.batch.distinct.len();
         if self.embedded.len() < distinct * d {
@@ -280,7 +289,7 @@ impl<R: Real> CpuEngine<R> {
         let Sizes { d, classes, features: width, .. } = self.layout.sizes;
         self.pool.run(lanes, |lane, worker| {
             let Desk { ops, activations } = &mut *lock(&self.workers[worker]);
-            let sums = &mut *lock(&self.lanes[lane]);
+            let mut sums = backward.then(|| lock(&self.lanes[lane]));
             for i in (lane..shards.len()).step_by(lanes) {
                 let shard = &shards[i];
                 let state = &mut *write(&self.shards[i]);
@@ -315,12 +324,10 @@ impl<R: Real> CpuEngine<R> {
                 logits[which][..size].copy_from_slice(&activations.logits[..size]);
                 let last = &activations.stacks[self.graph.stacks - 1].readout.a;
                 state.attention[..shard.rows()].copy_from_slice(&last[..shard.rows()]);
-                if !backward {
-                    continue;
-                }
+                let Some(sums) = sums.as_deref_mut() else { continue };
                 let [clean, adversarial] = delta;
                 let (d_x, d_q) = if mask.pass == Pass::Clean { &mut *clean } else { &mut *adversarial };
-                let (batch, sums) = (self.batch.len(), &mut *sums);
+                let batch = self.batch.len();
                 let (weights, embeddings) = (&self.weights, (d_x, d_q));
                 let gradients = &mut sums.gradients;
                 self.graph.backward(ops, shard, weights, mask, batch, activations, gradients, embeddings);
@@ -468,7 +475,6 @@ impl<R: Real> CpuEngine<R> {
         perturbation: &FeaturePerturbation<R>,
     ) -> StepLoss {
         self.begin(targets);
-        self.clear_gradients();
         let losses = |engine: &Self, pass| {
             let shards = engine.batch.shards();
             let classes = engine.layout.sizes.classes;
@@ -663,6 +669,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         self.check_targets(targets, true)?;
         let loss = self.evaluate(targets, self.mask(step));
         self.updates += 1;
+        self.prepared = false;
         let step = adam::Step {
             learning_rate,
             beta1: self.config.adam_beta1,
@@ -699,7 +706,6 @@ impl<R: Real> Engine for CpuEngine<R> {
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
         self.check_targets(targets, false)?;
         self.begin(targets);
-        self.clear_gradients();
         self.pass(&self.no_dropout(), Perturbed::No, false);
         let mut history = vec![0; targets.len()];
         let mut place = vec![(0, 0..0); targets.len()];
@@ -788,6 +794,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         let second = self.flatten(&state.second_moment, "the second moments")?;
         (self.parameters, self.first_moment, self.second_moment) = (parameters, first, second);
         self.updates = state.updates;
+        self.prepared = false;
         Ok(())
     }
 }
