@@ -80,6 +80,10 @@ impl Engine for Tampered {
         self.engine.set_corpus(corpus)
     }
 
+    fn flops(&self) -> f64 {
+        self.engine.flops()
+    }
+
     fn state(&self) -> State {
         self.engine.state()
     }

@@ -171,9 +171,9 @@ def coin_command(arguments: argparse.Namespace, data: Path, adversarial: bool) -
         "stacks": arguments.stacks,
         "dropout_keep": arguments.dropout_keep,
         "adversarial": str(adversarial).lower(),
-        "threads": arguments.threads,
     }
     command = [str(arguments.coin), "bench", "--worker", "--data", str(data), "--modalities", arguments.modalities]
+    command += ["--threads", str(arguments.threads)]
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
     for setting in arguments.set:
@@ -198,7 +198,7 @@ def prepare(data: str, coin: Path, folder: Path) -> Path:
     path = folder / "synthetic.jsonl"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run([str(coin), "convert", "--from", SYNTHETIC, "--out", str(path)], check=True)
+        subprocess.run([str(coin), "convert", SYNTHETIC, "--out", str(path)], check=True)
     return path
 
 

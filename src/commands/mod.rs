@@ -1,5 +1,6 @@
 //! The command line: one file a command, which parses, calls and prints.
 
+mod bench;
 mod convert;
 mod evaluate;
 mod init;
@@ -44,6 +45,7 @@ enum Command {
     Convert(convert::Arguments),
     Init(init::Arguments),
     Step(step::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// How a command ended when it did not fail.
@@ -70,6 +72,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Convert(arguments) => convert::run(arguments)?,
         Command::Init(arguments) => init::run(arguments)?,
         Command::Step(arguments) => step::run(arguments)?,
+        Command::Bench(arguments) => bench::run(arguments)?,
     }
     Ok(Outcome::Done)
 }

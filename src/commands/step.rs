@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::model::{self, Threads};
 use super::source::Source;
-use crate::data::{Corpus, Split};
+use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Precision};
 use crate::model::{Objective, Tensor, Values};
@@ -75,7 +75,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let modalities = arguments.modalities.unwrap_or_else(|| checkpoint.modality_names());
     let corpus = arguments.source.read(Some(modalities))?;
     checkpoint.check_classes(&corpus)?;
-    let all = samples(&corpus);
+    let all = partition::samples(&corpus);
     let range = arguments.samples.unwrap_or(0..all.len());
     let targets = all.get(range.clone()).filter(|targets| !targets.is_empty()).ok_or_else(|| {
         Error::input(format!(
@@ -104,16 +104,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
         data: Data::I64(&index),
     });
     tensor_file::write(&arguments.out, &metadata(&config, &corpus)?, entries)
-}
-
-/// Rows of all labelled utterances that are not of the test set.
-fn samples(corpus: &Corpus) -> Vec<u32> {
-    let conversations = corpus.conversations.iter().enumerate();
-    let conversations: Vec<usize> = conversations
-        .filter(|(_, conversation)| conversation.split != Split::Test)
-        .map(|(index, _)| index)
-        .collect();
-    partition::targets(corpus, &conversations)
 }
 
 fn check_same_shape(trained: &Config, config: &Config) -> Result<()> {

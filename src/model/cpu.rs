@@ -210,43 +210,6 @@ impl<R: Real> CpuEngine<R> {
         &self.gradient
     }
 
-    /// Floating-point operations of one step on the batch last laid out: every multiplication and addition of its
-    /// products of matrices, elementary functions not counted.
-    pub fn flops(&self) -> f64 {
-        let Sizes { features, classes, d, stacks } = self.layout.sizes;
-        let (d, features, classes) = (d as f64, features as f64, classes as f64);
-        let (mut rows, mut pairs) = (0.0, 0.0);
-        for shard in self.batch.shards() {
-            rows += shard.rows() as f64;
-            pairs += shard.pairs.last().copied().unwrap_or(0) as f64;
-        }
-        let samples = self.batch.len() as f64;
-        let stacks = stacks as f64;
-        // Speaker GRUs: input d and recurrent d to 3d in two directions; the interaction's d to d in two.
-        let speaker = rows
-            * 2.0
-            * (2.0 * (d + d) * 3.0 * d + 2.0 * d * d * f64::from(u8::from(self.graph.interaction)));
-        // A stack: the GRU's 2d and d to 3d in two directions, G score, scores, readout.
-        let context = rows * 2.0 * (2.0 * (2.0 * d + d) * 3.0 * d + 4.0 * d * d) + pairs * 2.0 * 2.0 * d;
-        let readout = samples * 2.0 * 2.0 * 4.0 * d * d + rows * 2.0 * 2.0 * 2.0 * d + pairs * 2.0 * 2.0;
-        let attend =
-            if self.graph.stack_input == StackInput::Attention { pairs * 2.0 * 2.0 * d } else { 0.0 };
-        let forward = speaker
-            + stacks * (context + readout)
-            + (stacks - 1.0) * attend
-            + samples * 2.0 * 2.0 * d * classes;
-        let distinct = self.batch.distinct.len() as f64;
-        let embedding = 2.0 * features * d * (distinct + 2.0 * samples);
-        let passes = if self.config.adversarial { 2.0 } else { 1.0 };
-        // Backward is two products for each of the forward's; the embedding has no gradient at its input.
-        let mut total = passes * 3.0 * forward + 2.0 * embedding;
-        if self.config.adversarial {
-            // Gram products at the gradients, and the correlation's in the weights' gradient.
-            total += 2.0 * 2.0 * (rows * d * d + samples * 4.0 * d * d);
-        }
-        total
-    }
-
     /// Lays out a batch and whatever depends on the parameters; embeds the batch's utterances.
     fn begin(&mut self, targets: &[u32]) {
         let Sizes { features: width, classes, d, .. } = self.layout.sizes;
@@ -766,6 +729,41 @@ impl<R: Real> Engine for CpuEngine<R> {
         let features = standardised.collect();
         self.set_data(features, Windows::new(corpus, self.config.history_length));
         Ok(())
+    }
+
+    fn flops(&self) -> f64 {
+        let Sizes { features, classes, d, stacks } = self.layout.sizes;
+        let (d, features, classes) = (d as f64, features as f64, classes as f64);
+        let (mut rows, mut pairs) = (0.0, 0.0);
+        for shard in self.batch.shards() {
+            rows += shard.rows() as f64;
+            pairs += shard.pairs.last().copied().unwrap_or(0) as f64;
+        }
+        let samples = self.batch.len() as f64;
+        let stacks = stacks as f64;
+        // Speaker GRUs: input d and recurrent d to 3d in two directions; the interaction's d to d in two.
+        let speaker = rows
+            * 2.0
+            * (2.0 * (d + d) * 3.0 * d + 2.0 * d * d * f64::from(u8::from(self.graph.interaction)));
+        // A stack: the GRU's 2d and d to 3d in two directions, G score, scores, readout.
+        let context = rows * 2.0 * (2.0 * (2.0 * d + d) * 3.0 * d + 4.0 * d * d) + pairs * 2.0 * 2.0 * d;
+        let readout = samples * 2.0 * 2.0 * 4.0 * d * d + rows * 2.0 * 2.0 * 2.0 * d + pairs * 2.0 * 2.0;
+        let attend =
+            if self.graph.stack_input == StackInput::Attention { pairs * 2.0 * 2.0 * d } else { 0.0 };
+        let forward = speaker
+            + stacks * (context + readout)
+            + (stacks - 1.0) * attend
+            + samples * 2.0 * 2.0 * d * classes;
+        let distinct = self.batch.distinct.len() as f64;
+        let embedding = 2.0 * features * d * (distinct + 2.0 * samples);
+        let passes = if self.config.adversarial { 2.0 } else { 1.0 };
+        // Backward is two products for each of the forward's; the embedding has no gradient at its input.
+        let mut total = passes * 3.0 * forward + 2.0 * embedding;
+        if self.config.adversarial {
+            // Gram products at the gradients, and the correlation's in the weights' gradient.
+            total += 2.0 * 2.0 * (rows * d * d + samples * 4.0 * d * d);
+        }
+        total
     }
 
     fn state(&self) -> State {

@@ -29,6 +29,10 @@ pub trait Engine: Send {
     /// Replaces the conversations it works on, whose features are as wide; the parameters stay.
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()>;
 
+    /// Floating-point operations of a training step on the last batch: every multiplication and addition of its
+    /// products of matrices.
+    fn flops(&self) -> f64;
+
     /// Everything that an uninterrupted run would carry on with.
     fn state(&self) -> State;
 

@@ -68,6 +68,17 @@ impl Partition {
     }
 }
 
+/// All that a model may be fitted to, validation included, as rows of the features by conversation and place: what
+/// `coin step` and `coin bench` number their samples by.
+pub fn samples(corpus: &Corpus) -> Vec<u32> {
+    let conversations = corpus.conversations.iter().enumerate();
+    let conversations: Vec<usize> = conversations
+        .filter(|(_, conversation)| conversation.split != Split::Test)
+        .map(|(index, _)| index)
+        .collect();
+    targets(corpus, &conversations)
+}
+
 /// The labelled utterances of some conversations, as rows of the features.
 pub fn targets(corpus: &Corpus, conversations: &[usize]) -> Vec<u32> {
     let labelled = conversations.iter().flat_map(|&index| {

@@ -2,5 +2,6 @@
 
 pub mod elementary;
 pub mod gemm;
+pub mod peak;
 pub mod pool;
 pub mod simd;
