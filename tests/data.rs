@@ -701,6 +701,26 @@ fn a_small_file_of_ones_own() {
     assert_eq!(corpus.conversations[1].utterances, [utterance("5", "2", None, None)]);
 }
 
+/// The example in the documentation, as it is pasted.
+#[test]
+fn the_documented_example_works() {
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/formats.md")).unwrap();
+    let (_, example) = page.split_once("```jsonl\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let corpus = read_lines(example, &[]).unwrap();
+    assert_eq!(
+        corpus.modalities,
+        [("text", 3), ("audio", 2)].map(|(name, width)| Modality { name: name.into(), width })
+    );
+    let speakers = |place: usize| -> Vec<&str> {
+        corpus.conversations[place].utterances.iter().map(|utterance| utterance.speaker.as_str()).collect()
+    };
+    assert_eq!((speakers(0), corpus.conversations[0].split), (vec!["Ann", "Bob", "Cy"], Split::Train));
+    assert_eq!((speakers(1), corpus.conversations[1].split), (vec!["Eve", "Dan"], Split::Test));
+    assert_eq!(corpus.features[5..10], [0.0, 0.25, 1.5, 55.0, 0.125]);
+}
+
 #[test]
 fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
     let line = r#"{"conversation":"a","speaker":"ann","features":{"text":[1,2]}}"#;
@@ -828,7 +848,7 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
             other => panic!("{lines}: {other:?}"),
         }
     }
-    // A file of another name is not looked for by accident.
+    // What the name says is what counts, whether the file is there or not.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("side.csv"), "1,2").unwrap();
     std::fs::write(folder.path().join("c.jsonl"), format!("{}\n{}", wide("side.csv"), row(0))).unwrap();

@@ -1,6 +1,8 @@
 //! The training loop with the CPU engine on small synthetic conversations: what it writes, when it stops, and
 //! that a run cut and resumed is, bit for bit, the run that was never cut.
 
+mod common;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,12 +14,13 @@ use coin::model::{Engine, Objective, Predictions, State, StepLoss, cpu_engine};
 use coin::training::checkpoint::Checkpoint;
 use coin::training::display::Display;
 use coin::training::interrupt::Interrupt;
-use coin::training::progress::{EpochRecord, Stop};
+use coin::training::progress::Stop;
 use coin::training::report::RunReport;
 use coin::training::run_folder::RunFolder;
 use coin::training::settings::Settings;
 use coin::training::setup::Setup;
 use coin::training::trainer::{Outcome, Surroundings, train};
+use common::{assert_same_run, last, metrics, without_times};
 
 fn corpus() -> Corpus {
     generate(&SyntheticOptions::small())
@@ -147,38 +150,6 @@ impl<'a> Run<'a> {
     }
 }
 
-fn metrics(path: &Path) -> Vec<EpochRecord> {
-    let text = std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn without_times(mut records: Vec<EpochRecord>) -> Vec<EpochRecord> {
-    for record in &mut records {
-        record.time.seconds = 0.0;
-        record.time.utterances_per_second = 0.0;
-    }
-    records
-}
-
-fn last(path: &Path) -> Checkpoint {
-    let mut last = Checkpoint::read(&path.join("last.safetensors")).unwrap();
-    let progress = &mut last.training.as_mut().unwrap().progress;
-    progress.history = without_times(std::mem::take(&mut progress.history));
-    last
-}
-
-/// Both runs left the same on disk: the same bytes but for the times.
-fn assert_same_run(one: &Path, two: &Path) {
-    assert_eq!(without_times(metrics(one)), without_times(metrics(two)));
-    for name in ["best.safetensors", "report.json", "report.txt", "config.toml"] {
-        assert!(
-            std::fs::read(one.join(name)).unwrap() == std::fs::read(two.join(name)).unwrap(),
-            "{name} differs"
-        );
-    }
-    assert_eq!(last(one), last(two));
-}
-
 #[test]
 fn a_run_learns_and_leaves_everything_in_its_folder() {
     let corpus = corpus();
@@ -220,7 +191,7 @@ fn every_batch_is_the_shuffled_targets_of_its_epoch() {
     let setup = run.setup().unwrap();
     let targets = setup.targets(&setup.partition.train);
     let steps = targets.len().div_ceil(16) as u64;
-    assert!(targets.len() % 16 != 0, "the last batch should be a shorter one");
+    assert!(!targets.len().is_multiple_of(16), "the last batch should be a shorter one");
     let updates: Vec<u64> = metrics(folder.path()).iter().map(|record| record.updates).collect();
     assert_eq!(updates, [steps, 2 * steps, 3 * steps]);
     assert_eq!(last(folder.path()).training.unwrap().progress.updates, 3 * steps);

@@ -1,6 +1,6 @@
 //! `coin convert`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::output::print;
 use super::source::{self, SYNTHETIC};
@@ -102,7 +102,18 @@ impl Synthetic {
     }
 }
 
+/// Whether both name one file that exists.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
 pub fn run(arguments: Arguments) -> Result<()> {
+    if is_same_file(Path::new(&arguments.input), &arguments.out) {
+        return Err(Error::input(format!(
+            "{}: is the input itself; name another file",
+            arguments.out.display()
+        )));
+    }
     let corpus = if arguments.input == SYNTHETIC {
         source::generate(arguments.synthetic.options()?, arguments.modalities.as_deref())?
     } else if arguments.synthetic.any() {

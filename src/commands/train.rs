@@ -10,6 +10,7 @@ use super::source::{self, SYNTHETIC};
 use super::{Outcome, model};
 use crate::data::Corpus;
 use crate::error::{Error, Result};
+use crate::metrics::report::amount;
 use crate::model::config::Config;
 use crate::model::cpu_engine;
 use crate::training::display::Display;
@@ -129,11 +130,13 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
     };
     let interrupt = Interrupt::install()?;
     let mut display = Display::new(arguments.quiet);
-    let outcome = job.run(&mut display, &interrupt)?;
-    if outcome == Outcome::Interrupted {
+    let outcome = job.run(&mut display, &interrupt);
+    display.end();
+    // What the machine did to it can be mended; what is wrong with the input would be met again.
+    if matches!(outcome, Ok(Outcome::Interrupted) | Err(Error::System(_))) {
         note(&format!("To go on: coin train --resume {}", quoted(job.folder.path())));
     }
-    Ok(outcome)
+    outcome
 }
 
 /// A run of one seed or several, with its folder and its data.
@@ -241,10 +244,10 @@ impl Job {
         let threads = model::threads(settings.run.threads);
         let mut engine = cpu_engine(&setup.config, &self.corpus, &setup.origin.standardisation, threads)?;
         let parts = [&setup.partition.train, &setup.partition.validation, &setup.partition.test];
-        let [train_on, validate_on, test_on] = parts
-            .map(|part| format!("{} utterances in {} conversations", setup.targets(part).len(), part.len()));
+        let [train_on, validate_on, test_on] =
+            parts.map(|part| amount(setup.targets(part).len(), part.len()));
         display.line(&format!(
-            "training on {train_on}, validating on {validate_on}, testing on {test_on}; {threads} threads"
+            "training on {train_on}, validating on {validate_on}, testing on {test_on}; threads: {threads}"
         ));
         let minutes = settings.run.checkpoint_minutes;
         let surroundings = Surroundings {

@@ -7,10 +7,8 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::fs::File;
-use std::io::Write;
 use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::Dtype;
 use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, Visitor};
@@ -19,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::side::Side;
 use super::{Conversation, Corpus, Modality, ReadOptions, Split, Utterance};
+use crate::atomic_file;
 use crate::error::{Error, Result};
 
 /// The header's `format`.
@@ -352,8 +351,8 @@ pub fn write(corpus: &Corpus, path: &Path) -> Result<()> {
         )));
     };
     let side = format!("{stem}.safetensors");
-    replace(&path.with_file_name(&side), &side_file(corpus)?)?;
-    replace(path, &lines(corpus, side)?)
+    atomic_file::write(&path.with_file_name(&side), &side_file(corpus)?)?;
+    atomic_file::write(path, &lines(corpus, side)?)
 }
 
 fn lines(corpus: &Corpus, side: String) -> Result<Vec<u8>> {
@@ -442,28 +441,6 @@ fn side_file(corpus: &Corpus) -> Result<Vec<u8>> {
     let tensors: Vec<_> = tensors.collect();
     safetensors::serialize(tensors, None)
         .map_err(|error| Error::System(format!("{}: writing its features: {error}", corpus.source)))
-}
-
-/// Puts `content` at `path`: all of it or, when something fails, what was there before.
-fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary: PathBuf = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        drop(file);
-        std::fs::rename(&temporary, path)
-    })();
-    if let Err(error) = written {
-        // The failure to report is the first one.
-        let _ = std::fs::remove_file(&temporary);
-        return Err(Error::io("write", path, &error));
-    }
-    // The new name reaches the disk with its folder; not every system can sync one, and the content is safe.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
-    Ok(())
 }
 
 fn split_name(split: Split) -> &'static str {

@@ -17,7 +17,7 @@ pub(super) struct Side {
     blocks: Vec<Block>,
 }
 
-/// Where one modality's `[rows, width]` lies in the file. Checked: it lies within.
+/// Where one modality's `[rows, width]` lies in the file. Checked: it lies within, and neither is 0.
 #[derive(Debug)]
 struct Block {
     number: Number,
@@ -104,7 +104,7 @@ fn safetensors(bytes: &[u8], modalities: &[Modality]) -> std::result::Result<Vec
             other => return Err(format!("tensor {name:?} is {other:?}: F16, F32 and F64 are read")),
         };
         match *info.shape.as_slice() {
-            [rows, found] if found == *width => Ok(Block {
+            [rows, found] if found == *width && rows > 0 => Ok(Block {
                 number,
                 big_endian: false,
                 start: start + info.data_offsets.0,
@@ -126,7 +126,7 @@ fn npy(bytes: &[u8], modalities: &[Modality]) -> std::result::Result<Vec<Block>,
     let array = NpyHeader::parse(bytes)?;
     let width = modalities.iter().try_fold(0usize, |sum, modality| sum.checked_add(modality.width));
     let (rows, found) = match *array.shape.as_slice() {
-        [rows, found] if Some(found) == width => (rows, found),
+        [rows, found] if Some(found) == width && rows > 0 => (rows, found),
         _ => {
             let wanted = width.map_or_else(|| "?".to_string(), |width| width.to_string());
             return Err(format!(

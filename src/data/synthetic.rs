@@ -18,8 +18,10 @@
 //! Families follow the speaker's own last one, at times the other's last one, and the proportions of IEMOCAP
 //! otherwise; turns are kept or handed over, so that the other's last utterance may lie several steps back.
 //!
-//! A feature is `offset + scale * (family mean + member mean + noise)`, with noise of deviation 1 and the means
-//! along random directions, stronger in the first modality than in the next. Values are rounded to `f32`.
+//! Each modality has up to 32 directions in which its features vary, as embeddings do: an utterance is a
+//! point in them, `family mean + member mean + noise` with noise of deviation 1, the means being stronger in the
+//! first modality than in the next. A feature is `offset + scale * (loadings . point + grain)`, with a uniform grain
+//! of deviation 0.3. Values are rounded to `f32`.
 
 use super::{Conversation, Corpus, Modality, Split, Utterance};
 use crate::random::{Stream, purpose};
@@ -94,16 +96,20 @@ const OTHERS_FAMILY: f64 = 0.10;
 /// Probability that the next utterance is the other speaker's.
 const HAND_OVER: f64 = 0.65;
 
-/// Indices of the streams of [`purpose::SYNTHETIC`]: the means, then one for each conversation.
-const MEANS: u64 = 0;
+/// Most directions in which a modality's features vary.
+const DIRECTIONS: usize = 32;
+/// Deviation of what each feature has of its own, against 1 for what its modality shares.
+const GRAIN: f64 = 0.3;
+
+/// Indices of the streams of [`purpose::SYNTHETIC`]: the channels, then one for each conversation.
+const CHANNELS: u64 = 0;
 const CONVERSATIONS: u64 = 1;
 
 /// Makes conversations: a function of the options alone, the same on every machine.
 pub fn generate(options: &SyntheticOptions) -> Corpus {
     let modalities: Vec<Modality> =
         options.modalities.iter().filter(|modality| modality.width > 0).cloned().collect();
-    let width: usize = modalities.iter().map(|modality| modality.width).sum();
-    let means = Means::draw(options, &modalities);
+    let channels = Channel::draw(options, &modalities);
     let digits = options.conversations.saturating_sub(1).to_string().len().max(3);
     let first_test = options.conversations.saturating_sub(options.test_conversations);
 
@@ -119,11 +125,12 @@ pub fn generate(options: &SyntheticOptions) -> Corpus {
         let mut stream = Stream::indexed(options.seed, purpose::SYNTHETIC, CONVERSATIONS + index as u64);
         let id = format!("synthetic{index:0digits$}");
         let turns = turns(options, &mut stream);
-        corpus.features.reserve(turns.len() * width);
         let mut spoken = [0usize; 2];
         let mut utterances = Vec::with_capacity(turns.len());
         for turn in &turns {
-            means.sample(turn.family, turn.stronger, &mut stream, &mut corpus.features);
+            for channel in &channels {
+                channel.sample(turn.family, turn.stronger, &mut stream, &mut corpus.features);
+            }
             let speaker = ["F", "M"][turn.speaker];
             utterances.push(Utterance {
                 id: format!("{id}_{speaker}{:03}", spoken[turn.speaker]),
@@ -187,52 +194,67 @@ fn turns(options: &SyntheticOptions, stream: &mut Stream) -> Vec<Turn> {
     turns
 }
 
-/// Means, scales and offsets of the features.
-struct Means {
-    /// By family and member, `[width]` each: scaled and offset.
-    of_class: [[Vec<f64>; 2]; FAMILIES],
-    /// `[width]`: deviation of the noise.
+/// One modality's way from what is felt to its features.
+struct Channel {
+    width: usize,
+    /// By family and member: a point, `[directions]`.
+    means: [[Vec<f64>; 2]; FAMILIES],
+    /// `[directions, width]`.
+    loadings: Vec<f64>,
+    /// `[width]` each.
+    offset: Vec<f64>,
     scale: Vec<f64>,
 }
 
-impl Means {
-    fn draw(options: &SyntheticOptions, modalities: &[Modality]) -> Self {
-        let mut stream = Stream::indexed(options.seed, purpose::SYNTHETIC, MEANS);
+impl Channel {
+    /// One for each modality.
+    fn draw(options: &SyntheticOptions, modalities: &[Modality]) -> Vec<Channel> {
+        let mut stream = Stream::indexed(options.seed, purpose::SYNTHETIC, CHANNELS);
         // Squared separations add up over modalities; a modality has half of what the one before it has.
         let shares: Vec<f64> = (0..modalities.len()).map(|index| 0.5f64.powi(index as i32)).collect();
         let total: f64 = shares.iter().sum();
-        let mut of_class: [[Vec<f64>; 2]; FAMILIES] = Default::default();
-        let mut scale = Vec::new();
-        for (modality, share) in modalities.iter().zip(shares) {
+        let channel = |(modality, share): (&Modality, f64)| {
+            let width = modality.width;
+            let directions = width.min(DIRECTIONS);
             let strength = (share / total).sqrt();
-            // Directions of the three families and of their members: independent, so nearly orthogonal.
-            let families: [Vec<f64>; FAMILIES] =
-                std::array::from_fn(|_| direction(modality.width, &mut stream));
-            let members: [Vec<f64>; FAMILIES] =
-                std::array::from_fn(|_| direction(modality.width, &mut stream));
-            for column in 0..modality.width {
-                let (offset, deviation) = (stream.normal(), 0.5 + 1.5 * stream.uniform());
-                scale.push(deviation);
-                for family in 0..FAMILIES {
-                    let centre = families[family][column]
-                        * options.family_separation
-                        * std::f64::consts::FRAC_1_SQRT_2;
-                    let aside = members[family][column] * options.member_separation * 0.5;
-                    for (member, sign) in [-1.0, 1.0].into_iter().enumerate() {
-                        let mean = strength * (centre + sign * aside);
-                        of_class[family][member].push(offset + deviation * mean);
-                    }
+            let mut means: [[Vec<f64>; 2]; FAMILIES] = Default::default();
+            for family in &mut means {
+                // Independent, so nearly at right angles.
+                let (centre, aside) =
+                    (direction(directions, &mut stream), direction(directions, &mut stream));
+                let centre_length = strength * options.family_separation * std::f64::consts::FRAC_1_SQRT_2;
+                let aside_length = strength * options.member_separation * 0.5;
+                for (member, sign) in family.iter_mut().zip([-1.0, 1.0]) {
+                    let both = centre.iter().zip(&aside);
+                    *member = both.map(|(c, a)| centre_length * c + sign * aside_length * a).collect();
                 }
             }
-        }
-        Means { of_class, scale }
+            let loading = (directions as f64).sqrt().recip();
+            let loadings = (0..directions * width).map(|_| loading * stream.normal()).collect();
+            let offset = (0..width).map(|_| stream.normal()).collect();
+            let scale = (0..width).map(|_| 0.5 + 1.5 * stream.uniform()).collect();
+            Channel { width, means, loadings, offset, scale }
+        };
+        modalities.iter().zip(shares).map(channel).collect()
     }
 
     /// Appends one utterance's features.
     fn sample(&self, family: usize, stronger: bool, stream: &mut Stream, features: &mut Vec<f64>) {
-        let means = &self.of_class[family][usize::from(stronger)];
-        let values = means.iter().zip(&self.scale).map(|(mean, scale)| mean + scale * stream.normal());
-        features.extend(values.map(|value| f64::from(value as f32)));
+        // A uniform word has deviation 2^32 / sqrt(12).
+        let grain = GRAIN * 12f64.sqrt() / (1u64 << 32) as f64;
+        let first = features.len();
+        features
+            .extend((0..self.width).map(|_| (f64::from(stream.next_u32()) - f64::from(1u32 << 31)) * grain));
+        let row = &mut features[first..];
+        for (mean, loadings) in
+            self.means[family][usize::from(stronger)].iter().zip(self.loadings.chunks(self.width))
+        {
+            let coordinate = mean + stream.normal();
+            row.iter_mut().zip(loadings).for_each(|(value, loading)| *value += coordinate * loading);
+        }
+        for ((value, scale), offset) in row.iter_mut().zip(&self.scale).zip(&self.offset) {
+            *value = f64::from((offset + scale * *value) as f32);
+        }
     }
 }
 

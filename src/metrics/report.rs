@@ -48,8 +48,10 @@ impl Report {
     pub fn text(&self) -> String {
         let Figures { accuracy, weighted_f1, macro_f1, support, .. } = self.figures;
         let mut text = format!(
-            "{}: {support} utterances in {} conversations, mean loss {:.4}\n\n",
-            self.split, self.conversations, self.loss
+            "{}: {}, mean loss {:.4}\n\n",
+            self.split,
+            amount(support as usize, self.conversations),
+            self.loss
         );
         let paper = self.beside_paper();
         self.class_table(&mut text, paper.as_ref());
@@ -146,6 +148,16 @@ impl Report {
         let names = self.class_names.iter().map(|name| name.chars().count());
         names.max().unwrap_or(0).max("weighted average".len())
     }
+}
+
+/// So many utterances in so many conversations, in words.
+pub fn amount(utterances: usize, conversations: usize) -> String {
+    let plural = |count| if count == 1 { "" } else { "s" };
+    format!(
+        "{utterances} utterance{} in {conversations} conversation{}",
+        plural(utterances),
+        plural(conversations)
+    )
 }
 
 fn paper_note(text: &mut String, paper: &Figures) {

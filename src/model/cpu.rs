@@ -64,7 +64,7 @@ pub struct CpuEngine<R: Real> {
     /// `[distinct, d]`
     embedded: Vec<R>,
     shards: Vec<RwLock<Sample<R>>>,
-    workers: Vec<Mutex<(Worker<R>, Activations<Vec<R>>)>>,
+    workers: Vec<Mutex<Desk<R>>>,
     /// Longest window that the workers have memory for.
     room: usize,
     lanes: Vec<Mutex<Lane<R>>>,
@@ -86,6 +86,12 @@ struct Sample<R> {
     loss: [Vec<f64>; 2],
     /// `[R]`: the last stack's readout weights.
     attention: Vec<R>,
+}
+
+/// What a thread works with, one shard after the other.
+struct Desk<R: Real> {
+    ops: Worker<R>,
+    activations: Activations<Vec<R>>,
 }
 
 struct Lane<R> {
@@ -168,15 +174,16 @@ impl<R: Real> CpuEngine<R> {
     /// The conversations to work on: `features` `[N, D]` in standardised units, and their windows.
     pub fn set_data(&mut self, features: Vec<R>, windows: Windows) {
         assert_eq!(features.len(), windows.len() * self.layout.sizes.features);
-        let longest = windows.longest();
-        if self.workers.is_empty() || longest > self.room {
+        // Conversations may all be of one utterance: the rows have a place all the same.
+        let longest = windows.longest().max(1);
+        if longest > self.room {
             self.room = longest;
             let (d, classes) = (self.layout.sizes.d, self.layout.sizes.classes);
             let worker = || {
                 let worker = Worker::new(Arc::clone(&self.layout), SHARD_SAMPLES, longest);
                 let zeros = |len: usize| vec![R::ZERO; len];
                 let activations = Activations::new(self.graph, d, classes, SHARD_SAMPLES, longest, zeros);
-                Mutex::new((worker, activations))
+                Mutex::new(Desk { ops: worker, activations })
             };
             self.workers = (0..self.pool.threads()).map(|_| worker()).collect();
         }
@@ -272,7 +279,7 @@ impl<R: Real> CpuEngine<R> {
         let lanes = self.lanes();
         let Sizes { d, classes, features: width, .. } = self.layout.sizes;
         self.pool.run(lanes, |lane, worker| {
-            let (ops, activations) = &mut *lock(&self.workers[worker]);
+            let Desk { ops, activations } = &mut *lock(&self.workers[worker]);
             let sums = &mut *lock(&self.lanes[lane]);
             for i in (lane..shards.len()).step_by(lanes) {
                 let shard = &shards[i];

@@ -311,7 +311,8 @@ mod tests {
     fn what_is_wrong_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.safetensors");
-        let cases: [(fn(&mut Checkpoint), &str); 6] = [
+        type Case = (fn(&mut Checkpoint), &'static str);
+        let cases: [Case; 6] = [
             (
                 |c| c.origin.modalities[0].width = 3,
                 "tensor features.mean is [3]; its modalities are [4] wide",

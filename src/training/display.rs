@@ -48,9 +48,9 @@ impl Display {
             Mode::Quiet
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            // The template is fixed: it parses, or the bar stays a plain one.
+            // The template is fixed: it parses, or the bar stays a plain one. A narrow terminal cuts the message.
             if let Ok(style) =
-                ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len}  {msg}  {eta} left")
+                ProgressStyle::with_template("{prefix} [{bar:20}] {pos}/{len}  {eta} left  {wide_msg}")
             {
                 bar.set_style(style.progress_chars("=> "));
             }

@@ -25,7 +25,7 @@ impl EarlyStopping {
 
     /// Whether `patience` epochs have passed since the best one, `epochs` in all.
     pub fn exhausted(&self, epochs: usize, patience: usize) -> bool {
-        self.best.is_some_and(|best| epochs - best.epoch >= patience)
+        self.best.is_some_and(|best| epochs.saturating_sub(best.epoch) >= patience)
     }
 }
 

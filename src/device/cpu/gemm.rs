@@ -224,19 +224,28 @@ pub unsafe fn tile<S: Simd, const M: usize, const V: usize, const PARTIAL: bool>
     }
 }
 
-/// Evaluates `$body` with the constant `$M` equal to the run-time `$m`, which is 1 to `$rows`.
-macro_rules! with_rows {
-    ($m:expr, $rows:expr, |$M:ident| $body:expr) => {
-        with_rows!(@arms $m, $rows, $M, $body, 1 2 3 4 5 6 7 8)
+/// Covers `$range` with tiles of `$rows` rows, then of 4, 2 and 1 (few sizes, because each is compiled apart):
+/// evaluates `$body` for each with the constant `$M`, its rows, from row `$i` on.
+macro_rules! each_tile {
+    ($range:expr, $rows:expr, |$i:ident, $M:ident| $body:expr) => {
+        let range: std::ops::Range<usize> = $range;
+        let mut $i = range.start;
+        each_tile!(@size $rows, range, $i, $M, $body, 8);
+        each_tile!(@size $rows, range, $i, $M, $body, 4);
+        each_tile!(@size $rows, range, $i, $M, $body, 2);
+        each_tile!(@size $rows, range, $i, $M, $body, 1);
     };
-    (@arms $m:expr, $rows:expr, $M:ident, $body:expr, $($count:literal)*) => {
-        match $m {
-            $($count if $count <= $rows => { const $M: usize = $count; $body })*
-            _ => unreachable!("a tile has 1 to {} rows", $rows),
+    (@size $rows:expr, $range:ident, $i:ident, $M:ident, $body:expr, $size:literal) => {
+        if $size <= $rows {
+            while $range.end - $i >= $size {
+                const $M: usize = $size;
+                $body;
+                $i += $size;
+            }
         }
     };
 }
-pub(crate) use with_rows;
+pub(crate) use each_tile;
 
 /// Steps of k of a left operand that is walked across its rows; rows of it copied at a time.
 const ACROSS_K: usize = 128;
@@ -314,11 +323,7 @@ impl<R: Real> Product<'_, R> {
                     for v in 0..V {
                         b[v] = data.as_ptr().add(from * row + j + v * S::LANES);
                     }
-                    if whole {
-                        sum = tile::<S, M, V, false>(k, a, step, b, row, last, sum);
-                    } else {
-                        sum = tile::<S, M, V, true>(k, a, step, b, row, last, sum);
-                    }
+                    sum = tile::<S, M, V, true>(k, a, step, b, row, last, sum);
                 }
             }
             for m in 0..M {
@@ -348,21 +353,19 @@ impl<R: Real> Product<'_, R> {
             // Vectors shared out evenly: four are two and two, not three and one.
             let (first, end) = (t * vectors / tiles, (t + 1) * vectors / tiles);
             let (v, j) = (end - first, first * S::LANES);
-            let mut i = rows.start;
-            while i < rows.end {
-                let m = (rows.end - i).min(S::TILE_ROWS);
-                // SAFETY: within the block that `copy_across` filled.
-                let copied = copy.map(|copy| unsafe { copy.add((i - rows.start) * ACROSS_K) });
-                let at = Tile { i, j, from, k, copied };
-                with_rows!(m, S::TILE_ROWS, |M| unsafe {
-                    match v {
-                        1 => self.tile::<S, M, 1>(at),
-                        2 => self.tile::<S, M, 2>(at),
-                        _ => self.tile::<S, M, 3>(at),
-                    }
+            each_tile!(rows.clone(), S::TILE_ROWS, |i, M| unsafe {
+                // Within the block that `copy_across` filled: a tile of fewer rows lies in the last whole one.
+                let copied = copy.map(|copy| {
+                    let row = i - rows.start;
+                    copy.add(row / S::TILE_ROWS * S::TILE_ROWS * ACROSS_K + row % S::TILE_ROWS)
                 });
-                i += m;
-            }
+                let at = Tile { i, j, from, k, copied };
+                match v {
+                    1 => self.tile::<S, M, 1>(at),
+                    2 => self.tile::<S, M, 2>(at),
+                    _ => self.tile::<S, M, 3>(at),
+                }
+            });
         }
     }
 

@@ -14,6 +14,7 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 /// # Safety
 /// Every function may only run on a processor with the instruction set that the type stands for; pointers must
 /// be valid for the scalars named.
+#[allow(clippy::missing_safety_doc, reason = "the trait's own safety section is every function's")]
 pub trait Simd: Copy + 'static {
     type Scalar: Real;
     type Vector: Copy;

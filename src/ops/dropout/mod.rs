@@ -55,7 +55,7 @@ impl Mask {
 
     /// Words below this keep their value; `None` when every value is kept.
     pub fn threshold(&self) -> Option<u32> {
-        (self.keep < 1.0).then(|| (self.keep * 4_294_967_296.0) as u32)
+        (self.keep < 1.0).then_some((self.keep * 4_294_967_296.0) as u32)
     }
 }
 

@@ -5,7 +5,7 @@
 use super::{Gru, Layer};
 use crate::data::batch::{Sequences, Shard};
 use crate::device::cpu::elementary;
-use crate::device::cpu::gemm::{PANEL, Panels, Product, Right, Start, View, tile, with_rows};
+use crate::device::cpu::gemm::{PANEL, Panels, Product, Right, Start, View, each_tile, tile};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
 use crate::ops::cpu::{Gradients, Weights, Worker, add, sum_rows};
 use crate::ops::parameters;
@@ -93,22 +93,17 @@ impl<R: Real> Kernel<R> for Forward<'_, R> {
         for t in 0..self.recurrence.sequences.longest() {
             let running = self.recurrence.sequences.running(t);
             for j in (0..d).step_by(S::LANES) {
-                let mut s = 0;
-                while s < running {
-                    let m = (running - s).min(S::TILE_ROWS);
-                    // SAFETY: rows of the sequences lie within `saved` and `hidden`, checked by the caller.
-                    with_rows!(m, S::TILE_ROWS, |M| unsafe {
-                        step::<S, M>(
-                            &self.recurrence,
-                            t,
-                            s,
-                            j,
-                            self.saved.as_mut_ptr(),
-                            self.hidden.as_mut_ptr(),
-                        );
-                    });
-                    s += m;
-                }
+                // SAFETY: rows of the sequences lie within `saved` and `hidden`, checked by the caller.
+                each_tile!(0..running, S::TILE_ROWS, |s, M| unsafe {
+                    step::<S, M>(
+                        &self.recurrence,
+                        t,
+                        s,
+                        j,
+                        self.saved.as_mut_ptr(),
+                        self.hidden.as_mut_ptr(),
+                    );
+                });
             }
         }
     }
@@ -217,20 +212,15 @@ impl<R: Real> Kernel<R> for Backward<'_, R> {
             for group in 0..tiles {
                 let (first, end) = (group * vectors / tiles, (group + 1) * vectors / tiles);
                 let j = first * S::LANES;
-                let mut s = 0;
-                while s < running {
-                    let m = (running - s).min(S::TILE_ROWS);
-                    // SAFETY: as above.
-                    with_rows!(m, S::TILE_ROWS, |M| unsafe {
-                        let (gates, carry) = (saved.as_ptr(), carry.as_mut_ptr());
-                        match end - first {
-                            1 => hand_back::<S, M, 1>(&recurrence, t, s, j, gates, carry),
-                            2 => hand_back::<S, M, 2>(&recurrence, t, s, j, gates, carry),
-                            _ => hand_back::<S, M, 3>(&recurrence, t, s, j, gates, carry),
-                        }
-                    });
-                    s += m;
-                }
+                // SAFETY: as above.
+                each_tile!(0..running, S::TILE_ROWS, |s, M| unsafe {
+                    let (gates, carry) = (saved.as_ptr(), carry.as_mut_ptr());
+                    match end - first {
+                        1 => hand_back::<S, M, 1>(&recurrence, t, s, j, gates, carry),
+                        2 => hand_back::<S, M, 2>(&recurrence, t, s, j, gates, carry),
+                        _ => hand_back::<S, M, 3>(&recurrence, t, s, j, gates, carry),
+                    }
+                });
             }
         }
     }

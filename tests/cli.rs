@@ -1,0 +1,831 @@
+//! The program as a user meets it: what it prints, what it refuses, how it exits, and that a run killed at any
+//! moment and resumed is the run that was never killed.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use coin::data::synthetic::{SyntheticOptions, generate};
+use coin::data::{Corpus, ReadOptions, conversations};
+use coin::metrics::cross_entropy;
+use coin::model::Values;
+use coin::model::config::Config;
+use coin::random::{Stream, purpose};
+use coin::training::checkpoint::Checkpoint;
+use coin::training::report::{RunReport, Summary};
+use coin::training::settings;
+use common::{assert_same_run, metrics};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A small model: tens of steps a second even unoptimised.
+const SMALL: [&str; 12] = [
+    "--embedding-size",
+    "6",
+    "--history-length",
+    "8",
+    "--stacks",
+    "2",
+    "--batch-size",
+    "16",
+    "--learning-rate",
+    "0.01",
+    "--threads",
+    "1",
+];
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coin"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn coin(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn out(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn err(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn succeeds(arguments: &[&str]) -> Output {
+    let output = coin(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", err(&output));
+    output
+}
+
+/// Refused with exit code 2, with a message that holds each of `parts`.
+fn refused(arguments: &[&str], parts: &[&str]) {
+    let output = coin(arguments);
+    let message = err(&output);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(message.starts_with("coin: error: "), "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
+/// A folder with small.jsonl in it.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Place(tempfile::tempdir().unwrap());
+        conversations::write(&generate(&SyntheticOptions::small()), &place.path("small.jsonl")).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_string()
+    }
+
+    fn data(&self) -> String {
+        self.text("small.jsonl")
+    }
+
+    fn corpus(&self) -> Corpus {
+        coin::data::read(&self.path("small.jsonl"), &ReadOptions::default()).unwrap()
+    }
+
+    /// Arguments that train a small model on the data for so many epochs.
+    fn training(&self, name: &str, epochs: &str, more: &[&str]) -> Vec<String> {
+        let (data, out) = (self.data(), self.text(name));
+        let mut arguments = vec!["train", "--data", &data, "--out", &out, "--epochs", epochs];
+        arguments.extend(["--patience", epochs]);
+        arguments.extend(SMALL);
+        arguments.extend(more);
+        arguments.iter().map(ToString::to_string).collect()
+    }
+
+    fn train(&self, name: &str, epochs: &str, more: &[&str]) -> Output {
+        succeeds(&texts(&self.training(name, epochs, more)))
+    }
+}
+
+fn texts(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn help_and_version_are_there() {
+    let version = succeeds(&["--version"]);
+    assert_eq!(out(&version), format!("coin {}\n", env!("CARGO_PKG_VERSION")));
+    for command in ["train", "evaluate", "predict", "convert", "init", "step"] {
+        let help = succeeds(&[command, "--help"]);
+        assert!(out(&help).contains("Example"), "{command}: {}", out(&help));
+    }
+    let help = succeeds(&["train", "--help"]);
+    for setting in settings::RUN.iter().chain(settings::MODEL) {
+        let flag = format!("--{} ", setting.key.replace('_', "-"));
+        assert!(out(&help).contains(&flag), "{flag}");
+    }
+    assert_eq!(coin(&["train", "--no-such-flag"]).status.code(), Some(2));
+    assert_eq!(coin(&[]).status.code(), Some(2));
+}
+
+#[test]
+fn a_run_leaves_its_folder_and_evaluate_says_the_same_of_it() {
+    let place = Place::new();
+    let output = place.train("run", "3", &[]);
+    let run = place.text("run");
+    assert!(out(&output).contains("weighted F1"), "{}", out(&output));
+    assert!(out(&output).contains("confusion matrix"));
+    assert_eq!(err(&output).lines().filter(|line| line.starts_with("epoch ")).count(), 3);
+    assert!(err(&output).contains("utterances/s") && err(&output).contains(" left"), "{}", err(&output));
+    let report: RunReport = read_json(&place.path("run/report.json"));
+    assert!(out(&output).ends_with(&format!("{}\n", report.text())));
+
+    for (split, expected) in [("test", report.test.as_ref()), ("validation", Some(&report.validation))] {
+        let arguments = ["evaluate", "--checkpoint", &run, "--data", &place.data(), "--split", split];
+        let evaluated = succeeds(&arguments);
+        assert_eq!(out(&evaluated), expected.unwrap().text());
+        assert_eq!(err(&evaluated), "");
+        let json = succeeds(&[&arguments[..], &["--json"]].concat());
+        let json: Value = serde_json::from_str(out(&json)).unwrap();
+        let expected = serde_json::to_value(expected.unwrap()).unwrap();
+        for (key, value) in expected.as_object().unwrap() {
+            assert_eq!(&json[key], value, "{key}");
+        }
+        // IEMOCAP's classes: the paper stands beside the test set.
+        assert_eq!(json["paper"].is_object(), split == "test");
+    }
+    let train = succeeds(&["evaluate", "--checkpoint", &run, "--data", &place.data(), "--split", "train"]);
+    assert!(out(&train).starts_with("train: "));
+
+    let quiet = place.train("quiet", "2", &["--quiet"]);
+    assert_eq!(err(&quiet), "");
+    assert!(out(&quiet).contains("weighted F1"));
+}
+
+#[test]
+fn a_folder_that_holds_a_run_is_refused() {
+    let place = Place::new();
+    place.train("run", "1", &[]);
+    let before = std::fs::read(place.path("run/last.safetensors")).unwrap();
+    let again = place.training("run", "1", &[]);
+    refused(&texts(&again), &["holds a run already", "--resume", "--out"]);
+    assert_eq!(std::fs::read(place.path("run/last.safetensors")).unwrap(), before);
+}
+
+#[test]
+fn without_a_name_runs_are_named_after_their_data_and_numbered() {
+    let place = Place::new();
+    for name in ["runs/small", "runs/small-2"] {
+        let data = place.data();
+        let mut train = command(&["train", "--data", &data, "--epochs", "1"]);
+        let output = train.args(SMALL).current_dir(place.0.path()).output().unwrap();
+        assert!(output.status.success(), "{}", err(&output));
+        assert!(place.path(name).join("report.json").exists());
+        assert!(err(&output).contains(&format!("run folder: {name}\n")));
+    }
+}
+
+#[test]
+fn the_resolved_configuration_makes_the_same_run_again() {
+    let place = Place::new();
+    std::fs::write(place.path("c.toml"), "d = 5\nepochs = 9\nseed = 4\nadversarial_norm = \"batch\"\n")
+        .unwrap();
+    let (config, one, two) = (place.text("c.toml"), place.text("one"), place.text("two"));
+    let data = place.data();
+    succeeds(&[
+        "train",
+        "--config",
+        &config,
+        "--data",
+        &data,
+        "--epochs",
+        "2",
+        "--out",
+        &one,
+        "--stacks",
+        "1",
+        "--history-length",
+        "6",
+        "--modalities",
+        "text,visual",
+    ]);
+    let resolved = std::fs::read_to_string(place.path("one/config.toml")).unwrap();
+    for line in ["embedding_size = 5", "epochs = 2", "seed = 4", "modalities = [\"text\", \"visual\"]"] {
+        assert!(resolved.lines().any(|found| found == line), "{line} is not in {resolved}");
+    }
+    let resolved = place.text("one/config.toml");
+    succeeds(&["train", "--config", &resolved, "--out", &two]);
+    assert_same_run(&place.path("one"), &place.path("two"));
+    let checkpoint = Checkpoint::read(&place.path("one/best.safetensors")).unwrap();
+    assert_eq!(checkpoint.modality_names(), ["text", "visual"]);
+}
+
+#[test]
+fn mistaken_settings_are_named() {
+    let place = Place::new();
+    std::fs::write(place.path("c.toml"), "dropout = 0.5\n").unwrap();
+    let (config, data, run) = (place.text("c.toml"), place.data(), place.text("run"));
+    refused(&["train", "--config", &config], &["c.toml: unknown setting \"dropout\"", "dropout_keep"]);
+    refused(&["train", "--epochs", "many"], &["--epochs: epochs is a whole number, not \"many\""]);
+    refused(&["train", "--epsilon", "-1"], &["epsilon is -1; it must be finite and at least 0"]);
+    refused(&["train", "--data", "no-such.pkl"], &["no-such.pkl: cannot read"]);
+    refused(&["train", "--data", &data, "--modalities", "smell", "--out", &run], &["small.jsonl", "smell"]);
+    refused(
+        &["train", "--modalities", "smell", "--out", &run],
+        &["synthetic: there is no modality \"smell\""],
+    );
+    refused(&["train", "--resume", &run], &["run: holds no run to resume"]);
+    assert!(!place.path("run").exists(), "a mistake left a folder behind");
+}
+
+#[test]
+fn without_data_it_trains_on_synthetic_conversations_and_says_so() {
+    let place = Place::new();
+    let mut train =
+        command(&["train", "--epochs", "1", "--batch-size", "512", "--modalities", "text", "--quiet"]);
+    train.args([
+        "--embedding-size",
+        "4",
+        "--history-length",
+        "3",
+        "--stacks",
+        "1",
+        "--learning-rate",
+        "0.01",
+    ]);
+    let output = train.current_dir(place.0.path()).output().unwrap();
+    assert!(output.status.success(), "{}", err(&output));
+    assert!(
+        out(&output).starts_with("data: synthetic conversations, made by a generator"),
+        "{}",
+        out(&output)
+    );
+    let run = place.text("runs/synthetic");
+    let report: RunReport = read_json(&place.path("runs/synthetic/report.json"));
+    let evaluated = succeeds(&["evaluate", "--checkpoint", &run, "--data", "synthetic"]);
+    assert_eq!(out(&evaluated), report.test.unwrap().text());
+}
+
+#[test]
+fn the_paper_preset_is_the_papers_values() {
+    let place = Place::new();
+    place.train("run", "1", &["--preset", "paper"]);
+    let checkpoint = Checkpoint::read(&place.path("run/best.safetensors")).unwrap();
+    let Config { dropout_keep, anneal_epochs, adversarial, embedding_size, .. } = checkpoint.config;
+    // The flags of the small model are over the preset.
+    assert_eq!((dropout_keep, anneal_epochs, adversarial, embedding_size), (0.3, 60, true, 6));
+}
+
+#[test]
+fn several_seeds_are_several_runs_and_a_summary() {
+    let place = Place::new();
+    let output = place.train("seeds", "2", &["--seeds", "2"]);
+    place.train("single", "2", &["--seed", "2"]);
+    assert_same_run(&place.path("single"), &place.path("seeds/seed-2"));
+    let summary: Summary = read_json(&place.path("seeds/summary.json"));
+    assert_eq!(summary.seeds, [1, 2]);
+    let accuracies = summary.runs.iter().map(|run| run.test.as_ref().unwrap().figures.accuracy);
+    let accuracies: Vec<f64> = accuracies.collect();
+    assert_eq!(summary.accuracy.mean, (accuracies[0] + accuracies[1]) / 2.0);
+    assert!(out(&output).ends_with(&summary.text()), "{}", out(&output));
+    assert!(out(&output).contains("test, mean and standard deviation over 2 seeds"));
+    assert!(err(&output).contains("\nseed 2  epoch 1/2 "), "{}", err(&output));
+
+    // What was finished is not trained again; what is missing is.
+    std::fs::remove_dir_all(place.path("seeds/seed-2")).unwrap();
+    std::fs::remove_file(place.path("seeds/summary.json")).unwrap();
+    let resumed = succeeds(&["train", "--resume", &place.text("seeds")]);
+    assert!(err(&resumed).contains("seed-1: this run is over already"), "{}", err(&resumed));
+    assert_same_run(&place.path("single"), &place.path("seeds/seed-2"));
+    assert_eq!(read_json::<Summary>(&place.path("seeds/summary.json")), summary);
+}
+
+/// Lines of a child's standard error, as they come.
+fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[cfg(unix)]
+#[test]
+fn interrupted_it_saves_exits_130_and_says_how_to_go_on() {
+    let place = Place::new();
+    let epochs = "200";
+    place.train("whole", epochs, &[]);
+    for signal in ["INT", "TERM"] {
+        let arguments = place.training(signal, epochs, &[]);
+        let mut child = command(&texts(&arguments)).spawn().unwrap();
+        let lines = lines_of(&mut child);
+        while !lines.recv_timeout(PATIENCE).unwrap().starts_with("epoch 2/") {}
+        let kill = format!("kill -{signal} {}", child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let rest: Vec<String> = lines.iter().collect();
+        assert!(rest.iter().any(|line| line.starts_with("interrupted and saved: epoch ")), "{rest:?}");
+        let say = rest.last().unwrap().strip_prefix("To go on: coin ").unwrap();
+        assert!(!place.path(signal).join("report.json").exists());
+        let say: Vec<&str> = say.split(' ').collect();
+        succeeds(&say);
+        assert_same_run(&place.path("whole"), &place.path(signal));
+    }
+}
+
+#[test]
+fn killed_at_random_moments_and_resumed_it_is_the_run_never_killed() {
+    let place = Place::new();
+    let epochs = "40";
+    let began = std::time::Instant::now();
+    place.train("whole", epochs, &["--quiet"]);
+    // Three lives at least, whatever the machine's speed.
+    let longest_life = began.elapsed().as_millis() as usize / 3 + 1;
+    // A new seed each time; it is told when the test fails.
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let mut moments = Stream::new(seed, purpose::TEST);
+    let run = place.text("run");
+    let begin = place.training("run", epochs, &["--checkpoint-minutes", "0.00001"]);
+    let (mut kills, mut saved) = (0, 0);
+    for attempt in 0.. {
+        let resume = ["train", "--resume", &run].map(str::to_string).to_vec();
+        let arguments = if place.path("run/config.toml").exists() { resume } else { begin.clone() };
+        let mut child =
+            command(&texts(&arguments)).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        // At last it is left alone.
+        if attempt < 25 {
+            std::thread::sleep(Duration::from_millis(moments.below(longest_life) as u64));
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                kills += 1;
+            }
+        }
+        let status = child.wait().unwrap();
+        saved += usize::from(place.path("run/last.safetensors").exists() && status.code().is_none());
+        if status.success() {
+            break;
+        }
+        assert_eq!(status.code(), None, "seed {seed}: it failed instead of being killed");
+    }
+    assert!(kills >= 2 && saved > 0, "seed {seed}: {kills} kills, {saved} after a checkpoint");
+    // How often it saves is a setting of its own, the one in which the two configurations differ.
+    for name in ["whole", "run"] {
+        let path = place.path(name).join("config.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("checkpoint_minutes")).collect();
+        std::fs::write(path, kept.join("\n")).unwrap();
+    }
+    println!("seed {seed}: {kills} kills");
+    assert_same_run(&place.path("whole"), &place.path("run"));
+}
+
+#[test]
+fn a_resumed_run_keeps_its_settings_and_its_data() {
+    let place = Place::new();
+    place.train("run", "2", &[]);
+    let run = place.text("run");
+    let resume = |more: &[&str], parts: &[&str]| {
+        refused(&[&["train", "--resume", &run, "--quiet"], more].concat(), parts)
+    };
+    resume(&["--epochs", "3"], &["epochs is 2 in the run and 3 here", "leave --epochs out"]);
+    resume(&["--seeds", "2"], &["seeds is 1 in the run and 2 here"]);
+    resume(&["--out", "elsewhere"], &["--out: a resumed run goes on in its own folder"]);
+    succeeds(&["train", "--resume", &run, "--epochs", "2", "--threads", "2"]);
+
+    std::fs::remove_file(place.path("run/report.json")).unwrap();
+    let mut corpus = place.corpus();
+    corpus.features[0] += 1.0;
+    conversations::write(&corpus, &place.path("other.jsonl")).unwrap();
+    resume(&["--data", &place.text("other.jsonl")], &["trained on other data", "fingerprint"]);
+    let config = place.path("run/config.toml");
+    let edited = std::fs::read_to_string(&config).unwrap().replace("epochs = 2", "epochs = 4");
+    std::fs::write(&config, edited).unwrap();
+    resume(&[], &["run: its checkpoint was trained under other settings than its config.toml says"]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_by_name() {
+    let place = Place::new();
+    place.train("run", "1", &[]);
+    let best = place.path("run/best.safetensors");
+    let bytes = std::fs::read(&best).unwrap();
+    std::fs::write(&best, &bytes[..bytes.len() / 2]).unwrap();
+    let (run, data) = (place.text("run"), place.data());
+    refused(
+        &["evaluate", "--checkpoint", &run, "--data", &data],
+        &["best.safetensors: not a safetensors file, or a damaged one"],
+    );
+    refused(&["predict", "--checkpoint", &data], &["small.jsonl: not a safetensors file"]);
+    // The features' own file is a safetensors file and no checkpoint.
+    let side = place.text("small.safetensors");
+    refused(&["predict", "--checkpoint", &side], &["small.safetensors: not a checkpoint of coin"]);
+}
+
+#[test]
+fn data_that_do_not_fit_the_checkpoint_are_refused() {
+    let place = Place::new();
+    place.train("run", "1", &[]);
+    let (run, data) = (place.text("run"), place.data());
+    let mut corpus = place.corpus();
+    corpus.classes.swap(0, 1);
+    conversations::write(&corpus, &place.path("classes.jsonl")).unwrap();
+    let classes = place.text("classes.jsonl");
+    refused(
+        &["evaluate", "--checkpoint", &run, "--data", &classes],
+        &["its classes are sad, happy", "happy, sad"],
+    );
+    let narrow = generate(&SyntheticOptions {
+        modalities: coin::data::synthetic::widths(5, 3, 9),
+        ..SyntheticOptions::small()
+    });
+    conversations::write(&narrow, &place.path("wide.jsonl")).unwrap();
+    let wide = place.text("wide.jsonl");
+    for command in ["evaluate", "predict"] {
+        refused(&[command, "--checkpoint", &run, "--data", &wide], &["wide.jsonl: ", "visual 9", "visual 4"]);
+    }
+    let mut unlabelled = place.corpus();
+    for conversation in &mut unlabelled.conversations {
+        conversation.utterances.iter_mut().for_each(|utterance| utterance.label = None);
+    }
+    conversations::write(&unlabelled, &place.path("unlabelled.jsonl")).unwrap();
+    let unlabelled = place.text("unlabelled.jsonl");
+    refused(
+        &["evaluate", "--checkpoint", &run, "--data", &unlabelled],
+        &["unlabelled.jsonl: no labelled utterance in its test conversations"],
+    );
+    // Labels are not needed to predict, and have no say.
+    let predict = |data: &str| succeeds(&["predict", "--checkpoint", &run, "--data", data]).stdout;
+    assert_eq!(predict(&unlabelled), predict(&data));
+    assert_eq!(predict(&unlabelled), predict(&classes));
+    // Other data under a split that training drew: allowed, and said.
+    let mut renamed = place.corpus();
+    renamed.features[0] += 1.0;
+    conversations::write(&renamed, &place.path("changed.jsonl")).unwrap();
+    let changed = place.text("changed.jsonl");
+    let output = succeeds(&["evaluate", "--checkpoint", &run, "--data", &changed, "--split", "validation"]);
+    assert!(err(&output).contains("changed.jsonl is not the data that"), "{}", err(&output));
+}
+
+/// Each utterance of a corpus as a line with its features in it, mixed over conversations.
+fn live_lines(corpus: &Corpus) -> Vec<(String, String, String)> {
+    let width = corpus.width();
+    let mut lines = Vec::new();
+    let longest = corpus.conversations.iter().map(|one| one.utterances.len()).max().unwrap();
+    for place in 0..longest {
+        for conversation in corpus.conversations.iter().filter(|one| place < one.utterances.len()) {
+            let utterance = &conversation.utterances[place];
+            let mut row = &corpus.features[(conversation.first + place) * width..][..width];
+            let mut features = serde_json::Map::new();
+            for modality in &corpus.modalities {
+                features.insert(modality.name.clone(), json!(row[..modality.width]));
+                row = &row[modality.width..];
+            }
+            let line = json!({
+                "conversation": conversation.id,
+                "utterance": utterance.id,
+                "speaker": utterance.speaker,
+                "features": features,
+            });
+            lines.push((conversation.id.clone(), utterance.id.clone(), line.to_string()));
+        }
+    }
+    lines
+}
+
+#[test]
+fn a_live_conversation_is_answered_line_by_line_as_the_whole_file_is() {
+    let place = Place::new();
+    place.train("run", "2", &[]);
+    let run = place.text("run");
+    let corpus = place.corpus();
+    let whole = succeeds(&["predict", "--checkpoint", &run, "--data", &place.data(), "--threads", "1"]);
+    let whole: Vec<Value> = out(&whole).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(whole.len(), corpus.len());
+    assert!(whole.iter().any(|answer| answer["attention"].as_array().unwrap().len() == 8));
+
+    let mut child = command(&["predict", "--checkpoint", &run]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let (sender, answers) = mpsc::channel();
+    std::thread::spawn(move || {
+        output.lines().map_while(Result::ok).for_each(|line| sender.send(line).unwrap())
+    });
+    for (conversation, utterance, line) in live_lines(&corpus) {
+        writeln!(input, "{line}").unwrap();
+        // Answered before the next line is written.
+        let answer: Value = serde_json::from_str(&answers.recv_timeout(PATIENCE).unwrap()).unwrap();
+        let expected =
+            whole.iter().find(|one| one["conversation"] == conversation && one["utterance"] == utterance);
+        let expected = expected.unwrap();
+        assert_eq!(answer["class"], expected["class"]);
+        let numbers = |answer: &Value| -> Vec<(String, f64)> {
+            let classes = answer["probabilities"].as_object().unwrap().iter();
+            let classes = classes.map(|(class, value)| (class.clone(), value.as_f64().unwrap()));
+            let history = answer["attention"].as_array().unwrap().iter();
+            let name = |one: &Value| one["utterance"].as_str().unwrap().to_string();
+            classes.chain(history.map(|one| (name(one), one["weight"].as_f64().unwrap()))).collect()
+        };
+        let (ours, theirs) = (numbers(&answer), numbers(expected));
+        assert_eq!(ours.len(), theirs.len());
+        for ((name, one), (other_name, other)) in ours.iter().zip(&theirs) {
+            assert_eq!(name, other_name);
+            assert!((one - other).abs() < 1e-5, "{conversation} {utterance} {name}: {one} {other}");
+        }
+        let sum: f64 = ours[..6].iter().map(|(_, probability)| probability).sum();
+        assert!((sum - 1.0).abs() < 1e-9);
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_bad_line_is_named_and_ends_it() {
+    let place = Place::new();
+    let checkpoint = place.text("c.safetensors");
+    succeeds(&[
+        "init",
+        "--data",
+        &place.data(),
+        "--out",
+        &checkpoint,
+        "--set",
+        "d=4",
+        "--modalities",
+        "text",
+    ]);
+    let good =
+        json!({"conversation": "c", "utterance": "u", "speaker": "A", "features": {"text": [1, 2, 3, 4, 5]}});
+    let mut short = good.clone();
+    short["utterance"] = json!("v");
+    short["features"]["text"] = json!([1, 2]);
+    let cases = [
+        ("not json".to_string(), "line 3: column"),
+        (short.to_string(), "line 3: features of \"text\" are 2 wide, 5 are expected"),
+        (good.to_string(), "line 3: conversation c: utterance u has been there already"),
+        (json!({"conversation": "c", "speaker": "A", "row": 3}).to_string(), "line 3: "),
+    ];
+    for (bad, expected) in cases {
+        let mut child =
+            command(&["predict", "--checkpoint", &checkpoint]).stdin(Stdio::piped()).spawn().unwrap();
+        write!(child.stdin.take().unwrap(), "{good}\n\n{bad}\n").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(err(&output).contains(&format!("standard input: {expected}")), "{}", err(&output));
+        assert_eq!(out(&output).lines().count(), 1, "what was good is answered");
+    }
+}
+
+#[test]
+fn an_output_that_nobody_reads_is_quiet() {
+    let place = Place::new();
+    let checkpoint = place.text("c.safetensors");
+    succeeds(&[
+        "init",
+        "--data",
+        &place.data(),
+        "--out",
+        &checkpoint,
+        "--set",
+        "d=4",
+        "--set",
+        "batch_size=1",
+    ]);
+    // Each answer is written by itself; the pipe is closed after the first byte.
+    let mut child =
+        command(&["predict", "--checkpoint", &checkpoint, "--data", &place.data()]).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0]).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), err(&output)), (Some(0), ""));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_machine_that_fails_is_exit_code_1() {
+    let place = Place::new();
+    let checkpoint = place.text("c.safetensors");
+    succeeds(&["init", "--data", &place.data(), "--out", &checkpoint, "--set", "d=4"]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut predict = command(&["predict", "--checkpoint", &checkpoint, "--data", &place.data()]);
+    let output = predict.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).starts_with("coin: error: standard output: cannot write: "), "{}", err(&output));
+}
+
+#[test]
+fn init_writes_what_training_would_begin_with() {
+    let place = Place::new();
+    let (data, path) = (place.data(), place.text("c.safetensors"));
+    succeeds(&["init", "--data", &data, "--out", &path, "--seed", "7", "--set", "d=4", "--set", "dtype=f64"]);
+    let checkpoint = Checkpoint::read(Path::new(&path)).unwrap();
+    let config = Config { embedding_size: 4, seed: 7, dtype: "f64".parse().unwrap(), ..Config::default() };
+    assert_eq!(checkpoint.config, config);
+    let corpus = place.corpus();
+    let setup = coin::training::setup::Setup::new(config, &corpus, &corpus.fingerprint()).unwrap();
+    assert_eq!(checkpoint.origin, setup.origin);
+    refused(
+        &["init", "--data", &data, "--out", &path, "--set", "threads=2"],
+        &["unknown setting \"threads\""],
+    );
+    refused(
+        &["init", "--data", &data, "--out", &place.text("no/c.safetensors")],
+        &["c.safetensors: cannot write"],
+    );
+}
+
+/// The arrays of a step's file.
+struct Step(Vec<u8>);
+
+impl Step {
+    fn of(place: &Place, more: &[&str]) -> Step {
+        let (checkpoint, data, to) =
+            (place.text("c.safetensors"), place.data(), place.text("step.safetensors"));
+        let arguments = ["step", "--checkpoint", &checkpoint, "--data", &data, "--out", &to];
+        succeeds(&[&arguments[..], more].concat());
+        Step(std::fs::read(to).unwrap())
+    }
+
+    fn names(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let mut names: Vec<String> = file.names().into_iter().map(str::to_string).collect();
+        names.sort();
+        names
+    }
+
+    fn shape(&self, name: &str) -> Vec<usize> {
+        SafeTensors::deserialize(&self.0).unwrap().tensor(name).unwrap().shape().to_vec()
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap();
+        match view.dtype() {
+            safetensors::Dtype::F64 => {
+                view.data().as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect()
+            }
+            safetensors::Dtype::F32 => {
+                view.data().as_chunks().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))).collect()
+            }
+            _ => view.data().as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes) as f64).collect(),
+        }
+    }
+}
+
+#[test]
+fn a_step_writes_the_objective_and_its_gradient() {
+    let place = Place::new();
+    let path = place.path("c.safetensors");
+    succeeds(&["init", "--data", &place.data(), "--out", path.to_str().unwrap(), "--set", "d=4"]);
+    let checkpoint = Checkpoint::read(&path).unwrap();
+    let step = Step::of(&place, &["--samples", "3..40", "--dtype", "f64"]);
+    let mut expected: Vec<String> =
+        checkpoint.parameters.iter().map(|tensor| format!("gradient.{}", tensor.name)).collect();
+    let others = ["input_gradient_norm", "logits", "logits_adversarial", "loss_adversarial", "loss_clean"];
+    expected.extend(others.map(str::to_string));
+    expected.push("sample_index".to_string());
+    expected.sort();
+    assert_eq!(step.names(), expected);
+    assert_eq!(step.shape("logits"), [37, 6]);
+    assert_eq!(step.shape("loss_clean"), [1]);
+    assert_eq!(step.numbers("sample_index"), (3..40).map(f64::from).collect::<Vec<_>>());
+    for tensor in &checkpoint.parameters {
+        assert_eq!(step.shape(&format!("gradient.{}", tensor.name)), tensor.shape);
+    }
+    assert!(step.numbers("input_gradient_norm").iter().all(|norm| norm.is_finite() && *norm > 0.0));
+
+    // Samples are all labelled utterances before the test conversations, in the order of the corpus.
+    let corpus = place.corpus();
+    let labels = corpus.conversations[..9].iter().flat_map(|one| &one.utterances);
+    let labels: Vec<usize> = labels.map(|utterance| utterance.label.unwrap()).collect();
+    for (logits, loss) in [("logits", "loss_clean"), ("logits_adversarial", "loss_adversarial")] {
+        let rows = step.numbers(logits);
+        let losses = rows.chunks_exact(6).zip(&labels[3..]).map(|(row, &label)| cross_entropy(row, label));
+        let mean = losses.sum::<f64>() / 37.0;
+        assert!((mean - step.numbers(loss)[0]).abs() < 1e-12);
+    }
+
+    // In single precision it is the same computation to single precision.
+    let single = Step::of(&place, &["--samples", "3..40"]);
+    assert_eq!(single.names(), expected);
+    for name in ["logits", "loss_adversarial", "gradient.classifier.weight"] {
+        for (one, other) in single.numbers(name).iter().zip(step.numbers(name)) {
+            assert!((one - other).abs() < 1e-4, "{name}: {one} {other}");
+        }
+    }
+}
+
+#[test]
+fn a_steps_gradient_is_the_slope_of_its_loss() {
+    let place = Place::new();
+    let path = place.path("c.safetensors");
+    let made = ["init", "--data", &place.data(), "--out", path.to_str().unwrap(), "--set", "d=4"];
+    succeeds(&[&made[..], &["--set", "dtype=f64"]].concat());
+    let checkpoint = Checkpoint::read(&path).unwrap();
+    let clean = ["--set", "adversarial=false"];
+    let step = Step::of(&place, &clean);
+    assert!(!step.names().iter().any(|name| name.contains("adversarial")), "{:?}", step.names());
+    let total: usize = place.corpus().conversations[..9].iter().map(|one| one.utterances.len()).sum();
+    assert_eq!(step.shape("logits"), [total, 6]);
+    for name in ["classifier.bias", "context.0.query.weight", "history_embedding.weight"] {
+        let slope = |by: f64| {
+            let mut moved = checkpoint.clone();
+            let tensor = moved.parameters.iter_mut().find(|tensor| tensor.name == name).unwrap();
+            let Values::F64(values) = &mut tensor.values else { panic!("not f64") };
+            values[1] += by;
+            moved.write(&path).unwrap();
+            Step::of(&place, &clean).numbers("loss_clean")[0]
+        };
+        let numerical = (slope(1e-5) - slope(-1e-5)) / 2e-5;
+        let exact = step.numbers(&format!("gradient.{name}"))[1];
+        assert!((numerical - exact).abs() < 1e-9, "{name}: {numerical} {exact}");
+    }
+}
+
+#[test]
+fn a_step_that_cannot_be_made_is_refused() {
+    let place = Place::new();
+    let (checkpoint, data, to) = (place.text("c.safetensors"), place.data(), place.text("step.safetensors"));
+    succeeds(&["init", "--data", &data, "--out", &checkpoint, "--set", "d=4"]);
+    let step = ["step", "--checkpoint", &checkpoint, "--data", &data, "--out", &to];
+    let refused = |more: &[&str], parts: &[&str]| refused(&[&step[..], more].concat(), parts);
+    refused(&["--samples", "0..100000"], &["--samples 0..100000: ", "samples"]);
+    refused(
+        &["--set", "d=5"],
+        &["--set embedding_size=5: the checkpoint's parameters are of embedding_size 4"],
+    );
+    refused(&["--set", "colour=red"], &["--set colour=red: unknown setting"]);
+    refused(&["--modalities", "text"], &["its features are text 5 wide", "text 5, audio 3, visual 4"]);
+    assert!(!place.path("step.safetensors").exists());
+    assert_eq!(coin(&[&step[..], &["--samples", "5..2"]].concat()).status.code(), Some(2));
+}
+
+#[test]
+fn convert_writes_conversations_that_are_read_back() {
+    let place = Place::new();
+    let (data, to) = (place.data(), place.text("text.jsonl"));
+    let output = succeeds(&["convert", &data, "--modalities", "text,visual", "--out", &to]);
+    let corpus = place.corpus();
+    let line = format!("12 conversations, {} utterances, text 5, visual 4\n", corpus.len());
+    assert!(out(&output).ends_with(&line), "{}", out(&output));
+    let modalities = Some(vec!["text".to_string(), "visual".to_string()]);
+    let expected =
+        coin::data::read(Path::new(&data), &ReadOptions { modalities, ..ReadOptions::default() }).unwrap();
+    let converted = coin::data::read(Path::new(&to), &ReadOptions::default()).unwrap();
+    assert_eq!(converted.fingerprint(), expected.fingerprint());
+
+    let made = place.text("made.jsonl");
+    let sizes =
+        ["--conversations", "6", "--test-conversations", "2", "--widths", "3,0,2", "--max-utterances", "9"];
+    succeeds(&[&["convert", "synthetic", "--out", &made, "--seed", "3"], &sizes[..]].concat());
+    let made = coin::data::read(Path::new(&made), &ReadOptions::default()).unwrap();
+    let generated = generate(&SyntheticOptions {
+        seed: 3,
+        conversations: 6,
+        test_conversations: 2,
+        max_utterances: 9,
+        modalities: coin::data::synthetic::widths(3, 0, 2),
+        ..SyntheticOptions::default()
+    });
+    assert_eq!(made.fingerprint(), generated.fingerprint());
+    refused(&["convert", &data, "--seed", "3", "--out", &to], &["are for the input synthetic only"]);
+    refused(
+        &["convert", &data, "--modalities", "text", "--out", &data],
+        &["small.jsonl: is the input itself"],
+    );
+    refused(&["convert", "synthetic", "--conversations", "99999999999", "--out", &to], &["take fewer"]);
+}
+
+/// No history to read anywhere: every window is empty.
+#[test]
+fn conversations_of_one_utterance_are_trained_on_too() {
+    let place = Place::new();
+    let data = place.text("single.jsonl");
+    let sizes =
+        ["--conversations", "40", "--min-utterances", "1", "--max-utterances", "1", "--widths", "4,0,0"];
+    succeeds(&[&["convert", "synthetic", "--out", &data], &sizes[..]].concat());
+    let run = place.text("run");
+    succeeds(&[&["train", "--data", &data, "--out", &run, "--epochs", "2"], &SMALL[..]].concat());
+    assert_eq!(metrics(&place.path("run")).len(), 2);
+    let answers = succeeds(&["predict", "--checkpoint", &run, "--data", &data]);
+    assert!(out(&answers).lines().all(|line| line.ends_with("\"attention\":[]}")));
+}
