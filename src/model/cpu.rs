@@ -104,6 +104,42 @@ struct Lane<R> {
     panels: Panels<R>,
 }
 
+/// Refuses what would not fit into the memory that is free now, before any of it is taken: parameters, optimiser
+/// and the lanes' sums, the weights' layouts, and a desk of activations for each thread. Where the system does not
+/// tell its free memory nothing is refused.
+fn foresee<R: Real>(config: &Config, layout: &Layout, longest: usize, threads: usize) -> Result<()> {
+    let Some(free) = available_memory() else { return Ok(()) };
+    let (d, longest) = (config.embedding_size as f64, longest as f64);
+    let rows = SHARD_SAMPLES as f64 * longest;
+    let lanes = config.batch_size.div_ceil(SHARD_SAMPLES).min(LANES) as f64;
+    // Parameters, two moments, the gradient; both layouts of the weights; a sum a lane.
+    let model = layout.len as f64 * (4.0 + 2.5 + lanes);
+    let stack = rows * (16.0 * d + longest);
+    let desk = rows * (25.0 * d + longest) + config.stacks as f64 * stack;
+    let shards = config.batch_size as f64 * (longest * 3.0 * d + 8.0 * d);
+    let needed = size_of::<R>() as f64 * (model + threads as f64 * desk + shards);
+    if needed <= free {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "the model needs about {:.1} GB and {:.1} GB are free: embedding_size {}, stacks {}, windows of {longest} and \
+         batch_size {} decide it; make one of them smaller{}",
+        needed / 1e9,
+        free / 1e9,
+        config.embedding_size,
+        config.stacks,
+        config.batch_size,
+        if threads > 1 { ", or use fewer threads" } else { "" }
+    )))
+}
+
+/// Bytes that can be taken without swapping, where the system tells.
+fn available_memory() -> Option<f64> {
+    let information = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = information.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1024.0)
+}
+
 /// A panic in a task is passed on by the pool; what a lock protects is then thrown away with the engine.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -143,6 +179,7 @@ impl<R: Real> CpuEngine<R> {
         config.validate()?;
         let sizes = Sizes { features, classes, d: config.embedding_size, stacks: config.stacks };
         let layout = Arc::new(Layout::new(sizes));
+        foresee::<R>(config, &layout, 1, threads)?;
         let graph =
             Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
         let pool = Pool::new(threads.max(1))
@@ -227,8 +264,9 @@ impl<R: Real> CpuEngine<R> {
     fn begin(&mut self, targets: &[u32]) {
         let Sizes { features: width, classes, d, .. } = self.layout.sizes;
         let longest = self.room;
-        if self.batch.capacity() < self.config.batch_size {
-            self.batch = Batch::with_capacity(self.config.batch_size, longest, self.windows.len());
+        let size = self.config.batch_size.min(self.windows.len());
+        if self.batch.capacity() < size {
+            self.batch = Batch::with_capacity(size, longest, self.windows.len());
         }
         self.batch.fill(&self.windows, targets);
         if !self.prepared {
@@ -734,13 +772,17 @@ impl<R: Real> Engine for CpuEngine<R> {
                 corpus.width()
             )));
         }
+        let windows = Windows::new(corpus, self.config.history_length);
+        if windows.longest() > self.room {
+            foresee::<R>(&self.config, &self.layout, windows.longest(), self.pool.threads())?;
+        }
         let rows = corpus.features.chunks_exact(width.max(1));
         let standardised = rows.flat_map(|row| {
             let scales = mean.iter().zip(deviation);
             row.iter().zip(scales).map(|(x, (mean, deviation))| R::from_f64((x - mean) / deviation))
         });
         let features = standardised.collect();
-        self.set_data(features, Windows::new(corpus, self.config.history_length));
+        self.set_data(features, windows);
         Ok(())
     }
 

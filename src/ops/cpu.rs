@@ -78,7 +78,7 @@ pub struct LinearWeights<R> {
 pub struct ContextWeights<R> {
     /// By direction. The input weights act on what the previous stack hands on, with its W_V folded in.
     pub gru: [GruWeights<R>; 2],
-    /// `W_Q W_K^T` as a map of G (coin.md's orientation): the scores are `G score G^T`.
+    /// `W_Q W_K^T` as a map of G (docs/model.md's orientation): the scores are `G score G^T`.
     pub score: Matrix<R>,
     /// W_V.
     pub value: Matrix<R>,

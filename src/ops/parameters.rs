@@ -57,7 +57,7 @@ pub struct Layout {
     pub target_embedding: Linear,
     /// By role, by direction.
     pub speaker: [[Gru; 2]; 2],
-    /// By role whose state is gated (W_A, W_B), by direction.
+    /// By role whose state makes the gate (W_A, W_B), by direction.
     pub interaction: [[Linear; 2]; 2],
     pub context: Vec<Context>,
     pub classifier: Linear,

@@ -61,10 +61,9 @@ impl<R: Real> Adversarial for Worker<R> {
                 AdversarialNorm::Utterance => own.to_f64(),
                 AdversarialNorm::Batch => batch.sqrt(),
             };
-            let scale = R::from_f64(if norm > 0.0 { epsilon / norm } else { 0.0 });
-            // A gradient so small that its scale overflows is zero in this precision too: infinity times one of
-            // its zeros would be NaN.
-            if scale.to_f64().is_finite() { scale } else { R::ZERO }
+            let scale = R::from_f64(epsilon / norm);
+            // Zero too where the quotient is beyond the precision: such a gradient has no digits left to point with.
+            if norm > 0.0 && scale.to_f64().is_finite() { scale } else { R::ZERO }
         };
         let apply = |rows: &mut [R], scale: R| rows.iter_mut().for_each(|x| *x = *x * scale);
         for (s, target) in target.chunks_exact_mut(2 * d).take(layout.samples()).enumerate() {

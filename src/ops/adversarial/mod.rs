@@ -1,7 +1,7 @@
 //! The adversarial perturbation (eq. 6), without a D-wide tensor.
 //!
 //! The first operation on the features is linear, so with `delta` the gradient at an embedding the gradient at
-//! the features is `g = delta We^T` (coin.md's orientation), `||g||^2 = delta (We^T We) delta^T`, and the embedding
+//! the features is `g = delta We^T` (docs/model.md's orientation), `||g||^2 = delta (We^T We) delta^T`, and the embedding
 //! of the perturbed features is `x + eps delta (We^T We) / ||g||`. With the Gram matrix of the weights computed
 //! once a step, the second pass stays in the embedding space. The same holds for the target with `Wq`.
 

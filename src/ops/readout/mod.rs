@@ -1,7 +1,7 @@
 //! Reading the attended history into the state (step 4): `a = softmax(M_att q)`, `c = M_att^T a`, `q' = tanh(q + c)`.
 //!
 //! With `M_att = P G W_V` never formed: `a = softmax(P y)` where `y = G w`, `w = W_V q`; and `c = W_V^T e` where
-//! `e = G^T p`, `p = P^T a` (coin.md's orientation). An empty window has `c = 0`.
+//! `e = G^T p`, `p = P^T a` (docs/model.md's orientation). An empty window has `c = 0`.
 
 mod cpu;
 
