@@ -297,6 +297,10 @@ impl<R: Real> Gru for Worker<R> {
         let width = width(d, layer);
         assert!(saved.len() >= layout.rows() * 8 * d && hidden.len() >= layout.rows() * 2 * d);
         for (rows, sequences, weights, _) in groups(self, layout, layer, weights) {
+            if rows.is_empty() {
+                // A silent role's rows may begin where the buffers end.
+                continue;
+            }
             for (direction, weights) in weights.iter().enumerate() {
                 Product {
                     m: rows.len(),
