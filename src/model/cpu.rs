@@ -605,12 +605,13 @@ impl<R: Real> CpuEngine<R> {
         if targets.is_empty() {
             return Err(Error::input("the batch is empty: it needs at least one target utterance"));
         }
+        if self.windows.is_empty() {
+            return Err(Error::input("there are no utterances: the engine has been given no conversations"));
+        }
         for &target in targets {
             if target as usize >= self.windows.len() {
-                return Err(Error::input(format!(
-                    "target {target} is past the last utterance, {}",
-                    self.windows.len()
-                )));
+                let last = self.windows.len() - 1;
+                return Err(Error::input(format!("target {target} is past the last utterance, {last}")));
             }
             if labelled && self.windows.label(target).is_none() {
                 return Err(Error::input(format!("target {target} has no label to learn from")));
