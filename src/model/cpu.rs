@@ -117,6 +117,7 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 
 /// A perturbation of the features themselves, `[rows, D]` by shard: history rows role-major, then targets. What the
 /// Gram identity never forms; for checking it.
+#[derive(Debug, Clone)]
 pub struct FeaturePerturbation<R> {
     history: Vec<Vec<R>>,
     target: Vec<Vec<R>>,
