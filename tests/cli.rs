@@ -829,3 +829,20 @@ fn conversations_of_one_utterance_are_trained_on_too() {
     let answers = succeeds(&["predict", "--checkpoint", &run, "--data", &data]);
     assert!(out(&answers).lines().all(|line| line.ends_with("\"attention\":[]}")));
 }
+
+#[test]
+fn gradcheck_agrees_lists_and_fails() {
+    let output = succeeds(&["gradcheck", "--configuration", "smallest", "--threads", "1"]);
+    let text = out(&output);
+    assert!(text.starts_with("smallest: d = 1, K = 1") && text.contains("features"), "{text}");
+    assert!(text.contains(" in 1 configuration: the worst relative error is ") && !text.contains("FAIL"));
+    let list = succeeds(&["gradcheck", "--list"]);
+    assert!(out(&list).lines().count() >= 18 && out(&list).starts_with("paper "), "{}", out(&list));
+    // No differences are this good.
+    let failed = coin(&["gradcheck", "--configuration", "smallest", "--tolerance", "1e-18"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(out(&failed).contains("FAIL\n"), "{}", out(&failed));
+    assert!(err(&failed).contains("the gradient disagrees with central differences by more than 1e-18 in "));
+    refused(&["gradcheck", "--configuration", "smalest"], &["\"smalest\" is unknown", "paper, no-history"]);
+    refused(&["gradcheck", "--tolerance", "nan"], &["--tolerance is NaN; it must be above 0"]);
+}

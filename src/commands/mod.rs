@@ -3,6 +3,7 @@
 mod bench;
 mod convert;
 mod evaluate;
+mod gradcheck;
 mod init;
 mod model;
 mod output;
@@ -45,6 +46,7 @@ enum Command {
     Convert(convert::Arguments),
     Init(init::Arguments),
     Step(step::Arguments),
+    Gradcheck(gradcheck::Arguments),
     Bench(bench::Arguments),
 }
 
@@ -72,6 +74,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Convert(arguments) => convert::run(arguments)?,
         Command::Init(arguments) => init::run(arguments)?,
         Command::Step(arguments) => step::run(arguments)?,
+        Command::Gradcheck(arguments) => gradcheck::run(arguments)?,
         Command::Bench(arguments) => bench::run(arguments)?,
     }
     Ok(Outcome::Done)

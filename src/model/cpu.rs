@@ -21,7 +21,7 @@ use crate::data::Corpus;
 use crate::data::batch::{Batch, SHARD_SAMPLES};
 use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
-use crate::device::cpu::gemm::{Panels, Product, Right, Start, View};
+use crate::device::cpu::gemm::{PANEL, Panels, Product, Right, Start, View};
 use crate::device::cpu::pool::Pool;
 use crate::device::cpu::simd::Real;
 use crate::error::{Error, Result};
@@ -155,6 +155,7 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 
 /// A perturbation of the features themselves, `[rows, D]` by shard: history rows role-major, then targets. What the
 /// Gram identity never forms; for checking it.
+#[derive(Debug, Clone)]
 pub struct FeaturePerturbation<R> {
     history: Vec<Vec<R>>,
     target: Vec<Vec<R>>,
@@ -421,10 +422,15 @@ impl<R: Real> CpuEngine<R> {
         let lanes = self.lanes();
         let Sizes { d, features: width, .. } = self.layout.sizes;
         let distinct = &self.batch.distinct;
+        // The most that a lane can have of any batch of this size: a warm step then takes no memory, whatever its
+        // windows share.
+        let most = self.windows.len().min(self.batch.len() * self.windows.longest()).div_ceil(lanes);
         self.pool.run(lanes, |lane, _| {
             let Lane { gradients, delta, panels, .. } = &mut *lock(&self.lanes[lane]);
             let (from, to) = (lane * distinct.len() / lanes, (lane + 1) * distinct.len() / lanes);
+            panels.reserve(most.max(SHARD_SAMPLES) * width.next_multiple_of(PANEL));
             delta.clear();
+            delta.reserve((most * d).max(SHARD_SAMPLES * 2 * d));
             delta.resize(((to - from) * d).max(SHARD_SAMPLES * 2 * d), R::ZERO);
             let rows = &mut delta[..(to - from) * d];
             for (i, shard) in shards.iter().enumerate() {
@@ -644,12 +650,13 @@ impl<R: Real> CpuEngine<R> {
         if targets.is_empty() {
             return Err(Error::input("the batch is empty: it needs at least one target utterance"));
         }
+        if self.windows.is_empty() {
+            return Err(Error::input("there are no utterances: the engine has been given no conversations"));
+        }
         for &target in targets {
             if target as usize >= self.windows.len() {
-                return Err(Error::input(format!(
-                    "target {target} is past the last utterance, {}",
-                    self.windows.len()
-                )));
+                let last = self.windows.len() - 1;
+                return Err(Error::input(format!("target {target} is past the last utterance, {last}")));
             }
             if labelled && self.windows.label(target).is_none() {
                 return Err(Error::input(format!("target {target} has no label to learn from")));

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod cpu;
+pub mod gradcheck;
 pub mod graph;
 
 use crate::data::Corpus;

@@ -24,7 +24,8 @@ impl<R: Real> Worker<R> {
     /// For shards of up to `samples` windows of up to `history_length` utterances.
     pub fn new(layout: Arc<Layout>, samples: usize, history_length: usize) -> Self {
         let d = layout.sizes.d;
-        let scratch = vec![R::ZERO; (samples.max(4) * 2 * d).max(8 * history_length.max(2 * d))];
+        let classes = layout.sizes.classes;
+        let scratch = vec![R::ZERO; (samples.max(4) * 2 * d).max(8 * history_length.max(2 * d)).max(classes)];
         let mut panels = Panels::default();
         let widest = (2 * d).max(layout.sizes.features);
         panels
