@@ -10,7 +10,7 @@ use coin::data::Corpus;
 use coin::data::synthetic::{SyntheticOptions, generate};
 use coin::error::{Error, Result};
 use coin::model::config::{Config, Precision};
-use coin::model::{Engine, Objective, Predictions, State, StepLoss, cpu_engine};
+use coin::model::{Engine, Objective, Predictions, State, StepLoss, Values, cpu_engine};
 use coin::training::checkpoint::Checkpoint;
 use coin::training::display::Display;
 use coin::training::interrupt::Interrupt;
@@ -390,4 +390,31 @@ fn data_without_test_conversations_are_reported_on_validation() {
     let report = Run::new(&corpus, &config()).finish(folder.path()).unwrap();
     assert_eq!(report.test, None);
     assert!(report.validation.figures.support > 0);
+}
+
+/// A sample that the model is all but certain of has a gradient of 1e-40 or so, which is a number in single precision
+/// while `eps / norm` is none.
+#[test]
+fn a_gradient_too_small_to_normalise_perturbs_nothing() {
+    let corpus = corpus();
+    let run = Run::new(&corpus, &Config { batch_size: 4, ..config() });
+    let mut engine = run.engine();
+    let fresh = engine.state();
+    let utterances = corpus.conversations.iter().flat_map(|conversation| &conversation.utterances);
+    let of_first_class = (0..).zip(utterances).filter(|(_, utterance)| utterance.label == Some(0));
+    let targets: Vec<u32> = of_first_class.map(|(row, _)| row).take(4).collect();
+    let mut smallest = f64::MAX;
+    for certainty in (70..110).map(|step| step as f32) {
+        let mut state = fresh.clone();
+        let bias = state.parameters.iter_mut().find(|tensor| tensor.name == "classifier.bias").unwrap();
+        let Values::F32(values) = &mut bias.values else { panic!("not f32") };
+        values[0] = certainty;
+        engine.restore(&state).unwrap();
+        let objective = engine.objective(&targets).unwrap();
+        assert!(objective.loss.adversarial.unwrap().is_finite(), "certainty {certainty}");
+        assert!(objective.gradient.iter().all(|tensor| tensor.values.all_finite()), "certainty {certainty}");
+        let norms = objective.input_gradient_norm.into_iter().filter(|&norm| norm > 0.0);
+        smallest = norms.fold(smallest, f64::min);
+    }
+    assert!(smallest < 1e-38, "the smallest gradient was {smallest}");
 }

@@ -2,7 +2,7 @@
 //! beside it. `docs/formats.md` describes it.
 //!
 //! [`LineReader`] reads it line by line, as `coin predict` does from its standard input; [`read`] reads a whole
-//! file into a [`Corpus`] and [`write`] writes one.
+//! file into a [`Corpus`] and [`write()`] writes one.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};

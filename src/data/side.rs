@@ -198,10 +198,12 @@ impl NpyHeader {
             let key = header.text().ok_or_else(damaged)?;
             header.token(':').ok_or_else(damaged)?;
             match key {
-                "descr" => {
-                    let plain = "the array has a type of several fields: save plain float32 or float64";
-                    descr = Some(header.text().ok_or(plain)?);
+                "descr" if header.token('[').is_some() => {
+                    return Err(
+                        "the array has a type of several fields: save plain float32 or float64".to_string()
+                    );
                 }
+                "descr" => descr = Some(header.text().ok_or_else(damaged)?),
                 "fortran_order" => fortran = Some(header.truth().ok_or_else(damaged)?),
                 "shape" => shape = Some(header.sizes().ok_or_else(damaged)?),
                 _ => return Err(damaged()),
@@ -266,5 +268,112 @@ impl<'a> Literal<'a> {
             let _ = self.token(',');
         }
         Some(sizes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn modality(width: usize) -> [Modality; 1] {
+        [Modality { name: "text".into(), width }]
+    }
+
+    fn npy_file(header: &str, content: &[u8]) -> Vec<u8> {
+        let length = (header.len() as u16).to_le_bytes();
+        [b"\x93NUMPY\x01\0".as_slice(), &length, header.as_bytes(), content].concat()
+    }
+
+    fn safetensors_file(header: &str, content: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), content].concat()
+    }
+
+    /// Headers as numpy of Python 2 and other writers make them.
+    #[test]
+    fn headers_of_npy_in_other_hands() {
+        for header in [
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 2L), }   \n",
+            "{\"shape\":(3,2),\"fortran_order\":False,\"descr\":\"<f4\"}",
+        ] {
+            let blocks = npy(&npy_file(header, &[0; 24]), &modality(2)).unwrap();
+            assert_eq!((blocks[0].rows, blocks[0].number, blocks[0].row_stride), (3, Number::F32, 8));
+        }
+    }
+
+    #[test]
+    fn damaged_npy_is_refused() {
+        let cases = [
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2)}",
+                "elements of 4 bytes has 23 bytes",
+                23,
+            ),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 2)}",
+                "cut short or damaged",
+                0,
+            ),
+            ("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 2)}", "shape [0, 2]: [utterances, 2]", 0),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999, 2)}",
+                "no .npy file",
+                0,
+            ),
+            ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, -2)}", "no .npy file", 0),
+            ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, (2))}", "no .npy file", 0),
+            ("{'descr': '<f4', 'fortran_order': None, 'shape': (3, 2)}", "no .npy file", 0),
+            (
+                "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,)}",
+                "a type of several fields",
+                0,
+            ),
+            ("{'descr': '|O', 'fortran_order': False, 'shape': (3, 2)}", "of type \"|O\"", 0),
+            ("{'descr': '', 'fortran_order': False, 'shape': (3, 2)}", "of type \"\"", 0),
+            ("{'descr': '\u{e9}f4', 'fortran_order': False, 'shape': (3, 2)}", "of type \"\u{e9}f4\"", 0),
+            ("{'descr': '<f4', 'shape': (3, 2)}", "no .npy file", 24),
+            ("{'descr': '<f4', 'other': True}", "no .npy file", 24),
+            ("{'descr': '<f4", "no .npy file", 24),
+            ("", "no .npy file", 24),
+        ];
+        for (header, expected, length) in cases {
+            let message = npy(&npy_file(header, &vec![0; length]), &modality(2)).unwrap_err();
+            assert!(message.contains(expected), "{header}: {message}");
+        }
+        for bytes in
+            [b"".as_slice(), b"\x93NUMPY", b"\x93NUMPY\x01\0\xff\xff", b"\x93NUMPY\x02\0\xff\xff\xff\xff{"]
+        {
+            assert!(npy(bytes, &modality(2)).unwrap_err().contains("no .npy file"));
+        }
+        assert!(npy(b"\x93NUMPY\x09\0\0\0", &modality(2)).unwrap_err().contains("version 9 of .npy"));
+    }
+
+    #[test]
+    fn damaged_safetensors_are_refused() {
+        let good = r#"{"text":{"dtype":"F32","shape":[3,2],"data_offsets":[0,24]}}"#;
+        assert_eq!(safetensors(&safetensors_file(good, &[0; 24]), &modality(2)).unwrap()[0].rows, 3);
+        let bf16 = good.replace("F32", "BF16").replace("24", "12");
+        let empty = good.replace("[3,2]", "[0,2]").replace("24", "0");
+        // Eight tensors of 2^61 - 1 bytes: their end is beyond what a length can hold.
+        let huge: Vec<String> = (0..8u64)
+            .map(|index| {
+                let size = (1u64 << 61) - 1;
+                let (start, end) = (index * size, (index + 1) * size);
+                format!(r#""t{index}":{{"dtype":"U8","shape":[{size}],"data_offsets":[{start},{end}]}}"#)
+            })
+            .collect();
+        let cases = [
+            (safetensors_file(good, &[0; 23]), "take 24 bytes and 23 are there"),
+            (safetensors_file(&bf16, &[0; 12]), "is BF16: F16, F32 and F64"),
+            (safetensors_file(&empty, &[]), "has shape [0, 2]"),
+            (safetensors_file(&format!("{{{}}}", huge.join(",")), &[0; 8]), "bytes and 8 are there"),
+            (safetensors_file("{", &[]), "its header is damaged"),
+            (safetensors_file(&"[".repeat(100_000), &[]), "its header is damaged"),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff{}".to_vec(), "no .safetensors file, or it is cut short"),
+            (b"\0\0".to_vec(), "no .safetensors file, or it is cut short"),
+        ];
+        for (bytes, expected) in cases {
+            let message = safetensors(&bytes, &modality(2)).unwrap_err();
+            assert!(message.contains(expected), "{message}");
+        }
     }
 }

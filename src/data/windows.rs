@@ -11,6 +11,7 @@ pub struct Windows {
     speaker: Vec<u32>,
     label: Vec<Option<u32>>,
     history_length: usize,
+    longest: usize,
 }
 
 impl Windows {
@@ -31,6 +32,8 @@ impl Windows {
                 windows.label.push(utterance.label.map(|label| label as u32));
             }
         }
+        let lengths = (0..windows.len() as u32).map(|target| windows.window(target).len());
+        windows.longest = lengths.max().unwrap_or(0);
         windows
     }
 
@@ -45,7 +48,7 @@ impl Windows {
 
     /// Length of the longest window.
     pub fn longest(&self) -> usize {
-        (0..self.len() as u32).map(|target| self.window(target).len()).max().unwrap_or(0)
+        self.longest
     }
 
     pub fn history_length(&self) -> usize {

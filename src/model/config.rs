@@ -102,21 +102,19 @@ impl Default for Config {
 impl Config {
     /// Refuses values that cannot be computed with, by name.
     pub fn validate(&self) -> Result<()> {
-        let at_least_one = [
-            ("embedding_size", self.embedding_size),
-            ("history_length", self.history_length),
-            ("stacks", self.stacks),
-            ("batch_size", self.batch_size),
-            ("anneal_epochs", self.anneal_epochs),
-            ("patience", self.patience),
-            ("epochs", self.epochs),
+        // The upper bounds keep the sizes of tensors within what a machine can count; memory is foreseen later.
+        let counts = [
+            ("embedding_size", self.embedding_size, 100_000),
+            ("history_length", self.history_length, 1_000_000),
+            ("stacks", self.stacks, 1000),
+            ("batch_size", self.batch_size, 1_000_000),
+            ("anneal_epochs", self.anneal_epochs, 1_000_000),
+            ("patience", self.patience, 1_000_000),
+            ("epochs", self.epochs, 1_000_000),
         ];
-        for (name, value) in at_least_one {
-            if value == 0 {
-                return Err(Error::input(format!("{name} is 0; it must be at least 1")));
-            }
-            if value > 1_000_000 {
-                return Err(Error::input(format!("{name} is {value}; it may be at most 1000000")));
+        for (name, value, most) in counts {
+            if !(1..=most).contains(&value) {
+                return Err(Error::input(format!("{name} is {value}; it must be 1 to {most}")));
             }
         }
         let ranges = [

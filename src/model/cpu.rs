@@ -59,6 +59,8 @@ pub struct CpuEngine<R: Real> {
     updates: u64,
 
     weights: Weights<R>,
+    /// Whether `weights` are those of `parameters`.
+    prepared: bool,
     folding: projection::Scratch<R>,
     batch: Batch,
     /// `[distinct, d]`
@@ -102,6 +104,42 @@ struct Lane<R> {
     panels: Panels<R>,
 }
 
+/// Refuses what would not fit into the memory that is free now, before any of it is taken: parameters, optimiser
+/// and the lanes' sums, the weights' layouts, and a desk of activations for each thread. Where the system does not
+/// tell its free memory nothing is refused.
+fn foresee<R: Real>(config: &Config, layout: &Layout, longest: usize, threads: usize) -> Result<()> {
+    let Some(free) = available_memory() else { return Ok(()) };
+    let (d, longest) = (config.embedding_size as f64, longest as f64);
+    let rows = SHARD_SAMPLES as f64 * longest;
+    let lanes = config.batch_size.div_ceil(SHARD_SAMPLES).min(LANES) as f64;
+    // Parameters, two moments, the gradient; both layouts of the weights; a sum a lane.
+    let model = layout.len as f64 * (4.0 + 2.5 + lanes);
+    let stack = rows * (16.0 * d + longest);
+    let desk = rows * (25.0 * d + longest) + config.stacks as f64 * stack;
+    let shards = config.batch_size as f64 * (longest * 3.0 * d + 8.0 * d);
+    let needed = size_of::<R>() as f64 * (model + threads as f64 * desk + shards);
+    if needed <= free {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "the model needs about {:.1} GB and {:.1} GB are free: embedding_size {}, stacks {}, windows of {longest} and \
+         batch_size {} decide it; make one of them smaller{}",
+        needed / 1e9,
+        free / 1e9,
+        config.embedding_size,
+        config.stacks,
+        config.batch_size,
+        if threads > 1 { ", or use fewer threads" } else { "" }
+    )))
+}
+
+/// Bytes that can be taken without swapping, where the system tells.
+fn available_memory() -> Option<f64> {
+    let information = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = information.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1024.0)
+}
+
 /// A panic in a task is passed on by the pool; what a lock protects is then thrown away with the engine.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -141,6 +179,7 @@ impl<R: Real> CpuEngine<R> {
         config.validate()?;
         let sizes = Sizes { features, classes, d: config.embedding_size, stacks: config.stacks };
         let layout = Arc::new(Layout::new(sizes));
+        foresee::<R>(config, &layout, 1, threads)?;
         let graph =
             Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
         let pool = Pool::new(threads.max(1))
@@ -160,6 +199,7 @@ impl<R: Real> CpuEngine<R> {
             updates: 0,
             parameters,
             weights: Weights::default(),
+            prepared: false,
             folding: projection::Scratch::default(),
             batch: Batch::default(),
             embedded: Vec::new(),
@@ -177,6 +217,8 @@ impl<R: Real> CpuEngine<R> {
         // Conversations may all be of one utterance: the rows have a place all the same.
         let longest = windows.longest().max(1);
         if longest > self.room {
+            // Rounded up, so that a conversation followed live does not take memory anew with every utterance.
+            let longest = longest.next_power_of_two().min(self.config.history_length);
             self.room = longest;
             let (d, classes) = (self.layout.sizes.d, self.layout.sizes.classes);
             let worker = || {
@@ -204,6 +246,7 @@ impl<R: Real> CpuEngine<R> {
 
     /// The flat parameters, in [`Layout`]'s order.
     pub fn parameters_mut(&mut self) -> &mut [R] {
+        self.prepared = false;
         &mut self.parameters
     }
 
@@ -220,13 +263,17 @@ impl<R: Real> CpuEngine<R> {
     /// Lays out a batch and whatever depends on the parameters; embeds the batch's utterances.
     fn begin(&mut self, targets: &[u32]) {
         let Sizes { features: width, classes, d, .. } = self.layout.sizes;
-        let longest = self.windows.longest();
-        if self.batch.capacity() < self.config.batch_size {
-            self.batch = Batch::with_capacity(self.config.batch_size, longest, self.windows.len());
+        let longest = self.room;
+        let size = self.config.batch_size.min(self.windows.len());
+        if self.batch.capacity() < size {
+            self.batch = Batch::with_capacity(size, longest, self.windows.len());
         }
         self.batch.fill(&self.windows, targets);
-        let fold = self.graph.stack_input == StackInput::Attention;
-        projection::prepare(&self.layout, &self.parameters, fold, &mut self.folding, &mut self.weights);
+        if !self.prepared {
+            let fold = self.graph.stack_input == StackInput::Attention;
+            projection::prepare(&self.layout, &self.parameters, fold, &mut self.folding, &mut self.weights);
+            self.prepared = true;
+        }
 
         let distinct = self.batch.distinct.len();
         if self.embedded.len() < distinct * d {
@@ -280,7 +327,7 @@ impl<R: Real> CpuEngine<R> {
         let Sizes { d, classes, features: width, .. } = self.layout.sizes;
         self.pool.run(lanes, |lane, worker| {
             let Desk { ops, activations } = &mut *lock(&self.workers[worker]);
-            let sums = &mut *lock(&self.lanes[lane]);
+            let mut sums = backward.then(|| lock(&self.lanes[lane]));
             for i in (lane..shards.len()).step_by(lanes) {
                 let shard = &shards[i];
                 let state = &mut *write(&self.shards[i]);
@@ -315,12 +362,10 @@ impl<R: Real> CpuEngine<R> {
                 logits[which][..size].copy_from_slice(&activations.logits[..size]);
                 let last = &activations.stacks[self.graph.stacks - 1].readout.a;
                 state.attention[..shard.rows()].copy_from_slice(&last[..shard.rows()]);
-                if !backward {
-                    continue;
-                }
+                let Some(sums) = sums.as_deref_mut() else { continue };
                 let [clean, adversarial] = delta;
                 let (d_x, d_q) = if mask.pass == Pass::Clean { &mut *clean } else { &mut *adversarial };
-                let (batch, sums) = (self.batch.len(), &mut *sums);
+                let batch = self.batch.len();
                 let (weights, embeddings) = (&self.weights, (d_x, d_q));
                 let gradients = &mut sums.gradients;
                 self.graph.backward(ops, shard, weights, mask, batch, activations, gradients, embeddings);
@@ -468,7 +513,6 @@ impl<R: Real> CpuEngine<R> {
         perturbation: &FeaturePerturbation<R>,
     ) -> StepLoss {
         self.begin(targets);
-        self.clear_gradients();
         let losses = |engine: &Self, pass| {
             let shards = engine.batch.shards();
             let classes = engine.layout.sizes.classes;
@@ -663,6 +707,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         self.check_targets(targets, true)?;
         let loss = self.evaluate(targets, self.mask(step));
         self.updates += 1;
+        self.prepared = false;
         let step = adam::Step {
             learning_rate,
             beta1: self.config.adam_beta1,
@@ -699,7 +744,6 @@ impl<R: Real> Engine for CpuEngine<R> {
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
         self.check_targets(targets, false)?;
         self.begin(targets);
-        self.clear_gradients();
         self.pass(&self.no_dropout(), Perturbed::No, false);
         let mut history = vec![0; targets.len()];
         let mut place = vec![(0, 0..0); targets.len()];
@@ -728,13 +772,17 @@ impl<R: Real> Engine for CpuEngine<R> {
                 corpus.width()
             )));
         }
+        let windows = Windows::new(corpus, self.config.history_length);
+        if windows.longest() > self.room {
+            foresee::<R>(&self.config, &self.layout, windows.longest(), self.pool.threads())?;
+        }
         let rows = corpus.features.chunks_exact(width.max(1));
         let standardised = rows.flat_map(|row| {
             let scales = mean.iter().zip(deviation);
             row.iter().zip(scales).map(|(x, (mean, deviation))| R::from_f64((x - mean) / deviation))
         });
         let features = standardised.collect();
-        self.set_data(features, Windows::new(corpus, self.config.history_length));
+        self.set_data(features, windows);
         Ok(())
     }
 
@@ -788,6 +836,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         let second = self.flatten(&state.second_moment, "the second moments")?;
         (self.parameters, self.first_moment, self.second_moment) = (parameters, first, second);
         self.updates = state.updates;
+        self.prepared = false;
         Ok(())
     }
 }

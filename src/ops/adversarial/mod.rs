@@ -50,7 +50,7 @@ pub trait Adversarial: Backend {
     );
 
     /// From norms to displacements of length `epsilon` at the features. `batch` is the sum of all squared norms of
-    /// the batch. A zero gradient gives a zero displacement.
+    /// the batch. A gradient that is zero, or too small for `eps / norm` to be finite, gives a zero displacement.
     fn perturb(
         &mut self,
         layout: &Self::Layout,
