@@ -18,7 +18,7 @@ use crate::training::partition::{self, Partition};
 /// Test a checkpoint on labelled conversations
 ///
 /// Prints precision, recall, F1 and support of each class, accuracy, weighted and macro F1, and the confusion
-/// matrix. For IEMOCAP's six classes the paper's Table 1 stands beside it, under what its columns really are.
+/// matrix. On IEMOCAP's test set the paper's Table 1 stands beside it, under what its columns really are.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -63,7 +63,7 @@ struct Json<'a> {
     data: &'a str,
     #[serde(flatten)]
     report: &'a Report,
-    /// The paper's figures for the same classes and split.
+    /// The paper's figures, where they are of the same test set.
     #[serde(skip_serializing_if = "Option::is_none")]
     paper: Option<Figures>,
 }
