@@ -7,7 +7,7 @@
 //!
 //! The derivative is the five-point stencil's, `(8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h`. Its truncation is
 //! h^4 / 30 times the fifth derivative; its rounding is that of f, a few units of 2^-53 where f is near 1, over h.
-//! At [`STEP`] the second is near 1e-12 and the first mostly less, so that a relative 1e-6 is a test of formulas,
+//! At `STEP` the second is near 1e-12 and the first mostly less, so that a relative 1e-6 is a test of formulas,
 //! not of the step.
 
 use std::sync::{Mutex, PoisonError};
