@@ -9,7 +9,9 @@ use crate::error::{Error, Result};
 
 const SUFFIX: &str = ".tmp";
 
-/// Writes to a temporary file in the same folder, waits until the disk has it, and renames it to `path`.
+/// Writes to a temporary file in the same folder, waits until the disk has it, and renames it to `path`; to the file
+/// that a link names, where `path` is one. What is there and is no plain file (a device, a pipe) is refused: a rename
+/// would take its place.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let Some(name) = path.file_name() else {
         return Err(Error::input(format!("{}: not the name of a file", path.display())));
@@ -17,10 +19,15 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     if path.is_dir() {
         return Err(Error::input(format!("{}: is a folder; name a file to write", path.display())));
     }
-    let folder = folder_of(path);
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(Error::input(format!("{}: is no plain file; name one to write", path.display())));
+    }
+    let linked = path.is_symlink().then(|| fs::canonicalize(path).ok()).flatten();
+    let place = linked.as_deref().unwrap_or(path);
+    let folder = folder_of(place);
     let name = format!(".{}.{}{SUFFIX}", name.to_string_lossy(), std::process::id());
     let temporary = folder.join(name);
-    let written = write_whole(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    let written = write_whole(&temporary, bytes).and_then(|()| fs::rename(&temporary, place));
     if let Err(error) = written {
         // The error to tell is the first one.
         let _ = fs::remove_file(&temporary);
@@ -91,6 +98,24 @@ mod tests {
         let error = write(folder.path(), b"x").unwrap_err();
         assert!(error.to_string().contains("is a folder"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_followed_and_what_is_no_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a.bin"), folder.path().join("link"));
+        fs::write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink("a.bin", &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = write(&socket, b"x").unwrap_err();
+        assert!(error.to_string().contains("socket: is no plain file"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+        assert!(!fs::symlink_metadata(&socket).unwrap().is_file());
     }
 
     #[test]

@@ -20,7 +20,8 @@ impl Error {
     }
 
     /// An input/output failure on `path`, while `doing` ("read", "write", ...). A path that does not exist,
-    /// is a folder, or may not be opened is the user's to mend, so reading counts as input.
+    /// is a folder, may not be opened, or is none (too long, with a NUL in it) is the user's to mend, so that counts
+    /// as input.
     pub fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {
         let message = format!("{}: cannot {doing}: {error}", path.display());
         match error.kind() {
@@ -29,7 +30,11 @@ impl Error {
             | std::io::ErrorKind::IsADirectory
             | std::io::ErrorKind::NotADirectory
             | std::io::ErrorKind::AlreadyExists
+            | std::io::ErrorKind::InvalidFilename
+            | std::io::ErrorKind::ReadOnlyFilesystem
             | std::io::ErrorKind::InvalidData => Error::Input(message),
+            // The standard library's own word for a path with a NUL in it.
+            std::io::ErrorKind::InvalidInput if error.raw_os_error().is_none() => Error::Input(message),
             _ => Error::System(message),
         }
     }
@@ -51,3 +56,17 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_none_is_wrong_input() {
+        for name in ["a\0b", &"a".repeat(5000)] {
+            let path = Path::new(name);
+            let error = std::fs::read(path).unwrap_err();
+            assert_eq!(Error::io("read", path, &error).exit_code(), 2, "{error}");
+        }
+    }
+}

@@ -780,6 +780,51 @@ fn a_step_that_cannot_be_made_is_refused() {
 }
 
 #[test]
+fn a_run_whose_parameters_overflow_keeps_the_checkpoint_from_before() {
+    let place = Place::new();
+    let mut arguments = place.training("run", "2", &["--checkpoint-minutes", "0.0000001", "--quiet"]);
+    for argument in &mut arguments {
+        if argument == "0.01" {
+            *argument = "1e39".to_string();
+        }
+    }
+    refused(&texts(&arguments), &["training diverged: ", " is not finite in epoch 1, after update 1"]);
+    assert!(!place.path("run/last.safetensors").exists());
+}
+
+#[test]
+fn features_too_large_to_standardise_are_refused() {
+    let place = Place::new();
+    let mut corpus = place.corpus();
+    let width = corpus.width();
+    corpus.features.chunks_exact_mut(width).for_each(|row| row[1] *= 1e300);
+    conversations::write(&corpus, &place.path("large.jsonl")).unwrap();
+    refused(
+        &["init", "--data", &place.text("large.jsonl"), "--out", &place.text("x.safetensors")],
+        &["large.jsonl: feature 1 of the ", "too large to standardise"],
+    );
+    assert!(!place.path("x.safetensors").exists());
+}
+
+#[test]
+fn a_seed_that_no_setting_can_hold_is_refused() {
+    let place = Place::new();
+    let arguments = ["init", "--data", &place.data(), "--seed", "18446744073709551615", "--out"];
+    refused(&[&arguments[..], &[&place.text("x.safetensors")]].concat(), &["seed is 18446744073709551615"]);
+}
+
+#[test]
+fn convert_leaves_features_alone_that_are_not_its_outputs() {
+    let place = Place::new();
+    let moved = place.path("moved.jsonl");
+    std::fs::rename(place.path("small.jsonl"), &moved).unwrap();
+    let before = std::fs::read(place.path("small.safetensors")).unwrap();
+    let arguments = ["convert", &place.text("moved.jsonl"), "--modalities", "text", "--out", &place.data()];
+    refused(&arguments, &["small.safetensors: is there already"]);
+    assert_eq!(std::fs::read(place.path("small.safetensors")).unwrap(), before);
+}
+
+#[test]
 fn convert_writes_conversations_that_are_read_back() {
     let place = Place::new();
     let (data, to) = (place.data(), place.text("text.jsonl"));

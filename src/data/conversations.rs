@@ -351,7 +351,14 @@ pub fn write(corpus: &Corpus, path: &Path) -> Result<()> {
         )));
     };
     let side = format!("{stem}.safetensors");
-    atomic_file::write(&path.with_file_name(&side), &side_file(corpus)?)?;
+    let features = path.with_file_name(&side);
+    if features.exists() && !path.exists() {
+        return Err(Error::input(format!(
+            "{}: is there already and may be another file's features or a model; remove it, or name another file",
+            features.display()
+        )));
+    }
+    atomic_file::write(&features, &side_file(corpus)?)?;
     atomic_file::write(path, &lines(corpus, side)?)
 }
 

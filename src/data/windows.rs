@@ -1,5 +1,7 @@
 //! Which utterances a target reads: its window, causal and within its conversation.
 
+use std::collections::HashMap;
+
 use super::Corpus;
 
 /// Who precedes whom in a corpus, by utterance index (row of the features).
@@ -20,15 +22,11 @@ impl Windows {
         let mut windows = Windows { history_length, ..Windows::default() };
         for conversation in &corpus.conversations {
             let first = windows.first.len() as u32;
-            let mut speakers: Vec<&str> = Vec::new();
+            let mut speakers: HashMap<&str, u32> = HashMap::new();
             for utterance in &conversation.utterances {
-                let known = speakers.iter().position(|&speaker| speaker == utterance.speaker);
-                let speaker = known.unwrap_or_else(|| {
-                    speakers.push(&utterance.speaker);
-                    speakers.len() - 1
-                });
+                let next = speakers.len() as u32;
                 windows.first.push(first);
-                windows.speaker.push(speaker as u32);
+                windows.speaker.push(*speakers.entry(&utterance.speaker).or_insert(next));
                 windows.label.push(utterance.label.map(|label| label as u32));
             }
         }

@@ -117,6 +117,10 @@ impl Config {
                 return Err(Error::input(format!("{name} is {value}; it must be 1 to {most}")));
             }
         }
+        // Settings travel as TOML, whose integers end there.
+        if self.seed > i64::MAX as u64 {
+            return Err(Error::input(format!("seed is {}; it is too large", self.seed)));
+        }
         let ranges = [
             (
                 "dropout_keep",

@@ -108,6 +108,12 @@ struct Lane<R> {
 /// and the lanes' sums, the weights' layouts, and a desk of activations for each thread. Where the system does not
 /// tell its free memory nothing is refused.
 fn foresee<R: Real>(config: &Config, layout: &Layout, longest: usize, threads: usize) -> Result<()> {
+    // A shard numbers its pairs of utterances by u32.
+    if SHARD_SAMPLES.checked_mul(longest * longest).is_none_or(|pairs| u32::try_from(pairs).is_err()) {
+        return Err(Error::input(format!(
+            "windows of {longest} utterances are longer than can be numbered: take a smaller history_length"
+        )));
+    }
     let Some(free) = available_memory() else { return Ok(()) };
     let (d, longest) = (config.embedding_size as f64, longest as f64);
     let rows = SHARD_SAMPLES as f64 * longest;
@@ -131,6 +137,12 @@ fn foresee<R: Real>(config: &Config, layout: &Layout, longest: usize, threads: u
         config.batch_size,
         if threads > 1 { ", or use fewer threads" } else { "" }
     )))
+}
+
+/// Length of the windows that memory is taken for where the longest is `longest`: rounded up, so that a conversation
+/// followed live does not take it anew with every utterance.
+fn room_for(longest: usize, config: &Config) -> usize {
+    longest.next_power_of_two().min(config.history_length)
 }
 
 /// Bytes that can be taken without swapping, where the system tells.
@@ -218,8 +230,7 @@ impl<R: Real> CpuEngine<R> {
         // Conversations may all be of one utterance: the rows have a place all the same.
         let longest = windows.longest().max(1);
         if longest > self.room {
-            // Rounded up, so that a conversation followed live does not take memory anew with every utterance.
-            let longest = longest.next_power_of_two().min(self.config.history_length);
+            let longest = room_for(longest, &self.config);
             self.room = longest;
             let (d, classes) = (self.layout.sizes.d, self.layout.sizes.classes);
             let worker = || {
@@ -781,7 +792,8 @@ impl<R: Real> Engine for CpuEngine<R> {
         }
         let windows = Windows::new(corpus, self.config.history_length);
         if windows.longest() > self.room {
-            foresee::<R>(&self.config, &self.layout, windows.longest(), self.pool.threads())?;
+            let room = room_for(windows.longest(), &self.config);
+            foresee::<R>(&self.config, &self.layout, room, self.pool.threads())?;
         }
         let rows = corpus.features.chunks_exact(width.max(1));
         let standardised = rows.flat_map(|row| {

@@ -147,10 +147,14 @@ impl Checkpoint {
         if let Some(broken) = parameters.iter().find(|tensor| !tensor.values.all_finite()) {
             return Err(wrong(format!("tensor {} has values that are not finite", broken.name)));
         }
+        let classes: Vec<String> = parse(text("classes")?, "classes", path)?;
+        if classes.is_empty() {
+            return Err(wrong("metadata classes: there are none".to_string()));
+        }
         Ok(Checkpoint {
             config,
             origin: Origin {
-                classes: parse(text("classes")?, "classes", path)?,
+                classes,
                 modalities,
                 standardisation,
                 validation: parse(text("validation")?, "validation", path)?,
@@ -312,7 +316,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.safetensors");
         type Case = (fn(&mut Checkpoint), &'static str);
-        let cases: [Case; 6] = [
+        let cases: [Case; 7] = [
+            (|c| c.origin.classes.clear(), "metadata classes: there are none"),
             (
                 |c| c.origin.modalities[0].width = 3,
                 "tensor features.mean is [3]; its modalities are [4] wide",

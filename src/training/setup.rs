@@ -4,7 +4,7 @@ use super::checkpoint::Origin;
 use super::partition::{self, Partition};
 use crate::data::Corpus;
 use crate::data::standardise::Standardisation;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::config::Config;
 
 pub struct Setup<'a> {
@@ -18,10 +18,20 @@ impl<'a> Setup<'a> {
     /// `fingerprint` is the corpus's: it is costly, and the same for every seed.
     pub fn new(config: Config, corpus: &'a Corpus, fingerprint: &str) -> Result<Self> {
         let partition = Partition::draw(corpus, &config)?;
+        let standardisation = Standardisation::fit(corpus, partition.train.iter().copied());
+        let mut scales = standardisation.mean.iter().zip(&standardisation.deviation);
+        let overflown = scales.position(|(mean, deviation)| !(mean.is_finite() && deviation.is_finite()));
+        if let Some(column) = overflown {
+            return Err(Error::input(format!(
+                "{}: feature {column} of the {} has values too large to standardise: mend or leave out its modality",
+                corpus.source,
+                corpus.width()
+            )));
+        }
         let origin = Origin {
             classes: corpus.classes.clone(),
             modalities: corpus.modalities.clone(),
-            standardisation: Standardisation::fit(corpus, partition.train.iter().copied()),
+            standardisation,
             validation: partition.validation_ids(corpus),
             fingerprint: fingerprint.to_string(),
         };

@@ -214,7 +214,7 @@ impl Trainer<'_> {
         evaluate(self.engine, corpus, targets, config.batch_size, self.around.interrupt)
     }
 
-    /// Nothing is saved over a checkpoint once a loss is not finite: the last one is from before it.
+    /// Nothing is saved over a checkpoint once a loss or a parameter is not finite: the last one is from before it.
     fn check_finite(&self, loss: StepLoss) -> Result<()> {
         let broken = [("clean", Some(loss.clean)), ("adversarial", loss.adversarial)];
         let broken =
@@ -223,22 +223,35 @@ impl Trainer<'_> {
             return Ok(());
         };
         let Progress { epoch, steps, updates, .. } = self.progress;
-        Err(Error::input(format!(
-            "training diverged: the {name} loss is {value} in epoch {epoch}, step {} (update {}). The checkpoints in \
-             {} are from before it. Try a lower learning_rate, a lower epsilon or dtype f64{}",
+        Err(self.diverged(&format!(
+            "the {name} loss is {value} in epoch {epoch}, step {} (update {})",
             steps + 1,
-            updates + 1,
+            updates + 1
+        )))
+    }
+
+    fn diverged(&self, what: &str) -> Error {
+        Error::input(format!(
+            "training diverged: {what}. The checkpoints in {} are from before it. Try a lower \
+             learning_rate, a lower epsilon or dtype f64{}",
             self.around.folder.path().display(),
-            if updates == 0 {
+            if self.progress.updates == 0 {
                 "; in the very first step, look at the features for extreme values"
             } else {
                 ""
             }
-        )))
+        ))
     }
 
     fn save(&mut self) -> Result<()> {
         let state = self.engine.state();
+        if let Some(broken) = state.parameters.iter().find(|tensor| !tensor.values.all_finite()) {
+            let Progress { epoch, updates, .. } = self.progress;
+            let name = &broken.name;
+            return Err(
+                self.diverged(&format!("{name} is not finite in epoch {epoch}, after update {updates}"))
+            );
+        }
         self.around.folder.write_last(&Checkpoint {
             config: self.around.setup.config.clone(),
             origin: self.around.setup.origin.clone(),

@@ -1,7 +1,7 @@
 //! Threads that wait for work: a fixed team that shares out numbered tasks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -24,6 +24,8 @@ struct Shared {
     started: Condvar,
     finished: Condvar,
     next: AtomicUsize,
+    /// Whether a job is under way.
+    working: AtomicBool,
 }
 
 struct State {
@@ -54,6 +56,7 @@ impl Pool {
             started: Condvar::new(),
             finished: Condvar::new(),
             next: AtomicUsize::new(0),
+            working: AtomicBool::new(false),
         });
         let mut pool = Self { shared, helpers: Vec::new() };
         for worker in 1..threads {
@@ -72,7 +75,8 @@ impl Pool {
     /// `worker` is below [`Pool::threads`] and no two tasks that run at once share it. Returns when all are done.
     ///
     /// # Panics
-    /// With a task's own panic.
+    /// With a task's own panic, and when the team is at work already: no task, and no other thread, hands it a second
+    /// job.
     pub fn run(&self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
         if tasks == 0 {
             return;
@@ -81,9 +85,10 @@ impl Pool {
             (0..tasks).for_each(|i| task(i, 0));
             return;
         }
+        assert!(!self.shared.working.swap(true, Ordering::Acquire), "the pool has a job already");
         let task: &(dyn Fn(usize, usize) + Sync) = &task;
-        // SAFETY: the reference is used only by helpers counted in `busy`, and this function returns only once
-        // `busy` is 0 again, so it never outlives `task`.
+        // SAFETY: the reference is used only by helpers counted in `busy`, which count no other job, and this function
+        // returns only once `busy` is 0 again, so it never outlives `task`.
         let task = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), &'static Task>(task) };
         self.shared.next.store(0, Ordering::Relaxed);
         {
@@ -102,6 +107,7 @@ impl Pool {
         state.task = None;
         let theirs = state.panic.take();
         drop(state);
+        self.shared.working.store(false, Ordering::Release);
         if let Some(panic) = own.err().or(theirs) {
             resume_unwind(panic);
         }
@@ -217,6 +223,20 @@ mod tests {
         });
         assert!(a.iter().enumerate().all(|(i, &x)| x == i as u32 / 100));
         assert!(b.iter().all(|&y| y == 8));
+    }
+
+    #[test]
+    fn a_second_job_at_once_is_refused() {
+        let pool = Pool::new(2).unwrap();
+        let nested = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(2, |_, _| pool.run(2, |_, _| {}));
+        }));
+        assert!(nested.is_err());
+        let runs = AtomicUsize::new(0);
+        pool.run(3, |_, _| {
+            runs.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(runs.into_inner(), 3);
     }
 
     #[test]

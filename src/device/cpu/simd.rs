@@ -2,8 +2,9 @@
 //!
 //! A kernel is a struct of its arguments with one generic body ([`Kernel::run`]); [`Real::dispatch`] compiles
 //! that body once for AVX-512, once for AVX2 with FMA and once for any processor, and picks at run time. The
-//! sum over k of every product runs in the same order in each, so AVX-512 and AVX2 agree bit for bit wherever
-//! no sum is taken across the lanes of a vector.
+//! sum over k of every product runs in the same order in each, so AVX-512 and AVX2 agree bit for bit on products of
+//! matrices; reciprocals (and with them sigmoid and tanh) and sums across the lanes of a vector differ in the last
+//! places.
 
 use std::fmt::{Debug, Display, LowerExp};
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};

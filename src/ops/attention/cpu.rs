@@ -7,7 +7,8 @@ use crate::device::cpu::gemm::{Right, Start, View};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
 use crate::ops::cpu::{Gradients, Weights, Worker, add, product, sum_lanes, vectors};
 
-/// `softmax(scale * row)` of every row, in place; exact zeros and a sum of one, whatever the magnitudes.
+/// `softmax(scale * row)` of every row, in place; a sum of one, whatever the magnitudes: no
+/// probability is 0, as exp is held above it.
 pub(in crate::ops) struct Softmax<'a, R> {
     pub rows: &'a mut [R],
     pub width: usize,
