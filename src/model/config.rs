@@ -82,7 +82,7 @@ impl Default for Config {
             stack_input: StackInput::Attention,
             dropout_keep: 0.7,
             adversarial: true,
-            epsilon: 1.0,
+            epsilon: 3.0,
             adversarial_norm: AdversarialNorm::Sample,
             batch_size: 512,
             learning_rate: 1e-3,
