@@ -411,15 +411,45 @@ fn a_resumed_run_keeps_its_settings_and_its_data() {
     resume(&["--out", "elsewhere"], &["--out: a resumed run goes on in its own folder"]);
     succeeds(&["train", "--resume", &run, "--epochs", "2", "--threads", "2"]);
 
-    std::fs::remove_file(place.path("run/report.json")).unwrap();
     let mut corpus = place.corpus();
     corpus.features[0] += 1.0;
     conversations::write(&corpus, &place.path("other.jsonl")).unwrap();
+    // A run that is over says no report of other data, and one that is not does not go on with them.
+    resume(&["--data", &place.text("other.jsonl")], &["trained on other data", "fingerprint"]);
+    std::fs::remove_file(place.path("run/report.json")).unwrap();
     resume(&["--data", &place.text("other.jsonl")], &["trained on other data", "fingerprint"]);
     let config = place.path("run/config.toml");
     let edited = std::fs::read_to_string(&config).unwrap().replace("epochs = 2", "epochs = 4");
     std::fs::write(&config, edited).unwrap();
     resume(&[], &["run: its checkpoint was trained under other settings than its config.toml says"]);
+}
+
+#[test]
+fn a_model_that_does_not_fit_leaves_no_folder() {
+    let place = Place::new();
+    let (data, run) = (place.data(), place.text("run"));
+    refused(
+        &["train", "--data", &data, "--out", &run, "--embedding-size", "100000", "--history-length", "3"],
+        &["the model needs about", "embedding_size 100000", "history_length 3"],
+    );
+    assert!(!place.path("run").exists());
+}
+
+#[test]
+fn sizes_of_synthetic_conversations_that_contradict_each_other_are_refused() {
+    let place = Place::new();
+    let out = place.text("made.jsonl");
+    let convert = |more: &[&str], parts: &[&str]| {
+        refused(&[&["convert", "synthetic", "--out", &out], more].concat(), parts)
+    };
+    convert(
+        &["--min-utterances", "9", "--max-utterances", "3"],
+        &["--min-utterances 9 is more than --max-utterances 3"],
+    );
+    convert(
+        &["--conversations", "3", "--test-conversations", "9"],
+        &["--test-conversations 9 is more than there are --conversations: 3"],
+    );
 }
 
 #[test]

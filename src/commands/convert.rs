@@ -87,6 +87,18 @@ impl Synthetic {
                 .map_or(defaults.modalities.clone(), |[text, audio, visual]| widths(text, audio, visual)),
             ..defaults
         };
+        if options.min_utterances > options.max_utterances {
+            return Err(Error::input(format!(
+                "--min-utterances {} is more than --max-utterances {}",
+                options.min_utterances, options.max_utterances
+            )));
+        }
+        if let Some(test) = self.test_conversations.filter(|&test| test > options.conversations) {
+            return Err(Error::input(format!(
+                "--test-conversations {test} is more than there are --conversations: {}",
+                options.conversations
+            )));
+        }
         let width =
             options.modalities.iter().try_fold(0usize, |sum, modality| sum.checked_add(modality.width));
         let features = width

@@ -12,7 +12,7 @@ use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::metrics::report::amount;
 use crate::model::config::Config;
-use crate::model::cpu_engine;
+use crate::model::{check_memory, cpu_engine};
 use crate::training::display::Display;
 use crate::training::interrupt::Interrupt;
 use crate::training::partition::Partition;
@@ -148,10 +148,11 @@ struct Job {
 }
 
 impl Job {
-    /// The data are read first: a mistake in them leaves no folder behind.
+    /// The data are read and the memory foreseen first: a mistake there leaves no folder behind.
     fn new(mut settings: Settings) -> Result<Self> {
         let corpus = read(&settings.run)?;
         Partition::draw(&corpus, &settings.config)?;
+        check_memory(&settings.config, &corpus, model::threads(settings.run.threads))?;
         settings.run.modalities =
             Some(corpus.modalities.iter().map(|modality| modality.name.clone()).collect());
         if let Some(data) = settings.run.data.as_mut().filter(|data| *data != SYNTHETIC) {
@@ -228,6 +229,14 @@ impl Job {
         Ok(Outcome::Done)
     }
 
+    /// That a finished run's data are those given.
+    fn check_data(&self, folder: &RunFolder) -> Result<()> {
+        let last = folder.last()?;
+        last.map_or(Ok(()), |last| {
+            last.check_fingerprint(folder.path(), &self.corpus.source, &self.fingerprint)
+        })
+    }
+
     /// The report of one seed's run, from where it stands; `None` when interrupted.
     fn run_seed(
         &self,
@@ -237,6 +246,7 @@ impl Job {
         interrupt: &Interrupt,
     ) -> Result<Option<RunReport>> {
         if let Some(report) = folder.report()? {
+            self.check_data(folder)?;
             display.line(&format!("{}: this run is over already", folder.path().display()));
             return Ok(Some(report));
         }

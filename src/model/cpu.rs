@@ -107,7 +107,8 @@ struct Lane<R> {
 /// Refuses what would not fit into the memory that is free now, before any of it is taken: parameters, optimiser
 /// and the lanes' sums, the weights' layouts, and a desk of activations for each thread. Where the system does not
 /// tell its free memory nothing is refused.
-fn foresee<R: Real>(config: &Config, layout: &Layout, longest: usize, threads: usize) -> Result<()> {
+pub(super) fn foresee<R: Real>(config: &Config, sizes: Sizes, longest: usize, threads: usize) -> Result<()> {
+    let longest = room_for(longest, config);
     // A shard numbers its pairs of utterances by u32.
     if SHARD_SAMPLES.checked_mul(longest * longest).is_none_or(|pairs| u32::try_from(pairs).is_err()) {
         return Err(Error::input(format!(
@@ -119,7 +120,7 @@ fn foresee<R: Real>(config: &Config, layout: &Layout, longest: usize, threads: u
     let rows = SHARD_SAMPLES as f64 * longest;
     let lanes = config.batch_size.div_ceil(SHARD_SAMPLES).min(LANES) as f64;
     // Parameters, two moments, the gradient; both layouts of the weights; a sum a lane.
-    let model = layout.len as f64 * (4.0 + 2.5 + lanes);
+    let model = Layout::new(sizes).len as f64 * (4.0 + 2.5 + lanes);
     let stack = rows * (16.0 * d + longest);
     let desk = rows * (25.0 * d + longest) + config.stacks as f64 * stack;
     let shards = config.batch_size as f64 * (longest * 3.0 * d + 8.0 * d);
@@ -128,12 +129,13 @@ fn foresee<R: Real>(config: &Config, layout: &Layout, longest: usize, threads: u
         return Ok(());
     }
     Err(Error::input(format!(
-        "the model needs about {:.1} GB and {:.1} GB are free: embedding_size {}, stacks {}, windows of {longest} and \
-         batch_size {} decide it; make one of them smaller{}",
+        "the model needs about {:.1} GB and {:.1} GB are free: embedding_size {}, stacks {}, windows of {longest} (history_length {}) \
+         and batch_size {} decide it; make one of them smaller{}",
         needed / 1e9,
         free / 1e9,
         config.embedding_size,
         config.stacks,
+        config.history_length,
         config.batch_size,
         if threads > 1 { ", or use fewer threads" } else { "" }
     )))
@@ -192,7 +194,6 @@ impl<R: Real> CpuEngine<R> {
         config.validate()?;
         let sizes = Sizes { features, classes, d: config.embedding_size, stacks: config.stacks };
         let layout = Arc::new(Layout::new(sizes));
-        foresee::<R>(config, &layout, 1, threads)?;
         let graph =
             Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
         let pool = Pool::new(threads.max(1))
@@ -792,8 +793,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         }
         let windows = Windows::new(corpus, self.config.history_length);
         if windows.longest() > self.room {
-            let room = room_for(windows.longest(), &self.config);
-            foresee::<R>(&self.config, &self.layout, room, self.pool.threads())?;
+            foresee::<R>(&self.config, self.layout.sizes, windows.longest(), self.pool.threads())?;
         }
         let rows = corpus.features.chunks_exact(width.max(1));
         let standardised = rows.flat_map(|row| {

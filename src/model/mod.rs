@@ -7,10 +7,12 @@ pub mod graph;
 
 use crate::data::Corpus;
 use crate::data::standardise::Standardisation;
+use crate::data::windows::Windows;
 use crate::device::cpu::simd::Real;
 use crate::error::Result;
 use crate::model::config::{Config, Precision};
 use crate::model::cpu::CpuEngine;
+use crate::ops::parameters::Sizes;
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
 ///
@@ -41,6 +43,22 @@ pub trait Engine: Send {
     fn restore(&mut self, state: &State) -> Result<()>;
 }
 
+/// Refuses a model of `config` that would not fit into the memory that is free, before any of it is taken.
+pub fn check_memory(config: &Config, corpus: &Corpus, threads: usize) -> Result<()> {
+    config.validate()?;
+    let sizes = Sizes {
+        features: corpus.width(),
+        classes: corpus.classes.len(),
+        d: config.embedding_size,
+        stacks: config.stacks,
+    };
+    let longest = Windows::new(corpus, config.history_length).longest();
+    match config.dtype {
+        Precision::F32 => cpu::foresee::<f32>(config, sizes, longest, threads),
+        Precision::F64 => cpu::foresee::<f64>(config, sizes, longest, threads),
+    }
+}
+
 /// The model of `config` on the CPU, with fresh parameters from its seed, over the conversations of `corpus`.
 pub fn cpu_engine(
     config: &Config,
@@ -59,6 +77,7 @@ pub fn cpu_engine(
         engine.set_corpus(corpus)?;
         Ok(Box::new(engine))
     }
+    check_memory(config, corpus, threads)?;
     match config.dtype {
         Precision::F32 => engine::<f32>(config, corpus, standardisation, threads),
         Precision::F64 => engine::<f64>(config, corpus, standardisation, threads),

@@ -223,6 +223,19 @@ impl Checkpoint {
         )))
     }
 
+    /// Refuses other conversations than those trained on; `folder` is the run's.
+    pub fn check_fingerprint(&self, folder: &Path, source: &str, fingerprint: &str) -> Result<()> {
+        if self.origin.fingerprint == fingerprint {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "{}: its checkpoint was trained on other data: {source} has fingerprint {fingerprint}, the run's data \
+             have {}",
+            folder.display(),
+            self.origin.fingerprint
+        )))
+    }
+
     /// Refuses labels that mean something else than the model's.
     pub fn check_classes(&self, corpus: &Corpus) -> Result<()> {
         if corpus.classes == self.origin.classes {

@@ -97,12 +97,7 @@ impl Trainer<'_> {
                  what was changed there, or begin a new run"
             )));
         }
-        if last.origin.fingerprint != setup.origin.fingerprint {
-            return Err(Error::input(format!(
-                "{folder}: its checkpoint was trained on other data: {} has fingerprint {}, the run's data have {}",
-                setup.corpus.source, setup.origin.fingerprint, last.origin.fingerprint
-            )));
-        }
+        last.check_fingerprint(self.around.folder.path(), &setup.corpus.source, &setup.origin.fingerprint)?;
         if last.origin != setup.origin {
             return Err(Error::input(format!(
                 "{folder}: its checkpoint holds out other conversations or standardises features otherwise than \
