@@ -1,4 +1,4 @@
-//! Adam (Kingma & Ba, 2015), in PyTorch's order of operations.
+//! Adam (Kingma & Ba, 2015), with epsilon where PyTorch has it: beside the corrected root.
 
 mod cpu;
 
