@@ -136,7 +136,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let targets = draw(&bench);
         steps.push(bench.step(&targets)?);
     }
-    output::print(&table(&corpus.source, &config, threads, peak, &mut steps)).map(drop)
+    output::print(&table(&corpus.source, &config, size, threads, peak, &mut steps)).map(drop)
 }
 
 /// Answers each line of standard input.
@@ -168,26 +168,32 @@ fn peak_rss_bytes() -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-fn table(source: &str, config: &Config, threads: usize, peak: f64, steps: &mut [Timed]) -> String {
+fn table(
+    source: &str,
+    config: &Config,
+    samples: usize,
+    threads: usize,
+    peak: f64,
+    steps: &mut [Timed],
+) -> String {
     steps.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let median = &steps[steps.len() / 2];
     let rate = median.flops / median.seconds / 1e9;
     let memory = peak_rss_bytes().map_or(String::new(), |bytes| format!("{:.0} MB", bytes as f64 / 1e6));
     let adversarial = if config.adversarial { "with" } else { "without" };
     format!(
-        "training step on {source}, {adversarial} the adversarial pass, {} samples, {}, {threads} threads\n\
+        "training step on {source}, {adversarial} the adversarial pass, {samples} samples, {}, {threads} threads\n\
          seconds      {:.3} median, {:.3} to {:.3} over {} steps\n\
          utterances   {:.0} a second\n\
          work         {:.1} GFLOP a step in products of matrices\n\
          rate         {rate:.1} GFLOP/s, {:.0}% of the {peak:.1} that products in the caches reach here\n\
          peak memory  {memory}\n",
-        config.batch_size,
         config.dtype,
         median.seconds,
         steps[0].seconds,
         steps[steps.len() - 1].seconds,
         steps.len(),
-        config.batch_size as f64 / median.seconds,
+        samples as f64 / median.seconds,
         median.flops / 1e9,
         100.0 * rate / peak,
     )
