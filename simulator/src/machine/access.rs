@@ -598,14 +598,18 @@ impl<'l> Worker<'l> {
         size: u32,
         doing: Doing,
     ) -> Box<Fault> {
+        let variable = warp.local_variables.iter().min_by_key(|v| {
+            v.address.saturating_sub(address).max(address.saturating_sub(v.address + v.bytes))
+        });
+        let what = match variable {
+            None => format!("address {address:#x}: the kernel has none"),
+            Some(v) => {
+                format!("byte {} of {} that lie there", address.wrapping_sub(v.address) as i64, v.bytes)
+            }
+        };
         self.scene(warp, place, 1 << lane).fault(
             FaultKind::OutOfBounds,
-            format!(
-                "{} of {size} bytes of local memory at byte {}, of {} that the thread has",
-                doing.word(),
-                address.wrapping_sub(crate::program::LOCAL_START) as i64,
-                warp.local_bytes
-            ),
+            format!("{} of {size} bytes of local memory at {what}", doing.word()),
         )
     }
 

@@ -1,7 +1,7 @@
 //! A warp: its registers, and which of its lanes are where.
 
 use super::registers::{File, LANES};
-use crate::program::{LOCAL_START, Program};
+use crate::program::{LOCAL_START, LocalVariable, Program};
 
 /// Lanes at the same instruction.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,7 @@ pub struct Warp {
     pub local: Vec<u8>,
     pub local_valid: Vec<u8>,
     pub local_bytes: usize,
+    pub local_variables: Vec<LocalVariable>,
     /// Lanes in which tracked registers are initialised.
     pub initialised: Vec<u32>,
     /// Synchronisations since the last barrier of the block.
@@ -74,6 +75,7 @@ impl Warp {
             local: vec![0; program.local as usize * LANES],
             local_valid: vec![0; program.local as usize * LANES],
             local_bytes: program.local as usize,
+            local_variables: program.local_variables.clone(),
             initialised: vec![0; program.tracked.len()],
             syncs: 0,
             full: 0,
@@ -136,7 +138,8 @@ impl Warp {
     /// Offset of a lane's byte in `local`; `None` out of bounds.
     #[inline(always)]
     pub fn local_offset(&self, lane: usize, address: u64, size: u64) -> Option<usize> {
-        let offset = address.checked_sub(LOCAL_START)?;
-        (offset + size <= self.local_bytes as u64).then(|| lane * self.local_bytes + offset as usize)
+        let variable = self.local_variables.iter().find(|v| address.wrapping_sub(v.address) < v.bytes)?;
+        (variable.bytes - (address - variable.address) >= size)
+            .then(|| lane * self.local_bytes + (address - LOCAL_START) as usize)
     }
 }

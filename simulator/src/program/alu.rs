@@ -1700,6 +1700,10 @@ pub fn tensor(opcode: &[String], isa: Isa) -> Option<TensorCompute> {
     }
     match types {
         [Type::F32, Type::F16, Type::F16, Type::F32] => {
+            #[cfg(target_arch = "x86_64")]
+            if isa == Isa::Avx512 {
+                return Some(TensorCompute::F32(math::mma_m16n8k8_f32_avx512));
+            }
             Some(TensorCompute::F32(compiled!(4, math::mma_m16n8k8_f32)))
         }
         [Type::F16, Type::F16, Type::F16, Type::F16] => {

@@ -4,8 +4,8 @@ use super::alu::{self, Isa, Kind, Lanewise, Modifiers};
 use super::flow::{self, Uses};
 use super::{
     Access, AccessSpace, Action, Atomic, AtomicKind, Barrier, Class, LOCAL_START, LOCAL_WINDOW, Line,
-    Operation, Plane, Program, Reduction, SHARED_STRIDE, SHARED_WINDOW, SharedArray, Shuffle, Special,
-    SystemCall, Tensor, Vote,
+    LocalVariable, Operation, Plane, Program, Reduction, SHARED_STRIDE, SHARED_WINDOW, SharedArray, Shuffle,
+    Special, SystemCall, Tensor, Vote,
 };
 use crate::machine::registers::{FALSE, NEGATE, TRUE};
 use crate::ptx::{self, Base, Operand, Space, Statement, Type};
@@ -123,6 +123,7 @@ impl<'a> Builder<'a> {
             dynamic_shared: None,
             static_shared: 0,
             local: 0,
+            local_variables: Vec::new(),
             parameters,
             parameter_bytes: end,
             max_threads: kernel.max_threads,
@@ -250,6 +251,7 @@ impl<'a> Builder<'a> {
                     let address = round_up(self.local, variable.align);
                     // A gap between variables, so that running over the end of one is found.
                     self.local = address + size + 16;
+                    self.program.local_variables.push(LocalVariable { address, bytes: size });
                     Place::Local(address)
                 }
                 Space::Shared => Place::Shared(self.shared_array(variable)),

@@ -242,6 +242,13 @@ pub struct SharedArray {
     pub bytes: u32,
 }
 
+/// A variable in local memory: all arrays of a function are one, its stack; parameters of calls are others.
+#[derive(Clone, Copy)]
+pub struct LocalVariable {
+    pub address: u64,
+    pub bytes: u64,
+}
+
 /// What an instruction does with registers that may be uninitialised.
 #[derive(Default, Clone)]
 pub struct Tracking {
@@ -298,8 +305,10 @@ pub struct Program {
     pub dynamic_shared: Option<(String, u64)>,
     /// Bytes of static shared memory as a card would lay it out.
     pub static_shared: u32,
-    /// Bytes of local memory a thread.
+    /// Bytes of local memory a thread, with the gaps between its variables.
     pub local: u32,
+    /// Variables in local memory, by their addresses.
+    pub local_variables: Vec<LocalVariable>,
     /// Offset and size of each parameter, and bytes in all.
     pub parameters: Vec<(u64, u64)>,
     pub parameter_bytes: u64,
