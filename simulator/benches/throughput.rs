@@ -1,7 +1,7 @@
 //! How fast kernels run on the simulated card: `cargo bench -p simulator`.
 //!
 //! Thread-instructions a second and host thread, all checks on, of the kernels that the tests prove: medians, with the
-//! fastest and the slowest repeat, since a shared machine's times are noise.
+//! fastest and the slowest repeat, since a shared machine's times are noise. Then each kernel's counters.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -21,24 +21,28 @@ fn main() {
         "{:<12} {:>8} {:>24} {:>10} {:>28}",
         "kernel", "threads", "thread-instructions", "lanes on", "million a second and thread"
     );
+    let mut profiles = Vec::new();
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     for (name, run) in [("gemm_f16", gemm as Kernel), ("gru_forward", gru), ("softmax", softmax)] {
         if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
             continue;
         }
+        let mut profile = None;
         for threads in if cores > 1 { vec![1, cores] } else { vec![1] } {
             let card = Card::with(Settings { seed: 0, threads, memory: 1 << 30, watchdog: 1 << 32 });
             let (function, grid, block, parameters) = run(&card);
-            measure(name, threads, || {
+            profile = measure(name, threads, || {
                 card.launch(&function, grid, block, 0, &parameters).unwrap_or_else(|fault| panic!("{fault}"))
             });
         }
+        profiles.extend(profile);
     }
+    print!("\n{}", simulator::table(&profiles));
 }
 
 type Kernel = fn(&Card) -> (Function, [u32; 2], u32, Vec<Parameter>);
 
-fn measure(name: &str, threads: usize, run: impl Fn() -> Profile) {
+fn measure(name: &str, threads: usize, run: impl Fn() -> Profile) -> Option<Profile> {
     run();
     let mut rates = Vec::new();
     let start = Instant::now();
@@ -50,7 +54,7 @@ fn measure(name: &str, threads: usize, run: impl Fn() -> Profile) {
         rates.push(profile.thread_instructions as f64 / seconds / threads as f64 / 1e6);
         last = Some(profile);
     }
-    let Some(profile) = last else { return };
+    let profile = last?;
     rates.sort_by(f64::total_cmp);
     println!(
         "{name:<12} {threads:>8} {:>24} {:>9.1}% {:>10.1} ({:.1} to {:.1})",
@@ -60,6 +64,7 @@ fn measure(name: &str, threads: usize, run: impl Fn() -> Profile) {
         rates[0],
         rates[rates.len() - 1],
     );
+    Some(profile)
 }
 
 /// 512 x 512 x 512.

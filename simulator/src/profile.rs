@@ -3,9 +3,11 @@
 use crate::device::{Dimensions, Launch};
 use crate::machine::counters::{Count, Counters};
 use crate::program::{Class, Program};
+use crate::ptx::Location;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 /// Counters of one launch. Instructions are counted by warp and by thread; a predicated instruction counts for the warp
@@ -102,8 +104,7 @@ impl Profile {
             }
             if let Some(location) = program.lines.get(operation.line as usize).and_then(|line| line.location)
             {
-                // The line in the kernel, wherever the instruction was inlined from.
-                let (file, line) = location.inlined_at.unwrap_or((location.file, location.line));
+                let (file, line) = own_line(program, location);
                 let cost = lines.entry((file, line)).or_insert_with(|| LineCost {
                     file: program.files.get(&file).cloned().unwrap_or_default(),
                     line,
@@ -151,6 +152,18 @@ impl Profile {
                 None => self.lines.push(line.clone()),
             }
         }
+    }
+}
+
+/// The line that an instruction counts for: where it was written, if that is a source beside the kernel's or below; if it is
+/// a header of the compiler's, where that was called.
+fn own_line(program: &Program, location: Location) -> (u32, u32) {
+    let own = (location.file, location.line);
+    let Some(caller) = location.inlined_at else { return own };
+    let folder = |file: u32| program.files.get(&file).and_then(|path| Path::new(path).parent());
+    match (folder(own.0), folder(caller.0)) {
+        (Some(mine), Some(kernel)) if mine.starts_with(kernel) => own,
+        _ => caller,
     }
 }
 

@@ -125,7 +125,7 @@ pub(crate) fn profiles(environment: &Environment, profiles: &[Profile]) {
         None => {}
         Some(ProfileTarget::Table) => {
             // See `append`: nobody is told when stderr is closed.
-            let _ = write!(std::io::stderr(), "{}", table(profiles));
+            let _ = write!(std::io::stderr(), "{}", simulator::table(profiles));
         }
         Some(ProfileTarget::File(path)) => {
             if let Err(message) = write_profiles(path, profiles) {
@@ -139,20 +139,6 @@ fn write_profiles(path: &Path, profiles: &[Profile]) -> Result<(), String> {
     let mut text = serde_json::to_string_pretty(profiles).map_err(|error| error.to_string())?;
     text.push('\n');
     std::fs::write(path, text).map_err(|error| error.to_string())
-}
-
-/// Launches by kernel, as text. The one place that knows how a profile is shown: columns beyond the count belong here.
-fn table(profiles: &[Profile]) -> String {
-    let mut launches = std::collections::BTreeMap::new();
-    for profile in profiles {
-        *launches.entry(profile.kernel.as_str()).or_insert(0_usize) += 1;
-    }
-    let width = launches.keys().map(|name| name.chars().count()).max().unwrap_or(0).max("kernel".len());
-    let mut text = format!("{:width$}  launches\n", "kernel");
-    for (name, count) in launches {
-        text += &format!("{name:width$}  {count:8}\n");
-    }
-    text
 }
 
 #[cfg(test)]
@@ -194,6 +180,5 @@ mod tests {
         write_profiles(&path, &[]).unwrap();
         let read: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         assert_eq!(read, json!([]));
-        assert_eq!(table(&[]), "kernel  launches\n");
     }
 }

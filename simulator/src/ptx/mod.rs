@@ -151,7 +151,6 @@ pub struct Instruction {
 pub struct Location {
     /// Index into [`Module::files`].
     pub file: u32,
-    /// 0 for what belongs to no line: nvcc writes `.loc 1 0 44` before instructions that it made up itself.
     pub line: u32,
     /// Outermost call site (file, line) that this was inlined at, if it was: the line in the kernel itself.
     pub inlined_at: Option<(u32, u32)>,

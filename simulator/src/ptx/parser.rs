@@ -1291,7 +1291,10 @@ impl<'a> Parser<'a> {
         let inlined_at =
             caller.map(|site| scopes.sites.get(&site).copied().flatten().unwrap_or((site.0, site.1)));
         scopes.sites.insert(place, inlined_at);
-        scopes.location = Some(Location { file: place.0, line: place.1, inlined_at });
+        // Line 0 is before instructions that nvcc made up itself: they are for the line before.
+        if place.1 != 0 {
+            scopes.location = Some(Location { file: place.0, line: place.1, inlined_at });
+        }
         Ok(())
     }
 
