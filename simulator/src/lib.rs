@@ -5,6 +5,9 @@
 //! instructions compute, bit by bit. [`Device`] is the door: memory, modules and launches of one simulated card. The driver
 //! API on top of it, as a `libcuda.so.1`, is the package `simulated-driver`.
 
+// Loops over lanes index several planes by one lane: an iterator over one of them would hide that, and vectorises worse.
+#![allow(clippy::needless_range_loop)]
+
 pub mod arithmetic;
 mod device;
 mod machine;

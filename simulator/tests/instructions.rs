@@ -191,11 +191,7 @@ fn integers() {
         (a as i32 as i64 - b as i32 as i64).clamp(i32::MIN as i64, i32::MAX as i64) as u64
     });
     check("mul24.lo.u32 %d1, %a1, %b1;", 4, |a, b, _| (a & 0xff_ffff) * (b & 0xff_ffff));
-    check(
-        "div.u32 %d1, %a1, %b1;",
-        4,
-        |a, b, _| if b as u32 == 0 { !0 } else { (a as u32 / b as u32) as u64 },
-    );
+    check("div.u32 %d1, %a1, %b1;", 4, |a, b, _| (a as u32).checked_div(b as u32).map_or(!0, u64::from));
     check("div.s32 %d1, %a1, %b1;", 4, |a, b, _| {
         if b as u32 == 0 { !0 } else { (a as i32 as i64 / b as i32 as i64) as u64 }
     });

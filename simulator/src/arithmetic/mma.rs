@@ -177,6 +177,9 @@ fn specials_f32(d: &mut [Lanes; 4], a: &[Lanes; 2], b: &Lanes, c: &[Lanes; 4]) {
 /// A vector holds 16 lanes of a fragment of D: four rows of four columns. The element of A that a lane needs is in its quad,
 /// that of B in any lane. Aligning goes by floats: a product of two f16 is exact in f32, and so is its multiple by a power of
 /// two, of which the conversion to an integer cuts the fraction off.
+///
+/// # Safety
+/// The processor has the instructions.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
 pub fn mma_m16n8k8_f32_avx512(d: &mut [Lanes; 4], a: &[Lanes; 2], b: &Lanes, c: &[Lanes; 4]) {

@@ -165,7 +165,7 @@ impl<'l> Worker<'l> {
         each(active, |lane| {
             let at = addresses[lane];
             let end = at.checked_add(size as u64).filter(|end| *end <= parameters.len() as u64);
-            if end.is_none() || at % access.element as u64 != 0 {
+            if end.is_none() || !at.is_multiple_of(access.element as u64) {
                 return Err(self.scene(warp, place, 1 << lane).fault(
                     FaultKind::OutOfBounds,
                     format!(

@@ -4,6 +4,14 @@
 //! lanes, compiled three times, for AVX-512, AVX2 and the processor that Rust assumes. What a lane computes is in
 //! [`crate::arithmetic`]. Instructions: PTX ISA 9.0, section 9.7.
 
+// Comparisons of floating-point numbers are negated, and made with themselves, for what they say of NaN.
+#![allow(
+    clippy::neg_cmp_op_on_partial_ord,
+    clippy::nonminimal_bool,
+    clippy::eq_op,
+    clippy::double_comparisons
+)]
+
 use super::{Class, Compute, Operation};
 use crate::arithmetic::{self as math, Integral, Rounding};
 use crate::machine::registers::{File, Half, Value};
@@ -543,22 +551,22 @@ fn multiply(m: &mut Modifiers, isa: Isa) -> Option<Lanewise> {
     if m.take("hi") {
         return match m.take_type()? {
             Type::U16 => Some(lanewise!(isa, Integer, 0, |a: u16, b: u16| -> u16 {
-                (a as u32 * b as u32 >> 16) as u16
+                ((a as u32 * b as u32) >> 16) as u16
             })),
             Type::S16 => Some(lanewise!(isa, Integer, 0, |a: i16, b: i16| -> i16 {
-                (a as i32 * b as i32 >> 16) as i16
+                ((a as i32 * b as i32) >> 16) as i16
             })),
             Type::U32 => Some(lanewise!(isa, Integer, 0, |a: u32, b: u32| -> u32 {
-                (a as u64 * b as u64 >> 32) as u32
+                ((a as u64 * b as u64) >> 32) as u32
             })),
             Type::S32 => Some(lanewise!(isa, Integer, 0, |a: i32, b: i32| -> i32 {
-                (a as i64 * b as i64 >> 32) as i32
+                ((a as i64 * b as i64) >> 32) as i32
             })),
             Type::U64 => Some(lanewise!(isa, Integer, 0, |a: u64, b: u64| -> u64 {
-                (a as u128 * b as u128 >> 64) as u64
+                ((a as u128 * b as u128) >> 64) as u64
             })),
             Type::S64 => Some(lanewise!(isa, Integer, 0, |a: i64, b: i64| -> i64 {
-                (a as i128 * b as i128 >> 64) as i64
+                ((a as i128 * b as i128) >> 64) as i64
             })),
             _ => None,
         };
@@ -641,20 +649,20 @@ fn multiply_add(m: &mut Modifiers, isa: Isa) -> Option<Lanewise> {
         let sat = m.take("sat");
         return match m.take_type()? {
             Type::S32 if sat => Some(lanewise!(isa, Integer, 0, |a: i32, b: i32, c: i32| -> i32 {
-                ((a as i64 * b as i64 >> 32) as i32).saturating_add(c)
+                (((a as i64 * b as i64) >> 32) as i32).saturating_add(c)
             })),
             _ if sat => None,
             Type::U32 => Some(lanewise!(isa, Integer, 0, |a: u32, b: u32, c: u32| -> u32 {
-                ((a as u64 * b as u64 >> 32) as u32).wrapping_add(c)
+                (((a as u64 * b as u64) >> 32) as u32).wrapping_add(c)
             })),
             Type::S32 => Some(lanewise!(isa, Integer, 0, |a: i32, b: i32, c: i32| -> i32 {
-                ((a as i64 * b as i64 >> 32) as i32).wrapping_add(c)
+                (((a as i64 * b as i64) >> 32) as i32).wrapping_add(c)
             })),
             Type::U64 => Some(lanewise!(isa, Integer, 0, |a: u64, b: u64, c: u64| -> u64 {
-                ((a as u128 * b as u128 >> 64) as u64).wrapping_add(c)
+                (((a as u128 * b as u128) >> 64) as u64).wrapping_add(c)
             })),
             Type::S64 => Some(lanewise!(isa, Integer, 0, |a: i64, b: i64, c: i64| -> i64 {
-                ((a as i128 * b as i128 >> 64) as i64).wrapping_add(c)
+                (((a as i128 * b as i128) >> 64) as i64).wrapping_add(c)
             })),
             _ => None,
         };
@@ -1649,11 +1657,15 @@ pub fn unpack(kind: Kind, parts: usize, isa: Isa) -> Option<(Compute, Kind)> {
     }
 }
 
+/// D, A, B and C by register and lane; C and D have `N` registers.
+pub type TensorProduct<const N: usize> =
+    unsafe fn(&mut [[u32; 32]; N], &[[u32; 32]; 2], &[u32; 32], &[[u32; 32]; N]);
+
 /// A product of the tensor cores on the registers of a warp: destination, A, B and C, by register and lane.
 #[derive(Clone, Copy)]
 pub enum TensorCompute {
-    F32(unsafe fn(&mut [[u32; 32]; 4], &[[u32; 32]; 2], &[u32; 32], &[[u32; 32]; 4])),
-    F16(unsafe fn(&mut [[u32; 32]; 2], &[[u32; 32]; 2], &[u32; 32], &[[u32; 32]; 2])),
+    F32(TensorProduct<4>),
+    F16(TensorProduct<2>),
 }
 
 /// `mma.sync.aligned.m16n8k8.row.col` of f16, accumulated in f32 or f16; `None` for every other shape and type.
