@@ -1,7 +1,7 @@
 //! PTX text, read: what nvcc writes for `compute_75`, as a tree with every name resolved.
 //!
 //! [`parse`] turns the text of a module into a [`Module`]. It knows PTX's grammar and its scopes, and nothing of what an
-//! instruction does: opcodes and their modifiers stay text here and are given a meaning in [`crate::program`].
+//! instruction does: opcodes and their modifiers stay text here and are given a meaning in `program`.
 //! Grammar: PTX ISA 9.0, chapters 4 and 5.
 
 mod expression;
