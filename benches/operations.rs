@@ -6,12 +6,12 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use coin::data::batch::{Batch, Shard};
+use coin::data::batch::{Batch, SHARD_SAMPLES, Shard};
 use coin::data::windows::Windows;
 use coin::data::{Conversation, Corpus, Modality, Split, Utterance};
 use coin::device::cpu::gemm::{Panels, Product, Right, Start, View};
 use coin::model::config::StackInput;
-use coin::model::graph::{Activations, Graph};
+use coin::model::graph::{Activations, Graph, Size};
 use coin::ops::adam;
 use coin::ops::adversarial::{Adversarial, AdversarialNorm, Perturbation};
 use coin::ops::attention::Attention;
@@ -53,7 +53,7 @@ fn shard() -> Shard {
     };
     let windows = Windows::new(&corpus, HISTORY);
     let targets: Vec<u32> = (0..SAMPLES).map(|c| (c * (HISTORY + 1) + HISTORY) as u32).collect();
-    let mut batch = Batch::with_capacity(SAMPLES, HISTORY, windows.len());
+    let mut batch = Batch::with_capacity(SAMPLES, SHARD_SAMPLES, HISTORY, windows.len());
     batch.fill(&windows, &targets);
     batch.shards()[0].clone()
 }
@@ -73,7 +73,8 @@ fn operations(c: &mut Criterion) {
     let graph = Graph { stacks, interaction: true, stack_input: StackInput::Attention };
     let mut ops = Worker::<f32>::new(Arc::clone(&layout), SAMPLES, HISTORY);
     let mut gradients = Gradients::new(Arc::clone(&layout));
-    let mut a = Activations::new(graph, d, classes, SAMPLES, HISTORY, values);
+    let size = Size { samples: SAMPLES, rows: SAMPLES * HISTORY, pairs: SAMPLES * HISTORY * HISTORY };
+    let mut a = Activations::new(graph, d, classes, size, values, |len| vec![0.0; len]);
     let mask = Mask { seed: 1, step: 0, pass: Pass::Clean, keep: 0.7 };
     let utterances: Vec<u32> = (0..(SAMPLES * HISTORY) as u32).collect();
     let table = values(utterances.len() * features);

@@ -235,7 +235,7 @@ proptest! {
         let windows = Windows::new(&corpus, history_length);
         let mut stream = Stream::indexed(seed, purpose::TEST, 3);
         let batch_size = 1 + stream.below(windows.len());
-        let mut batch = Batch::with_capacity(batch_size, windows.longest(), windows.len());
+        let mut batch = Batch::with_capacity(batch_size, SHARD_SAMPLES, windows.longest(), windows.len());
         prop_assert!(batch.capacity() >= batch_size);
         let mut before: Vec<Vec<(usize, usize)>> = Vec::new();
         for _ in 0..4 {

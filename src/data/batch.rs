@@ -1,7 +1,7 @@
 //! A batch of targets, laid out for the engine: no padding, every distinct utterance once.
 //!
-//! Samples are sorted by window length and cut into [`Shard`]s of [`SHARD_SAMPLES`]. Within a shard the rows of
-//! all windows lie one behind the other in two orders:
+//! Samples are sorted by window length and cut into [`Shard`]s: on the CPU of [`SHARD_SAMPLES`], on a card one for the whole
+//! batch. Within a shard the rows of all windows lie one behind the other in two orders:
 //!
 //! - **sample-major**: a sample's window in time order, samples one behind the other. The stacks work on it.
 //! - **role-major**: first the turns of role A, sample by sample in time order, then those of role B. The speaker
@@ -9,7 +9,7 @@
 
 use super::windows::Windows;
 
-/// Samples of a shard. Sharding is part of the arithmetic (it fixes the order of every sum over samples), so
+/// Samples of a shard on the CPU. Sharding is part of the arithmetic (it fixes the order of every sum over samples), so
 /// this does not depend on the machine.
 pub const SHARD_SAMPLES: usize = 32;
 
@@ -54,7 +54,7 @@ impl Sequences {
     }
 }
 
-/// Up to [`SHARD_SAMPLES`] samples with their rows.
+/// Samples with their rows.
 #[derive(Debug, Clone, Default)]
 pub struct Shard {
     /// Position of each sample in the batch as it was given.
@@ -85,8 +85,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    fn reserve(history_length: usize) -> Self {
-        let (samples, rows) = (SHARD_SAMPLES, SHARD_SAMPLES * history_length);
+    fn reserve(samples: usize, history_length: usize) -> Self {
+        let rows = samples * history_length;
         Self {
             slot: Vec::with_capacity(samples),
             target: Vec::with_capacity(samples),
@@ -190,26 +190,41 @@ impl Shard {
 }
 
 /// A batch, refilled in place for each step; once grown to its largest it allocates nothing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Batch {
     /// Utterances that stand in some window of the batch, ascending.
     pub distinct: Vec<u32>,
     shards: Vec<Shard>,
     count: usize,
+    /// Samples of a shard.
+    shard_samples: usize,
     /// (target, position in the batch), in the order of the shards.
     order: Vec<(u32, u32)>,
     /// By utterance: its index in `distinct`, or [`NONE`].
     position: Vec<u32>,
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self::with_capacity(0, SHARD_SAMPLES, 0, 0)
+    }
+}
+
 impl Batch {
-    /// Room for batches of up to `batch_size` targets out of `utterances`.
-    pub fn with_capacity(batch_size: usize, history_length: usize, utterances: usize) -> Self {
-        let shards = batch_size.div_ceil(SHARD_SAMPLES);
+    /// Room for batches of up to `batch_size` targets out of `utterances`, in shards of `shard_samples`.
+    pub fn with_capacity(
+        batch_size: usize,
+        shard_samples: usize,
+        history_length: usize,
+        utterances: usize,
+    ) -> Self {
+        let shards = batch_size.div_ceil(shard_samples);
+        let samples = shard_samples.min(batch_size);
         Self {
             distinct: Vec::with_capacity(utterances),
-            shards: (0..shards).map(|_| Shard::reserve(history_length.min(utterances))).collect(),
+            shards: (0..shards).map(|_| Shard::reserve(samples, history_length.min(utterances))).collect(),
             count: 0,
+            shard_samples,
             order: Vec::with_capacity(batch_size),
             position: Vec::with_capacity(utterances),
         }
@@ -241,11 +256,12 @@ impl Batch {
         // Ties by target: the layout, and with it every sum, does not depend on the order given.
         self.order
             .sort_unstable_by_key(|&(target, _)| (std::cmp::Reverse(windows.window(target).len()), target));
-        self.count = targets.len().div_ceil(SHARD_SAMPLES);
+        self.count = targets.len().div_ceil(self.shard_samples);
         while self.shards.len() < self.count {
-            self.shards.push(Shard::reserve(windows.history_length().min(windows.len())));
+            let samples = self.shard_samples.min(targets.len());
+            self.shards.push(Shard::reserve(samples, windows.history_length().min(windows.len())));
         }
-        for (shard, samples) in self.shards.iter_mut().zip(self.order.chunks(SHARD_SAMPLES)) {
+        for (shard, samples) in self.shards.iter_mut().zip(self.order.chunks(self.shard_samples)) {
             shard.fill(windows, samples, &self.position);
         }
     }

@@ -1,3 +1,4 @@
 //! What holds memory and runs work.
 
 pub mod cpu;
+pub mod cuda;

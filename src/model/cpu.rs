@@ -15,7 +15,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::config::{Config, StackInput};
-use super::graph::{Activations, Graph};
+use super::graph::{Activations, Graph, Size};
 use super::{Engine, Objective, Predictions, State, StepLoss, Tensor, Values};
 use crate::data::Corpus;
 use crate::data::batch::{Batch, SHARD_SAMPLES};
@@ -81,7 +81,7 @@ struct Sample<R> {
     target: Vec<R>,
     /// Gradients at the embeddings, `[R, d]` role-major and `[S, 2d]`, of the clean and the adversarial pass.
     delta: [(Vec<R>, Vec<R>); 2],
-    perturbation: Perturbation<Vec<R>>,
+    perturbation: Perturbation<Vec<R>, Vec<f64>>,
     /// `[S, C]` of both passes.
     logits: [Vec<R>; 2],
     /// `[S]` of both passes.
@@ -93,7 +93,7 @@ struct Sample<R> {
 /// What a thread works with, one shard after the other.
 struct Desk<R: Real> {
     ops: Worker<R>,
-    activations: Activations<Vec<R>>,
+    activations: Activations<Vec<R>, Vec<f64>>,
 }
 
 struct Lane<R> {
@@ -237,7 +237,13 @@ impl<R: Real> CpuEngine<R> {
             let worker = || {
                 let worker = Worker::new(Arc::clone(&self.layout), SHARD_SAMPLES, longest);
                 let zeros = |len: usize| vec![R::ZERO; len];
-                let activations = Activations::new(self.graph, d, classes, SHARD_SAMPLES, longest, zeros);
+                let wide = |len: usize| vec![0.0; len];
+                let size = Size {
+                    samples: SHARD_SAMPLES,
+                    rows: SHARD_SAMPLES * longest,
+                    pairs: SHARD_SAMPLES * longest * longest,
+                };
+                let activations = Activations::new(self.graph, d, classes, size, zeros, wide);
                 Mutex::new(Desk { ops: worker, activations })
             };
             self.workers = (0..self.pool.threads()).map(|_| worker()).collect();
@@ -279,7 +285,7 @@ impl<R: Real> CpuEngine<R> {
         let longest = self.room;
         let size = self.config.batch_size.min(self.windows.len());
         if self.batch.capacity() < size {
-            self.batch = Batch::with_capacity(size, longest, self.windows.len());
+            self.batch = Batch::with_capacity(size, SHARD_SAMPLES, longest, self.windows.len());
         }
         self.batch.fill(&self.windows, targets);
         if !self.prepared {

@@ -18,10 +18,21 @@ pub struct Graph {
     pub stack_input: StackInput,
 }
 
+/// The most of everything in a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// S
+    pub samples: usize,
+    /// R: of all windows together.
+    pub rows: usize,
+    /// Sum of the squared window lengths.
+    pub pairs: usize,
+}
+
 /// Every value of one shard that the backward pass reads, and the gradients on the way. Allocated once for the
 /// largest shard and used again for every other.
 #[derive(Debug, Default)]
-pub struct Activations<B> {
+pub struct Activations<B, W> {
     /// `[R, d]` role-major: embedded history.
     pub x: B,
     /// `[R, 2, 4d]` role-major: the speaker GRUs' gates.
@@ -41,7 +52,7 @@ pub struct Activations<B> {
     /// `[S, C]`
     pub logits: B,
     /// `[S]`
-    pub loss: Vec<f64>,
+    pub loss: W,
     pub d: Gradients<B>,
 }
 
@@ -79,53 +90,53 @@ pub struct Gradients<B> {
     pub readout: readout::Scratch<B>,
 }
 
-impl<B> Activations<B> {
-    /// Buffers for shards of up to `samples` windows of up to `history_length`, taken from `allocate`.
+impl<B, W> Activations<B, W> {
+    /// Buffers for shards of up to `size`, taken from `allocate` and, in float64, from `wide`.
     pub fn new(
         graph: Graph,
         d: usize,
         classes: usize,
-        samples: usize,
-        history_length: usize,
-        allocate: impl Fn(usize) -> B,
+        Size { samples, rows, pairs }: Size,
+        mut allocate: impl FnMut(usize) -> B,
+        mut wide: impl FnMut(usize) -> W,
     ) -> Self {
-        let rows = samples * history_length;
-        let pairs = rows * history_length;
-        let wide = || allocate(rows * 2 * d);
-        let state = || allocate(samples * 2 * d);
-        let stack = |l: usize| Stack {
-            gates: allocate(rows * 8 * d),
-            hidden: wide(),
-            g: wide(),
-            projected: wide(),
-            probabilities: allocate(pairs),
-            attended: if graph.reads_attended(l + 1) { wide() } else { allocate(0) },
-            readout: readout::Saved {
-                w: state(),
-                y: allocate(rows),
-                a: allocate(rows),
-                p: allocate(rows),
-                e: state(),
-            },
-        };
+        let (row, state) = (rows * 2 * d, samples * 2 * d);
+        let mut stacks = Vec::with_capacity(graph.stacks);
+        for l in 0..graph.stacks {
+            stacks.push(Stack {
+                gates: allocate(rows * 8 * d),
+                hidden: allocate(row),
+                g: allocate(row),
+                projected: allocate(row),
+                probabilities: allocate(pairs),
+                attended: allocate(if graph.reads_attended(l + 1) { row } else { 0 }),
+                readout: readout::Saved {
+                    w: allocate(state),
+                    y: allocate(rows),
+                    a: allocate(rows),
+                    p: allocate(rows),
+                    e: allocate(state),
+                },
+            });
+        }
         Self {
             x: allocate(rows * d),
             speaker: allocate(rows * 8 * d),
-            hidden: wide(),
-            gate: wide(),
-            m: wide(),
-            stacks: (0..graph.stacks).map(stack).collect(),
-            q: (0..=graph.stacks).map(|_| state()).collect(),
-            q_dropped: state(),
+            hidden: allocate(row),
+            gate: allocate(row),
+            m: allocate(row),
+            stacks,
+            q: (0..=graph.stacks).map(|_| allocate(state)).collect(),
+            q_dropped: allocate(state),
             logits: allocate(samples * classes),
-            loss: vec![0.0; samples],
+            loss: wide(samples),
             d: Gradients {
                 logits: allocate(samples * classes),
-                g: wide(),
-                input: wide(),
-                projected: wide(),
+                g: allocate(row),
+                input: allocate(row),
+                projected: allocate(row),
                 probabilities: allocate(pairs),
-                readout: readout::Scratch { d_e: state(), d_w: state() },
+                readout: readout::Scratch { d_e: allocate(state), d_w: allocate(state) },
             },
         }
     }
@@ -147,8 +158,8 @@ impl Graph {
         weights: &O::Weights,
         mask: &Mask,
         (history, target): (&O::Buffer, &O::Buffer),
-        perturbation: Option<&Perturbation<O::Buffer>>,
-        a: &mut Activations<O::Buffer>,
+        perturbation: Option<&Perturbation<O::Buffer, O::Wide>>,
+        a: &mut Activations<O::Buffer, O::Wide>,
     ) {
         // 1. Embedding
         ops.gather(layout, history, target, perturbation, &mut a.x, &mut a.q[0]);
@@ -187,7 +198,7 @@ impl Graph {
         weights: &O::Weights,
         mask: &Mask,
         batch: usize,
-        a: &mut Activations<O::Buffer>,
+        a: &mut Activations<O::Buffer, O::Wide>,
         gradients: &mut O::Gradients,
         (d_x, d_q): (&mut O::Buffer, &mut O::Buffer),
     ) {

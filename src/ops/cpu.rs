@@ -105,6 +105,7 @@ pub struct Weights<R> {
 
 impl<R: Real> Backend for Worker<R> {
     type Buffer = Vec<R>;
+    type Wide = Vec<f64>;
     type Layout = Shard;
     type Weights = Weights<R>;
     type Gradients = Gradients<R>;

@@ -35,6 +35,8 @@ pub mod readout;
 pub trait Backend {
     /// Device memory of scalars. Buffers hold at least what a shape asks for; the rest is not touched.
     type Buffer;
+    /// Device memory of float64, whatever the scalars are: losses and squared norms.
+    type Wide;
     /// A shard's layout where the device can read it.
     type Layout;
     /// The parameters of a step, laid out as this device multiplies with them.

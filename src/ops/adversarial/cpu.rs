@@ -29,7 +29,7 @@ impl<R: Real> Adversarial for Worker<R> {
         weights: &Weights<R>,
         d_history: &Vec<R>,
         d_target: &Vec<R>,
-        perturbation: &mut Perturbation<Vec<R>>,
+        perturbation: &mut Perturbation<Vec<R>, Vec<f64>>,
     ) {
         let d = self.d;
         let Perturbation { history, target, history_scale, target_scale, squared_norm } = perturbation;
@@ -51,7 +51,7 @@ impl<R: Real> Adversarial for Worker<R> {
         norm: AdversarialNorm,
         epsilon: f64,
         batch: f64,
-        perturbation: &mut Perturbation<Vec<R>>,
+        perturbation: &mut Perturbation<Vec<R>, Vec<f64>>,
     ) {
         let d = self.d;
         let Perturbation { history, target, history_scale, target_scale, squared_norm } = perturbation;

@@ -24,7 +24,7 @@ choice! {
 
 /// What the clean pass leaves for the adversarial one.
 #[derive(Debug, Default)]
-pub struct Perturbation<B> {
+pub struct Perturbation<B, W> {
     /// `[R, d]` role-major: first `delta We^T We`, after [`Adversarial::perturb`] the displacement of the embedding.
     pub history: B,
     /// `[S, 2d]`: the same for the targets.
@@ -34,7 +34,7 @@ pub struct Perturbation<B> {
     /// `[S]`: the same for the targets.
     pub target_scale: B,
     /// `[S]`: the squared norm of the gradient over all features that a sample reads, in float64.
-    pub squared_norm: Vec<f64>,
+    pub squared_norm: W,
 }
 
 pub trait Adversarial: Backend {
@@ -46,7 +46,7 @@ pub trait Adversarial: Backend {
         weights: &Self::Weights,
         d_history: &Self::Buffer,
         d_target: &Self::Buffer,
-        perturbation: &mut Perturbation<Self::Buffer>,
+        perturbation: &mut Perturbation<Self::Buffer, Self::Wide>,
     );
 
     /// From norms to displacements of length `epsilon` at the features. `batch` is the sum of all squared norms of
@@ -57,6 +57,6 @@ pub trait Adversarial: Backend {
         norm: AdversarialNorm,
         epsilon: f64,
         batch: f64,
-        perturbation: &mut Perturbation<Self::Buffer>,
+        perturbation: &mut Perturbation<Self::Buffer, Self::Wide>,
     );
 }

@@ -21,7 +21,7 @@ pub trait Classifier: Backend {
         layout: &Self::Layout,
         batch: usize,
         logits: &Self::Buffer,
-        loss: &mut Vec<f64>,
+        loss: &mut Self::Wide,
         d_logits: &mut Self::Buffer,
     );
 

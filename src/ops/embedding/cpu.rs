@@ -72,7 +72,7 @@ impl<R: Real> Embedding for Worker<R> {
         layout: &Shard,
         history: &Vec<R>,
         target: &Vec<R>,
-        perturbation: Option<&Perturbation<Vec<R>>>,
+        perturbation: Option<&Perturbation<Vec<R>, Vec<f64>>>,
         x: &mut Vec<R>,
         q: &mut Vec<R>,
     ) {
@@ -91,7 +91,7 @@ impl<R: Real> Embedding for Worker<R> {
     fn perturbed_features_gradient(
         &mut self,
         layout: &Shard,
-        perturbation: &Perturbation<Vec<R>>,
+        perturbation: &Perturbation<Vec<R>, Vec<f64>>,
         clean: (&Vec<R>, &Vec<R>),
         adversarial: (&Vec<R>, &Vec<R>),
         correlation: &mut Correlation<Vec<R>>,

@@ -21,7 +21,7 @@ pub trait Embedding: Backend {
         layout: &Self::Layout,
         history: &Self::Buffer,
         target: &Self::Buffer,
-        perturbation: Option<&Perturbation<Self::Buffer>>,
+        perturbation: Option<&Perturbation<Self::Buffer, Self::Wide>>,
         x: &mut Self::Buffer,
         q: &mut Self::Buffer,
     );
@@ -32,7 +32,7 @@ pub trait Embedding: Backend {
     fn perturbed_features_gradient(
         &mut self,
         layout: &Self::Layout,
-        perturbation: &Perturbation<Self::Buffer>,
+        perturbation: &Perturbation<Self::Buffer, Self::Wide>,
         clean: (&Self::Buffer, &Self::Buffer),
         adversarial: (&Self::Buffer, &Self::Buffer),
         correlation: &mut Correlation<Self::Buffer>,

@@ -1,0 +1,198 @@
+// Products of matrices: everything of a step that is one product over all rows, and those of a sample's window.
+//
+//     product_nt       C = A B^T           A [m, k], B [n, k]    weights are [out, in]: inputs times weights
+//     product_nn       C = A B             A [m, k], B [k, n]    gradients times weights
+//     product_tn       C = A^T B           A [k, m], B [k, n]    gradients of weights: k runs over the batch's rows, in chunks
+//     product_fold     C += sum of the chunks' partial results, in order
+//     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
+//
+// The number of rows is in the header, by `Extent`: launches are made for the capacity, and blocks beyond return at once.
+// blockIdx.y counts products of one shape side by side (directions, roles), blockIdx.z runs.
+//
+// Results do not depend on the order of blocks: each element of C has one block, and chunks are summed in order by one thread.
+//
+// Launch: block 128 (product_nt, product_nn, product_tn: tiles of 128 x 64) or 64 (window_*: tiles of 32 x 32), grid x the tiles
+// of C, row-major; product_fold: block 256, grid x ceil(m n / 256).
+// Floor: 2 m n k FLOPs; A, B and C once.
+#include "product.cuh"
+
+// Which rows a product runs over.
+enum class Extent : unsigned { Fixed, Rows, Samples, Distinct, Roles };
+
+enum class Epilogue : unsigned { None, Sigmoid, TanhOfSum };
+
+// `Product` in src/device/cuda/product.rs has the same fields.
+struct Product {
+    const float *a, *b, *bias, *addend;
+    float *c;
+    const unsigned *index;  // rows of A (nt) or of B (tn)
+    const float *scale;     // of B's rows (tn)
+    // Floats from one product of blockIdx.y = outer * inner + i to the next.
+    long long a_inner, a_outer, b_inner, b_outer, c_inner, c_outer, bias_inner, bias_outer, index_inner;
+    long long beyond;
+    unsigned long long run_stride;
+    unsigned m, n, k;  // the one that runs over the batch's rows is its capacity
+    unsigned a_stride, b_stride, c_stride;
+    unsigned split;
+    unsigned inner, outer;
+    Extent extent;
+    Epilogue epilogue;
+    unsigned accumulate;
+    unsigned a_shared, b_shared;  // an operand that all runs share
+    unsigned chunk;               // of k (tn); 0: one block sums all of k and writes to C itself
+    unsigned padding;
+};
+static_assert(sizeof(Product) == 18 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
+
+__device__ __forceinline__ void rows_of(const Header &header, Extent extent, unsigned outer, unsigned fixed, unsigned &first,
+                                        unsigned &count) {
+    first = 0;
+    switch (extent) {
+    case Extent::Rows: count = header.rows; break;
+    case Extent::Samples: count = header.samples; break;
+    case Extent::Distinct: count = header.distinct; break;
+    case Extent::Roles:
+        first = outer == 0 ? 0 : header.rows_a;
+        count = outer == 0 ? header.rows_a : header.rows - header.rows_a;
+        break;
+    default: count = fixed;
+    }
+}
+
+using Wide = Tile<128, 64, 8, 8>;
+using Small = Tile<32, 32, 4, 4>;
+
+template <Rows B> __device__ __forceinline__ void product_rows(const Header *header, const Product &p) {
+    __shared__ typename Wide::Shared shared;
+    const unsigned tiles = (p.n + Wide::BN - 1) / Wide::BN;
+    const unsigned first_row = blockIdx.x / tiles * Wide::BM, first_column = blockIdx.x % tiles * Wide::BN;
+    const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
+    unsigned first, m;
+    rows_of(*of_run(header, p.run_stride), p.extent, outer, p.m, first, m);
+    if (first_row >= m) return;
+    const auto placed = [&](const float *pointer, long long by_inner, long long by_outer, bool shared_by_runs) {
+        return (shared_by_runs ? pointer : of_run(pointer, p.run_stride)) + inner * by_inner + outer * by_outer;
+    };
+    const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
+    const float *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + (index ? 0 : static_cast<size_t>(first) * p.a_stride);
+    const Operand<Rows::OfK> a = {a_data, p.a_stride, index, nullptr, ~0u, 0};
+    const Operand<B> b = {placed(p.b, p.b_inner, p.b_outer, p.b_shared), p.b_stride, nullptr, nullptr, p.split, p.beyond};
+    const float *bias = p.bias ? placed(p.bias, p.bias_inner, p.bias_outer, false) : nullptr;
+    const float *addend = p.addend ? of_run(p.addend, p.run_stride) : nullptr;
+    float *c = of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(first) * p.c_stride;
+    multiply_tile<Wide>(shared, a, b, m, p.n, 0, p.k, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
+        float *to = c + static_cast<size_t>(row) * p.c_stride + column;
+        if (bias) sum += bias[column];
+        if (p.accumulate) sum += *to;
+        if (p.epilogue == Epilogue::Sigmoid) sum = 1.0f / (1.0f + expf(-sum));
+        if (p.epilogue == Epilogue::TanhOfSum) sum = tanhf(sum + addend[static_cast<size_t>(row) * p.c_stride + column]);
+        *to = sum;
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(128) product_nt(const Header *header, const Product p) {
+    product_rows<Rows::OfK>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128) product_nn(const Header *header, const Product p) {
+    product_rows<Rows::Across>(header, p);
+}
+
+// blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks, m, n]; without chunks blockIdx.y = product.
+extern "C" __global__ void __launch_bounds__(128) product_tn(const Header *header, const Product p) {
+    __shared__ typename Wide::Shared shared;
+    const unsigned tiles = (p.n + Wide::BN - 1) / Wide::BN;
+    const unsigned first_row = blockIdx.x / tiles * Wide::BM, first_column = blockIdx.x % tiles * Wide::BN;
+    const unsigned chunks = p.chunk ? (p.k + p.chunk - 1) / p.chunk : 1;
+    const unsigned product = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
+    const unsigned inner = product % p.inner, outer = product / p.inner;
+    unsigned first, k;
+    rows_of(*of_run(header, p.run_stride), p.extent, outer, p.k, first, k);
+    const unsigned begin = chunk * p.chunk, end = p.chunk ? min(begin + p.chunk, k) : k;
+    if (begin >= k && p.chunk) return;
+    const auto placed = [&](const float *pointer, long long by_inner, long long by_outer, bool shared_by_runs) {
+        return (shared_by_runs ? pointer : of_run(pointer, p.run_stride)) + inner * by_inner + outer * by_outer;
+    };
+    const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
+    const float *scale = p.scale ? of_run(p.scale, p.run_stride) + first : nullptr;
+    const float *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + static_cast<size_t>(first) * p.a_stride;
+    const float *b_data = placed(p.b, p.b_inner, p.b_outer, p.b_shared) + (index ? 0 : static_cast<size_t>(first) * p.b_stride);
+    const Operand<Rows::Across> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0};
+    const Operand<Rows::Across> b = {b_data, p.b_stride, index, scale, ~0u, 0};
+    float *c = of_run(p.c, p.run_stride);
+    c += p.chunk ? static_cast<size_t>(blockIdx.y) * p.m * p.n : inner * p.c_inner + outer * p.c_outer;
+    const unsigned stride = p.chunk ? p.n : p.c_stride;
+    multiply_tile<Wide>(shared, a, b, p.m, p.n, begin, end, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
+        float *to = c + static_cast<size_t>(row) * stride + column;
+        *to = !p.chunk && p.accumulate ? *to + sum : sum;
+    });
+}
+
+// `p` as of product_tn, but `p.a` the workspace and `p.c` the result, to which the sum is added where `p.accumulate`.
+extern "C" __global__ void __launch_bounds__(256) product_fold(const Header *header, const Product p) {
+    const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
+    unsigned first, k;
+    rows_of(*of_run(header, p.run_stride), p.extent, outer, p.k, first, k);
+    const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, size = p.m * p.n;
+    if (at >= size) return;
+    const unsigned chunks = (p.k + p.chunk - 1) / p.chunk, active = (k + p.chunk - 1) / p.chunk;
+    const float *from = of_run(p.a, p.run_stride) + static_cast<size_t>(blockIdx.y) * chunks * size + at;
+    float *to = of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(at / p.n) * p.c_stride + at % p.n;
+    float sum = 0.0f;
+    for (unsigned chunk = 0; chunk < active; chunk++) sum += from[static_cast<size_t>(chunk) * size];
+    *to = p.accumulate ? *to + sum : sum;
+}
+
+// What an operand of a window's product is: the window's rows, `width` wide, or its pairs.
+enum class Shape : unsigned { Rows, Pairs };
+
+// `WindowProduct` in src/device/cuda/product.rs has the same fields.
+struct WindowProduct {
+    const float *a, *b;
+    float *c;
+    const unsigned *offset, *pairs;  // [samples + 1]
+    unsigned long long run_stride;
+    unsigned width;
+    Shape a_shape, b_shape, c_shape;
+    unsigned accumulate;
+    unsigned longest;  // window that the grid is made for
+};
+static_assert(sizeof(WindowProduct) == 6 * 8 + 6 * 4, "as in src/device/cuda/product.rs");
+
+template <Rows A, Rows B> __device__ __forceinline__ void window_product(const Header *header, const WindowProduct &p) {
+    __shared__ typename Small::Shared shared;
+    const unsigned sample = blockIdx.y;
+    if (sample >= of_run(header, p.run_stride)->samples) return;
+    const unsigned *offset = of_run(p.offset, p.run_stride) + sample;
+    const unsigned first = offset[0], rows = offset[1] - first;
+    const size_t pair = of_run(p.pairs, p.run_stride)[sample];
+    const unsigned m = rows, n = p.c_shape == Shape::Pairs ? rows : p.width;
+    // A's other extent: its rows are the window's in every product.
+    const unsigned k = p.a_shape == Shape::Pairs ? rows : p.width;
+    const unsigned most = p.c_shape == Shape::Pairs ? p.longest : p.width, tiles = (most + Small::BN - 1) / Small::BN;
+    const unsigned first_row = blockIdx.x / tiles * Small::BM, first_column = blockIdx.x % tiles * Small::BN;
+    if (first_row >= m || first_column >= n) return;
+    const auto place = [&](const float *data, Shape shape) {
+        return of_run(data, p.run_stride) + (shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
+    };
+    const auto stride = [&](Shape shape) { return shape == Shape::Pairs ? rows : p.width; };
+    const Operand<A> a = {place(p.a, p.a_shape), stride(p.a_shape), nullptr, nullptr, ~0u, 0};
+    const Operand<B> b = {place(p.b, p.b_shape), stride(p.b_shape), nullptr, nullptr, ~0u, 0};
+    float *c = of_run(p.c, p.run_stride) + (p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
+    multiply_tile<Small>(shared, a, b, m, n, 0, k, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
+        float *to = c + static_cast<size_t>(row) * n + column;
+        *to = p.accumulate ? *to + sum : sum;
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(64) window_nt(const Header *header, const WindowProduct p) {
+    window_product<Rows::OfK, Rows::OfK>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(64) window_nn(const Header *header, const WindowProduct p) {
+    window_product<Rows::OfK, Rows::Across>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(64) window_tn(const Header *header, const WindowProduct p) {
+    window_product<Rows::Across, Rows::Across>(header, p);
+}

@@ -1,0 +1,208 @@
+//! A card with the project's kernels loaded.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute_enum};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result};
+use cudarc::nvrtc::Ptx;
+
+use crate::error::{Error, Result};
+
+/// The modules that `build.rs` compiled, by name; none where it found no nvcc.
+const MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+/// The oldest architecture that the kernels are compiled for: Turing.
+const OLDEST: (i32, i32) = (7, 5);
+
+/// A card, its context and stream, and every kernel of the project.
+pub struct Card {
+    pub context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    kernels: HashMap<&'static str, CudaFunction>,
+    /// Bytes of dynamic shared memory that a block may have.
+    pub shared_memory: usize,
+    // Functions die with their modules.
+    _modules: Vec<Arc<CudaModule>>,
+}
+
+/// What `coin devices` says of a card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    pub index: usize,
+    pub name: String,
+    pub compute_capability: (i32, i32),
+    pub memory: usize,
+    pub free: usize,
+    /// Why it cannot be used, if it cannot.
+    pub refused: Option<String>,
+}
+
+/// Whether the program was built with its kernels; what to do if not.
+pub fn built() -> Result<()> {
+    if MODULES.is_empty() {
+        return Err(Error::input(
+            "this coin was built without nvcc, for the CPU alone: run scripts/install-nvcc and build it again",
+        ));
+    }
+    Ok(())
+}
+
+/// The version of CUDA that the driver supports, as 1000 major + 10 minor; an error where there is no driver.
+pub fn driver_version() -> Result<i32> {
+    // SAFETY: it opens libraries of these names, as everything after it would.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::input(
+            "there is no CUDA driver on this machine (no libcuda.so.1): install NVIDIA's driver, or use --device cpu",
+        ));
+    }
+    result::init().map_err(|error| failed("start the driver", error))?;
+    let mut version = 0;
+    // SAFETY: the driver writes one int.
+    unsafe { sys::cuDriverGetVersion(&mut version) }
+        .result()
+        .map_err(|error| failed("ask for the driver's version", error))?;
+    Ok(version)
+}
+
+/// An error of the driver in words.
+pub fn failed(doing: &str, error: DriverError) -> Error {
+    let name = error.error_name().map(|name| name.to_string_lossy().into_owned());
+    let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
+    let (name, text) = (name.unwrap_or_else(|_| format!("{:?}", error.0)), text.unwrap_or_default());
+    let message = format!("the card failed to {doing}: {name} ({text})");
+    match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            Error::System(format!("{message}; is another program using it?"))
+        }
+        _ => Error::System(message),
+    }
+}
+
+/// All cards of the machine, those that cannot be used with the reason.
+pub fn cards() -> Result<Vec<Description>> {
+    driver_version()?;
+    let count = CudaContext::device_count().map_err(|error| failed("count the cards", error))?;
+    (0..count as usize).map(describe).collect()
+}
+
+fn describe(index: usize) -> Result<Description> {
+    let context = CudaContext::new(index).map_err(|error| failed(&format!("open card {index}"), error))?;
+    let told = |error| failed(&format!("tell of card {index}"), error);
+    let compute_capability = context.compute_capability().map_err(told)?;
+    let (free, memory) = context.mem_get_info().map_err(told)?;
+    Ok(Description {
+        index,
+        name: context.name().map_err(told)?,
+        compute_capability,
+        memory,
+        free,
+        refused: (compute_capability < OLDEST).then(|| {
+            let (major, minor) = compute_capability;
+            format!("compute capability {major}.{minor}: the kernels need 7.5 (Turing) or newer")
+        }),
+    })
+}
+
+impl Card {
+    /// Opens a card and loads every kernel in `names`, which are (module, kernels).
+    pub fn open(index: usize, names: &[(&str, &[&'static str])]) -> Result<Arc<Card>> {
+        built()?;
+        let cards = cards()?;
+        let Some(description) = cards.get(index) else {
+            return Err(Error::input(match cards.len() {
+                0 => "the driver finds no card on this machine: use --device cpu".to_string(),
+                count => format!("there is no card {index}: the machine has {count}, numbered from 0"),
+            }));
+        };
+        if let Some(reason) = &description.refused {
+            return Err(Error::input(format!("card {index}, {}: {reason}", description.name)));
+        }
+        let context = CudaContext::new(index).map_err(|error| failed("open its context", error))?;
+        // One stream, whose order is all that is needed; memory is not cudarc's.
+        // SAFETY: nothing is shared between streams.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(|error| failed("make a stream", error))?;
+        let mut modules = Vec::new();
+        let mut kernels = HashMap::new();
+        for (module, names) in names {
+            let Some((_, fatbin)) = MODULES.iter().find(|(name, _)| name == module) else {
+                return Err(Error::System(format!(
+                    "kernels/{module}.cu is not in this program: build it again"
+                )));
+            };
+            let loaded = context.load_module(Ptx::from_binary(fatbin.to_vec())).map_err(|error| match error.0 {
+                sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+                    Error::input(format!(
+                        "the driver cannot load kernels/{module}.cu: it is older than the CUDA 13 that the kernels were \
+                         compiled with; install driver 580 or newer"
+                    ))
+                }
+                _ => failed(&format!("load kernels/{module}.cu"), error),
+            })?;
+            for name in *names {
+                let kernel = loaded.load_function(name).map_err(|_| {
+                    Error::System(format!(
+                        "kernels/{module}.cu has no kernel {name}: build the program again"
+                    ))
+                })?;
+                kernels.insert(*name, kernel);
+            }
+            modules.push(loaded);
+        }
+        let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let shared_memory =
+            context.attribute(attribute).map_err(|error| failed("tell of its shared memory", error))?
+                as usize;
+        Ok(Arc::new(Card { context, stream, kernels, shared_memory, _modules: modules }))
+    }
+
+    /// Free and total bytes of the card's memory.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.context.mem_get_info().map_err(|error| failed("tell its free memory", error))
+    }
+
+    /// Lets a kernel have `bytes` of dynamic shared memory, which takes leave above 48 KiB.
+    pub fn allow_shared(&self, kernel: &str, bytes: usize) -> Result<()> {
+        let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        if bytes <= 48 << 10 {
+            return Ok(());
+        }
+        self.kernels[kernel]
+            .set_attribute(attribute, bytes as i32)
+            .map_err(|error| failed(&format!("give {kernel} {bytes} bytes of shared memory"), error))
+    }
+
+    /// Launches a kernel on the card's stream.
+    ///
+    /// # Safety
+    /// `arguments` point to values of the kernel's parameters, in its order and of its types, and the addresses among them
+    /// to memory that the kernel may read and write as it does.
+    pub unsafe fn launch(
+        &self,
+        kernel: &str,
+        Shape { grid, block, shared }: Shape,
+        arguments: &mut [*mut c_void],
+    ) -> std::result::Result<(), DriverError> {
+        // SAFETY: the function is loaded, the stream is the context's own; the rest is the caller's promise.
+        unsafe {
+            result::launch_kernel(
+                self.kernels[kernel].cu_function(),
+                (grid[0], grid[1], grid[2]),
+                (block, 1, 1),
+                shared,
+                self.stream.cu_stream(),
+                arguments,
+            )
+        }
+    }
+}
+
+/// Blocks, threads of a block, and bytes of dynamic shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub grid: [u32; 3],
+    pub block: u32,
+    pub shared: u32,
+}

@@ -1,0 +1,198 @@
+//! The card's memory: one allocation, taken up front and laid out by a plan, so that nothing is allocated in a step and every
+//! address is known when a step is captured.
+//!
+//! Everything a run has of its own lies in one stretch of the same layout; the stretches of runs side by side follow each other,
+//! [`Plan::run_stride`] bytes apart.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::{DriverError, result, sys};
+
+use super::card::{Card, failed};
+use crate::error::Result;
+
+/// Every buffer begins at a multiple of this: whole sectors and any vector access.
+const ALIGNMENT: usize = 256;
+
+/// A buffer in the first run's stretch: its address and how many elements it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Buffer {
+    pub address: u64,
+    pub len: usize,
+}
+
+impl Buffer {
+    /// The part from `element` of 4 bytes on.
+    pub fn from(self, element: usize) -> Buffer {
+        assert!(element <= self.len, "a part that begins behind its buffer");
+        Buffer { address: self.address + 4 * element as u64, len: self.len - element }
+    }
+}
+
+/// Lays buffers out one behind the other.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    base: u64,
+    end: usize,
+}
+
+impl Plan {
+    /// A plan whose addresses begin at `base`.
+    pub fn at(base: u64) -> Plan {
+        Plan { base, end: 0 }
+    }
+
+    fn take(&mut self, len: usize, size: usize) -> Buffer {
+        let address = self.base + self.end as u64;
+        self.end += (len * size).max(1).next_multiple_of(ALIGNMENT);
+        Buffer { address, len }
+    }
+
+    /// Room for `len` float32 or 32-bit integers.
+    pub fn words(&mut self, len: usize) -> Buffer {
+        self.take(len, 4)
+    }
+
+    /// Room for `len` float64.
+    pub fn doubles(&mut self, len: usize) -> Buffer {
+        self.take(len, 8)
+    }
+
+    /// Bytes of a run, which is also the distance to the next run's.
+    pub fn run_stride(&self) -> usize {
+        self.end
+    }
+}
+
+/// An allocation on a card; freed when dropped.
+pub struct Memory {
+    card: Arc<Card>,
+    pub address: u64,
+    pub bytes: usize,
+}
+
+impl Memory {
+    /// `bytes` of the card's memory, all zero.
+    pub fn zeros(card: &Arc<Card>, bytes: usize) -> Result<Memory> {
+        card.context.bind_to_thread().map_err(|error| failed("take its context", error))?;
+        // SAFETY: the context is current.
+        let address = unsafe { result::malloc_sync(bytes.max(1)) }
+            .map_err(|error| failed(&format!("allocate {:.2} GB", bytes as f64 / 1e9), error))?;
+        let memory = Memory { card: Arc::clone(card), address, bytes: bytes.max(1) };
+        memory.clear(address, memory.bytes).map_err(|error| failed("clear its memory", error))?;
+        Ok(memory)
+    }
+
+    /// Sets bytes to zero, in the stream's order.
+    pub fn clear(&self, address: u64, bytes: usize) -> std::result::Result<(), DriverError> {
+        self.check(address, bytes);
+        // SAFETY: the range lies in the allocation.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.card.stream.cu_stream()) }
+    }
+
+    /// Writes `values` at an address; returns when they are there.
+    pub fn write<T: bytemuck::NoUninit>(&self, address: u64, values: &[T]) -> Result<()> {
+        self.check(address, size_of_val(values));
+        if values.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the range lies in the allocation; `values` outlives the copy, which is waited for.
+        unsafe { result::memcpy_htod_async(address, values, self.card.stream.cu_stream()) }
+            .and_then(|()| self.card.stream.synchronize())
+            .map_err(|error| failed("take data", error))
+    }
+
+    /// Reads values from an address; waits for the stream.
+    pub fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        address: u64,
+        len: usize,
+    ) -> Result<Vec<T>> {
+        let mut values = vec![T::zeroed(); len];
+        self.check(address, size_of_val(values.as_slice()));
+        if len == 0 {
+            return Ok(values);
+        }
+        // SAFETY: the range lies in the allocation; `values` outlives the copy, which is waited for.
+        unsafe { result::memcpy_dtoh_async(&mut values, address, self.card.stream.cu_stream()) }
+            .and_then(|()| self.card.stream.synchronize())
+            .map_err(|error| failed("give results", error))?;
+        Ok(values)
+    }
+
+    /// Copies `bytes` of pinned host memory, in the stream's order; does not wait.
+    ///
+    /// # Safety
+    /// `from` is not written to until the stream has passed this copy.
+    pub unsafe fn upload(
+        &self,
+        address: u64,
+        from: &Pinned,
+        bytes: usize,
+    ) -> std::result::Result<(), DriverError> {
+        self.check(address, bytes);
+        assert!(bytes <= from.words.len() * 4);
+        // SAFETY: both ranges are valid; the caller keeps the source.
+        unsafe {
+            sys::cuMemcpyHtoDAsync_v2(
+                address,
+                from.words.as_ptr().cast::<c_void>(),
+                bytes,
+                self.card.stream.cu_stream(),
+            )
+        }
+        .result()
+    }
+
+    fn check(&self, address: u64, bytes: usize) {
+        let inside = address >= self.address && address + bytes as u64 <= self.address + self.bytes as u64;
+        assert!(inside, "a range outside of the card's memory");
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // Nothing can be done about an error here; the context's end frees the memory too.
+        let _ = self.card.context.bind_to_thread();
+        let _ = self.card.stream.synchronize();
+        // SAFETY: the allocation is this object's own, and the stream is done with it.
+        let _ = unsafe { result::free_sync(self.address) };
+    }
+}
+
+/// Host memory that a card copies from by itself.
+pub struct Pinned {
+    card: Arc<Card>,
+    words: &'static mut [u32],
+}
+
+impl Pinned {
+    /// `words` words, zero.
+    pub fn zeros(card: &Arc<Card>, words: usize) -> Result<Pinned> {
+        card.context.bind_to_thread().map_err(|error| failed("take its context", error))?;
+        let words = words.max(1);
+        // SAFETY: the context is current.
+        let pointer = unsafe { result::malloc_host(words * 4, sys::CU_MEMHOSTALLOC_WRITECOMBINED) }
+            .map_err(|error| failed("pin host memory", error))?;
+        // SAFETY: the driver gave that many bytes, aligned to a page, and they are this object's alone until it drops.
+        let words = unsafe {
+            pointer.cast::<u32>().write_bytes(0, words);
+            std::slice::from_raw_parts_mut(pointer.cast::<u32>(), words)
+        };
+        Ok(Pinned { card: Arc::clone(card), words })
+    }
+
+    pub fn words(&mut self) -> &mut [u32] {
+        self.words
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = self.card.context.bind_to_thread();
+        let _ = self.card.stream.synchronize();
+        // SAFETY: it came from `malloc_host`, and the stream is done with it.
+        let _ = unsafe { result::free_host(self.words.as_mut_ptr().cast()) };
+    }
+}

@@ -1,0 +1,206 @@
+//! Products of matrices on a card: `kernels/product.cu`.
+
+use super::card::Shape;
+use super::memory::Buffer;
+
+/// Which rows a product runs over: what `Extent` in `kernels/product.cu` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Extent {
+    /// As many as stated.
+    Fixed,
+    Rows,
+    Samples,
+    Distinct,
+    /// Role A's rows in the first outer product, role B's in the second.
+    Roles,
+}
+
+/// What is done to an element of the result before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Epilogue {
+    None,
+    Sigmoid,
+    /// `tanh(sum + addend)`
+    TanhOfSum,
+}
+
+/// The argument of `product_nt`, `product_nn`, `product_tn` and `product_fold`: `Product` in `kernels/product.cu`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Product {
+    pub a: u64,
+    pub b: u64,
+    pub bias: u64,
+    pub addend: u64,
+    pub c: u64,
+    pub index: u64,
+    pub scale: u64,
+    pub a_inner: i64,
+    pub a_outer: i64,
+    pub b_inner: i64,
+    pub b_outer: i64,
+    pub c_inner: i64,
+    pub c_outer: i64,
+    pub bias_inner: i64,
+    pub bias_outer: i64,
+    pub index_inner: i64,
+    pub beyond: i64,
+    pub run_stride: u64,
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+    pub a_stride: u32,
+    pub b_stride: u32,
+    pub c_stride: u32,
+    pub split: u32,
+    pub inner: u32,
+    pub outer: u32,
+    pub extent: Extent,
+    pub epilogue: Epilogue,
+    pub accumulate: u32,
+    pub a_shared: u32,
+    pub b_shared: u32,
+    pub chunk: u32,
+    padding: u32,
+}
+
+const _: () = assert!(size_of::<Product>() == 18 * 8 + 16 * 4);
+
+/// Tile of `product_*` and of `window_*`: rows, columns.
+const WIDE: (u32, u32) = (128, 64);
+const SMALL: (u32, u32) = (32, 32);
+
+/// Rows of the batch that one block of a weight's gradient sums.
+pub const CHUNK: u32 = 512;
+
+impl Product {
+    /// One product of `m` x `k` by `k` x `n`, operands of these row strides, nothing else.
+    pub fn new(
+        (m, n, k): (usize, usize, usize),
+        a: (Buffer, usize),
+        b: (Buffer, usize),
+        c: (Buffer, usize),
+    ) -> Product {
+        Product {
+            a: a.0.address,
+            b: b.0.address,
+            c: c.0.address,
+            bias: 0,
+            addend: 0,
+            index: 0,
+            scale: 0,
+            a_inner: 0,
+            a_outer: 0,
+            b_inner: 0,
+            b_outer: 0,
+            c_inner: 0,
+            c_outer: 0,
+            bias_inner: 0,
+            bias_outer: 0,
+            index_inner: 0,
+            beyond: 0,
+            run_stride: 0,
+            m: m as u32,
+            n: n as u32,
+            k: k as u32,
+            a_stride: a.1 as u32,
+            b_stride: b.1 as u32,
+            c_stride: c.1 as u32,
+            split: u32::MAX,
+            inner: 1,
+            outer: 1,
+            extent: Extent::Fixed,
+            epilogue: Epilogue::None,
+            accumulate: 0,
+            a_shared: 0,
+            b_shared: 0,
+            chunk: 0,
+            padding: 0,
+        }
+    }
+
+    pub fn extent(mut self, extent: Extent) -> Self {
+        self.extent = extent;
+        if extent == Extent::Roles {
+            self.outer = 2;
+        }
+        self
+    }
+
+    pub fn bias(mut self, bias: Buffer) -> Self {
+        self.bias = bias.address;
+        self
+    }
+
+    pub fn accumulate(mut self) -> Self {
+        self.accumulate = 1;
+        self
+    }
+
+    pub fn epilogue(mut self, epilogue: Epilogue) -> Self {
+        self.epilogue = epilogue;
+        self
+    }
+
+    pub fn blocks(self) -> [u32; 2] {
+        let (rows, columns) = WIDE;
+        [self.m.div_ceil(rows) * self.n.div_ceil(columns), self.inner * self.outer]
+    }
+
+    /// Parts that k is cut into.
+    pub fn chunks(&self) -> u32 {
+        if self.chunk == 0 { 1 } else { self.k.div_ceil(self.chunk) }
+    }
+
+    pub fn shape(&self, runs: u32) -> Shape {
+        let [x, y] = self.blocks();
+        Shape { grid: [x, y * self.chunks(), runs], block: 128, shared: 0 }
+    }
+
+    pub fn fold_shape(&self, runs: u32) -> Shape {
+        Shape {
+            grid: [(self.m * self.n).div_ceil(256), self.inner * self.outer, runs],
+            block: 256,
+            shared: 0,
+        }
+    }
+}
+
+/// What an operand of a window's product is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Of {
+    Rows,
+    Pairs,
+}
+
+/// The argument of `window_nt`, `window_nn` and `window_tn`: `WindowProduct` in `kernels/product.cu`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct WindowProduct {
+    pub a: u64,
+    pub b: u64,
+    pub c: u64,
+    pub offset: u64,
+    pub pairs: u64,
+    pub run_stride: u64,
+    pub width: u32,
+    pub a_of: Of,
+    pub b_of: Of,
+    pub c_of: Of,
+    pub accumulate: u32,
+    pub longest: u32,
+}
+
+const _: () = assert!(size_of::<WindowProduct>() == 6 * 8 + 6 * 4);
+
+impl WindowProduct {
+    pub fn shape(&self, samples: u32, runs: u32) -> Shape {
+        let (rows, columns) = SMALL;
+        let width = if self.c_of == Of::Pairs { self.longest } else { self.width };
+        let tiles = self.longest.div_ceil(rows) * width.div_ceil(columns);
+        Shape { grid: [tiles, samples, runs], block: 64, shared: 0 }
+    }
+}
