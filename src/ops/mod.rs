@@ -23,6 +23,7 @@ pub mod adversarial;
 pub mod attention;
 pub mod classifier;
 pub mod cpu;
+pub mod cuda;
 pub mod dropout;
 pub mod embedding;
 pub mod gru;

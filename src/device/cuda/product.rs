@@ -63,7 +63,7 @@ pub struct Product {
     pub a_shared: u32,
     pub b_shared: u32,
     pub chunk: u32,
-    padding: u32,
+    pub padding: u32,
 }
 
 const _: () = assert!(size_of::<Product>() == 18 * 8 + 16 * 4);

@@ -8,5 +8,6 @@
 //! With `stack_input = "gru"` the next stack reads G itself and only the scores are folded.
 
 mod cpu;
+mod cuda;
 
 pub use cpu::{Scratch, prepare, unfold};

@@ -1,0 +1,77 @@
+//! The card's preparation of a step's weights.
+
+use crate::device::cuda::batch::Indices;
+use crate::device::cuda::product::Product;
+use crate::ops::cuda::Worker;
+use crate::ops::parameters::Linear;
+
+impl Worker {
+    /// Multiplies the weights that a step applies as one. `attended`: stacks read attended states.
+    pub fn fold(&mut self, indices: &Indices, attended: bool) {
+        let (d, width) = (self.d, 2 * self.d);
+        let layout = self.layout.clone();
+        let embeddings = [
+            (layout.history_embedding, self.folded.history_gram),
+            (layout.target_embedding, self.folded.target_gram),
+        ];
+        for (Linear { weight, bias }, gram) in embeddings {
+            // W [out, D]: the Gram matrix of its rows.
+            let (out, features) = (layout.specs[bias].len(), layout.sizes.features);
+            let weight = (self.parameter(weight), features);
+            self.product_nt(indices, Product::new((out, out, features), weight, weight, (gram, out)));
+        }
+        for (l, place) in layout.context.iter().enumerate() {
+            // score[i, j] = sum over o of query[o, i] key[o, j]
+            let (query, key) = ((self.parameter(place.query), width), (self.parameter(place.key), width));
+            let score = (self.folded.score[l], width);
+            self.product_tn(indices, Product::new((width, width, width), query, key, score));
+            if attended && l > 0 {
+                let [forward, backward] = place.gru;
+                let input = (self.parameter(forward.weight_ih), width);
+                let value = (self.parameter(layout.context[l - 1].value), width);
+                let mut product = Product::new((3 * d, width, width), input, value, (self.folded.input[l], width));
+                product.inner = 2;
+                product.a_inner = self.distance(forward.weight_ih, backward.weight_ih);
+                product.c_inner = (3 * d * width) as i64;
+                self.product_nn(indices, product);
+            }
+        }
+    }
+
+    /// Turns the gradients of the products into those of the parameters.
+    pub fn unfold(&mut self, indices: &Indices, attended: bool) {
+        let (d, width) = (self.d, 2 * self.d);
+        let layout = self.layout.clone();
+        for (l, place) in layout.context.iter().enumerate() {
+            let square = (width, width, width);
+            let (query, key) = ((self.parameter(place.query), width), (self.parameter(place.key), width));
+            let d_score = (self.folded.d_score[l], width);
+            // key' = query score', query' = key score'^T
+            let (d_query, d_key) = ((self.gradient(place.query), width), (self.gradient(place.key), width));
+            self.product_nn(indices, Product::new(square, query, d_score, d_key).accumulate());
+            self.product_nt(indices, Product::new(square, key, d_score, d_query).accumulate());
+            if !(attended && l > 0) {
+                continue;
+            }
+            let value = layout.context[l - 1].value;
+            let [forward, backward] = place.gru;
+            let apart = self.distance(forward.weight_ih, backward.weight_ih);
+            for (direction, gru) in place.gru.iter().enumerate() {
+                // value' += input^T folded': one direction after the other, since both add to the same.
+                let input = (self.parameter(gru.weight_ih), width);
+                let d_folded = (self.folded.d_input[l].from(direction * 3 * d * width), width);
+                let d_value = (self.gradient(value), width);
+                self.product_tn(indices, Product::new((width, width, 3 * d), input, d_folded, d_value).accumulate());
+            }
+            // input' = folded' value^T
+            let d_folded = (self.folded.d_input[l], width);
+            let d_input = (self.gradient(forward.weight_ih), width);
+            let value = (self.parameter(value), width);
+            let mut product = Product::new((3 * d, width, width), d_folded, value, d_input).accumulate();
+            product.inner = 2;
+            product.a_inner = (3 * d * width) as i64;
+            product.c_inner = apart;
+            self.product_nt(indices, product);
+        }
+    }
+}
