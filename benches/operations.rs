@@ -148,17 +148,20 @@ fn operations(c: &mut Criterion) {
             });
         });
     }
+    // Dropout has a line of its own.
+    let keep_all = Mask { keep: 1.0, ..mask };
     c.bench_function("interaction", |b| {
-        b.iter(|| ops.interaction(&shard, weights, true, &a.hidden, &mut a.gate, &mut a.m));
+        b.iter(|| ops.interaction(&shard, weights, &keep_all, true, &a.hidden, &mut a.gate, &mut a.m));
     });
     let (mut d_gate, mut d_hidden) = (values(rows * 2 * d), values(rows * 2 * d));
     c.bench_function("interaction backward", |b| {
         b.iter(|| {
             let grads = &mut gradients;
-            let (hidden, gate, d_m) = (&a.hidden, &a.gate, &a.m);
+            let (hidden, gate, d_m) = (&a.hidden, &a.gate, &mut a.m);
             ops.interaction_backward(
                 &shard,
                 weights,
+                &keep_all,
                 true,
                 hidden,
                 gate,

@@ -44,7 +44,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let checkpoint = Checkpoint {
         config: setup.config,
         origin: setup.origin,
-        parameters: engine.state().parameters,
+        parameters: engine.state()?.parameters,
         training: None,
     };
     checkpoint.write(&arguments.out)

@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use super::config::{Config, StackInput};
 use super::graph::{Activations, Graph, Size};
-use super::{Engine, Objective, Predictions, State, StepLoss, Tensor, Values};
+use super::flops::flops;
+use super::{Engine, Losses, Objective, Predictions, State, StepLoss, check_targets, flatten, tensors};
 use crate::data::Corpus;
 use crate::data::batch::{Batch, SHARD_SAMPLES};
 use crate::data::standardise::Standardisation;
@@ -72,6 +73,7 @@ pub struct CpuEngine<R: Real> {
     lanes: Vec<Mutex<Lane<R>>>,
     /// The parameters' gradient of the last step.
     gradient: Vec<R>,
+    losses: Losses,
 }
 
 /// What a shard keeps between the phases of a step.
@@ -210,6 +212,7 @@ impl<R: Real> CpuEngine<R> {
             first_moment: zeros(),
             second_moment: zeros(),
             gradient: zeros(),
+            losses: Losses::default(),
             updates: 0,
             parameters,
             weights: Weights::default(),
@@ -629,60 +632,6 @@ impl<R: Real> CpuEngine<R> {
         gradient
     }
 
-    fn tensors(&self, values: &[R]) -> Vec<Tensor> {
-        let tensor = |spec: &crate::ops::parameters::Spec| Tensor {
-            name: spec.name.clone(),
-            shape: spec.shape.clone(),
-            values: Values::of(&values[spec.range()]),
-        };
-        self.layout.specs.iter().map(tensor).collect()
-    }
-
-    /// The scalars of `tensors`, which are this model's.
-    fn flatten(&self, tensors: &[Tensor], what: &str) -> Result<Vec<R>> {
-        let mut values = vec![R::ZERO; self.layout.len];
-        for spec in &self.layout.specs {
-            let named = tensors.iter().find(|tensor| tensor.name == spec.name);
-            let tensor = named.ok_or_else(|| {
-                Error::input(format!(
-                    "{what} has no tensor {}: it belongs to a model of another shape",
-                    spec.name
-                ))
-            })?;
-            if tensor.shape != spec.shape {
-                return Err(Error::input(format!(
-                    "{what}: tensor {} is {:?}, this model's is {:?}",
-                    spec.name, tensor.shape, spec.shape
-                )));
-            }
-            tensor.values.write(&mut values[spec.range()]);
-        }
-        if let Some(other) = tensors.iter().find(|t| self.layout.specs.iter().all(|spec| spec.name != t.name))
-        {
-            return Err(Error::input(format!("{what}: tensor {} is not of this model", other.name)));
-        }
-        Ok(values)
-    }
-
-    fn check_targets(&self, targets: &[u32], labelled: bool) -> Result<()> {
-        if targets.is_empty() {
-            return Err(Error::input("the batch is empty: it needs at least one target utterance"));
-        }
-        if self.windows.is_empty() {
-            return Err(Error::input("there are no utterances: the engine has been given no conversations"));
-        }
-        for &target in targets {
-            if target as usize >= self.windows.len() {
-                let last = self.windows.len() - 1;
-                return Err(Error::input(format!("target {target} is past the last utterance, {last}")));
-            }
-            if labelled && self.windows.label(target).is_none() {
-                return Err(Error::input(format!("target {target} has no label to learn from")));
-            }
-        }
-        Ok(())
-    }
-
     /// Values of a shard's samples in the order the targets were given: `width` for each.
     fn by_slot(&self, width: usize, values: impl Fn(&Sample<R>, usize) -> f64) -> Vec<f64> {
         let mut all = vec![0.0; self.batch.len() * width];
@@ -728,8 +677,8 @@ impl<R: Real> Sample<R> {
 }
 
 impl<R: Real> Engine for CpuEngine<R> {
-    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<StepLoss> {
-        self.check_targets(targets, true)?;
+    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()> {
+        check_targets(&self.windows, targets, true)?;
         let loss = self.evaluate(targets, self.mask(step));
         self.updates += 1;
         self.prepared = false;
@@ -746,11 +695,16 @@ impl<R: Real> Engine for CpuEngine<R> {
             let gradient = &gradient[i * UPDATE_BLOCK..][..parameters.len()];
             adam::update(step, gradient, parameters, first, second);
         });
-        Ok(loss)
+        self.losses.add(loss, targets.len());
+        Ok(())
+    }
+
+    fn losses(&mut self, _wait: bool) -> Result<Option<Losses>> {
+        Ok(Some(std::mem::take(&mut self.losses)))
     }
 
     fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
-        self.check_targets(targets, true)?;
+        check_targets(&self.windows, targets, true)?;
         let loss = self.evaluate(targets, self.no_dropout());
         let classes = self.layout.sizes.classes;
         Ok(Objective {
@@ -761,13 +715,13 @@ impl<R: Real> Engine for CpuEngine<R> {
             } else {
                 Vec::new()
             },
-            gradient: self.tensors(&self.gradient),
+            gradient: tensors(&self.layout, &self.gradient),
             input_gradient_norm: self.by_slot(1, |state, s| state.perturbation.squared_norm[s].sqrt()),
         })
     }
 
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
-        self.check_targets(targets, false)?;
+        check_targets(&self.windows, targets, false)?;
         self.begin(targets);
         self.pass(&self.no_dropout(), Perturbed::No, false);
         let mut history = vec![0; targets.len()];
@@ -812,53 +766,22 @@ impl<R: Real> Engine for CpuEngine<R> {
     }
 
     fn flops(&self) -> f64 {
-        let Sizes { features, classes, d, stacks } = self.layout.sizes;
-        let (d, features, classes) = (d as f64, features as f64, classes as f64);
-        let (mut rows, mut pairs) = (0.0, 0.0);
-        for shard in self.batch.shards() {
-            rows += shard.rows() as f64;
-            pairs += shard.pairs.last().copied().unwrap_or(0) as f64;
-        }
-        let samples = self.batch.len() as f64;
-        let stacks = stacks as f64;
-        // Speaker GRUs: input d and recurrent d to 3d in two directions; the interaction's d to d in two.
-        let speaker = rows
-            * 2.0
-            * (2.0 * (d + d) * 3.0 * d + 2.0 * d * d * f64::from(u8::from(self.graph.interaction)));
-        // A stack: the GRU's 2d and d to 3d in two directions, G score, scores, readout.
-        let context = rows * 2.0 * (2.0 * (2.0 * d + d) * 3.0 * d + 4.0 * d * d) + pairs * 2.0 * 2.0 * d;
-        let readout = samples * 2.0 * 2.0 * 4.0 * d * d + rows * 2.0 * 2.0 * 2.0 * d + pairs * 2.0 * 2.0;
-        let attend =
-            if self.graph.stack_input == StackInput::Attention { pairs * 2.0 * 2.0 * d } else { 0.0 };
-        let forward = speaker
-            + stacks * (context + readout)
-            + (stacks - 1.0) * attend
-            + samples * 2.0 * 2.0 * d * classes;
-        let distinct = self.batch.distinct.len() as f64;
-        let embedding = 2.0 * features * d * (distinct + 2.0 * samples);
-        let passes = if self.config.adversarial { 2.0 } else { 1.0 };
-        // Backward is two products for each of the forward's; the embedding has no gradient at its input.
-        let mut total = passes * 3.0 * forward + 2.0 * embedding;
-        if self.config.adversarial {
-            // Gram products at the gradients, and the correlation's in the weights' gradient.
-            total += 2.0 * 2.0 * (rows * d * d + samples * 4.0 * d * d);
-        }
-        total
+        flops(self.graph, self.layout.sizes, self.config.adversarial, &self.batch)
     }
 
-    fn state(&self) -> State {
-        State {
-            parameters: self.tensors(&self.parameters),
-            first_moment: self.tensors(&self.first_moment),
-            second_moment: self.tensors(&self.second_moment),
+    fn state(&mut self) -> Result<State> {
+        Ok(State {
+            parameters: tensors(&self.layout, &self.parameters),
+            first_moment: tensors(&self.layout, &self.first_moment),
+            second_moment: tensors(&self.layout, &self.second_moment),
             updates: self.updates,
-        }
+        })
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        let parameters = self.flatten(&state.parameters, "the parameters")?;
-        let first = self.flatten(&state.first_moment, "the first moments")?;
-        let second = self.flatten(&state.second_moment, "the second moments")?;
+        let parameters = flatten(&self.layout, &state.parameters, "the parameters")?;
+        let first = flatten(&self.layout, &state.first_moment, "the first moments")?;
+        let second = flatten(&self.layout, &state.second_moment, "the second moments")?;
         (self.parameters, self.first_moment, self.second_moment) = (parameters, first, second);
         self.updates = state.updates;
         self.prepared = false;

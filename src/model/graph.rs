@@ -166,8 +166,7 @@ impl Graph {
         // 2. Speaker GRUs
         ops.gru(layout, Layer::Speaker, weights, &a.x, &mut a.speaker, &mut a.hidden);
         // 3. Speaker mutual interaction
-        ops.interaction(layout, weights, self.interaction, &a.hidden, &mut a.gate, &mut a.m);
-        ops.dropout(layout, mask, Site::Interaction, &mut a.m);
+        ops.interaction(layout, weights, mask, self.interaction, &a.hidden, &mut a.gate, &mut a.m);
         // 4. Stacked contextual interaction
         for l in 0..self.stacks {
             let (before, rest) = a.stacks.split_at_mut(l);
@@ -252,12 +251,11 @@ impl Graph {
             ops.gru_backward(layout, layer, weights, input, hidden, gates, &d.g, &mut d.input, gradients);
         }
         // 3. Speaker mutual interaction
-        ops.dropout(layout, mask, Site::Interaction, &mut d.input);
         let (d_gate, d_hidden) = (&mut d.projected, &mut d.g);
         let (hidden, gate) = (&a.hidden, &a.gate);
         let enabled = self.interaction;
         ops.interaction_backward(
-            layout, weights, enabled, hidden, gate, &d.input, d_gate, d_hidden, gradients,
+            layout, weights, mask, enabled, hidden, gate, &mut d.input, d_gate, d_hidden, gradients,
         );
         // 2. Speaker GRUs; 1. is linear and summed over the whole batch by the caller.
         let layer = Layer::Speaker;

@@ -2,17 +2,21 @@
 
 pub mod config;
 pub mod cpu;
+pub mod cuda;
+mod flops;
 pub mod gradcheck;
 pub mod graph;
+
+use serde::{Deserialize, Serialize};
 
 use crate::data::Corpus;
 use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
 use crate::device::cpu::simd::Real;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::config::{Config, Precision};
 use crate::model::cpu::CpuEngine;
-use crate::ops::parameters::Sizes;
+use crate::ops::parameters::{Layout, Sizes, Spec};
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
 ///
@@ -20,8 +24,13 @@ use crate::ops::parameters::Sizes;
 /// before it. Targets of a batch are distinct.
 pub trait Engine: Send {
     /// One update: the clean and (when configured) the adversarial pass over `targets`, all of them labelled,
-    /// then Adam. `step` numbers the updates from 0 and keys the dropout masks.
-    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<StepLoss>;
+    /// then Adam. `step` numbers the updates from 0 and keys the dropout masks. A card may still be at work when it
+    /// returns.
+    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()>;
+
+    /// Losses of the steps since the last call that gave some. Without `wait` there are none where reading them would
+    /// mean waiting for a card.
+    fn losses(&mut self, wait: bool) -> Result<Option<Losses>>;
 
     /// The objective and its gradient with dropout off; nothing is updated. Targets are labelled.
     fn objective(&mut self, targets: &[u32]) -> Result<Objective>;
@@ -37,7 +46,7 @@ pub trait Engine: Send {
     fn flops(&self) -> f64;
 
     /// Everything that an uninterrupted run would carry on with.
-    fn state(&self) -> State;
+    fn state(&mut self) -> Result<State>;
 
     /// Takes over a state; refuses names or shapes that are not this model's.
     fn restore(&mut self, state: &State) -> Result<()>;
@@ -82,6 +91,91 @@ pub fn cpu_engine(
         Precision::F32 => engine::<f32>(config, corpus, standardisation, threads),
         Precision::F64 => engine::<f64>(config, corpus, standardisation, threads),
     }
+}
+
+/// Sums of losses over the utterances of some steps.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Losses {
+    pub utterances: u64,
+    pub clean: f64,
+    /// `None` while no adversarial pass has been made.
+    pub adversarial: Option<f64>,
+}
+
+impl Losses {
+    /// Adds a step's means over `utterances`.
+    pub fn add(&mut self, loss: StepLoss, utterances: usize) {
+        self.join(Losses {
+            utterances: utterances as u64,
+            clean: loss.clean * utterances as f64,
+            adversarial: loss.adversarial.map(|loss| loss * utterances as f64),
+        });
+    }
+
+    pub fn join(&mut self, other: Losses) {
+        self.utterances += other.utterances;
+        self.clean += other.clean;
+        if let Some(adversarial) = other.adversarial {
+            *self.adversarial.get_or_insert(0.0) += adversarial;
+        }
+    }
+
+    pub fn mean(&self) -> StepLoss {
+        let count = self.utterances.max(1) as f64;
+        StepLoss { clean: self.clean / count, adversarial: self.adversarial.map(|sum| sum / count) }
+    }
+}
+
+/// The parameters, or what is like them, by name.
+fn tensors<R: Real>(layout: &Layout, values: &[R]) -> Vec<Tensor> {
+    let tensor = |spec: &Spec| Tensor {
+        name: spec.name.clone(),
+        shape: spec.shape.clone(),
+        values: Values::of(&values[spec.range()]),
+    };
+    layout.specs.iter().map(tensor).collect()
+}
+
+/// The scalars of `tensors`, which are those of this layout.
+fn flatten<R: Real>(layout: &Layout, tensors: &[Tensor], what: &str) -> Result<Vec<R>> {
+    let mut values = vec![R::ZERO; layout.len];
+    for spec in &layout.specs {
+        let named = tensors.iter().find(|tensor| tensor.name == spec.name);
+        let tensor = named.ok_or_else(|| {
+            Error::input(format!("{what} has no tensor {}: it belongs to a model of another shape", spec.name))
+        })?;
+        if tensor.shape != spec.shape {
+            return Err(Error::input(format!(
+                "{what}: tensor {} is {:?}, this model's is {:?}",
+                spec.name, tensor.shape, spec.shape
+            )));
+        }
+        tensor.values.write(&mut values[spec.range()]);
+    }
+    if let Some(other) = tensors.iter().find(|t| layout.specs.iter().all(|spec| spec.name != t.name)) {
+        return Err(Error::input(format!("{what}: tensor {} is not of this model", other.name)));
+    }
+    Ok(values)
+}
+
+/// Refuses targets that are not there, or have no label where one is needed.
+fn check_targets(windows: &Windows, targets: &[u32], labelled: bool) -> Result<()> {
+    if targets.is_empty() {
+        return Err(Error::input("the batch is empty: it needs at least one target utterance"));
+    }
+    if windows.is_empty() {
+        return Err(Error::input("there are no utterances: the engine has been given no conversations"));
+    }
+    for &target in targets {
+        if target as usize >= windows.len() {
+            let last = windows.len() - 1;
+            return Err(Error::input(format!("target {target} is past the last utterance, {last}")));
+        }
+        if labelled && windows.label(target).is_none() {
+            return Err(Error::input(format!("target {target} has no label to learn from")));
+        }
+    }
+    Ok(())
 }
 
 /// Mean losses over the batch.

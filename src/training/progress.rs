@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::early_stopping::EarlyStopping;
-use crate::model::StepLoss;
+use crate::model::Losses;
 use crate::model::config::Config;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,19 +15,11 @@ pub struct Progress {
     pub steps: usize,
     /// Updates made in all.
     pub updates: u64,
-    pub losses: RunningLoss,
+    /// Over the utterances of the epoch under way.
+    pub losses: Losses,
     pub stopping: EarlyStopping,
     /// One record for each finished epoch.
     pub history: Vec<EpochRecord>,
-}
-
-/// Sums over the utterances of the epoch under way.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct RunningLoss {
-    pub utterances: u64,
-    pub clean: f64,
-    /// `None` while no adversarial pass has been made.
-    pub adversarial: Option<f64>,
 }
 
 /// A line of `metrics.jsonl`.
@@ -66,7 +58,7 @@ impl Progress {
             epoch: 1,
             steps: 0,
             updates: 0,
-            losses: RunningLoss::default(),
+            losses: Losses::default(),
             stopping: EarlyStopping::default(),
             history: Vec::new(),
         }
@@ -95,33 +87,19 @@ pub enum Stop {
     Epochs,
 }
 
-impl RunningLoss {
-    pub fn add(&mut self, loss: StepLoss, utterances: usize) {
-        self.utterances += utterances as u64;
-        self.clean += loss.clean * utterances as f64;
-        if let Some(adversarial) = loss.adversarial {
-            *self.adversarial.get_or_insert(0.0) += adversarial * utterances as f64;
-        }
-    }
-
-    pub fn mean(&self) -> StepLoss {
-        let count = self.utterances.max(1) as f64;
-        StepLoss { clean: self.clean / count, adversarial: self.adversarial.map(|sum| sum / count) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::StepLoss;
 
     #[test]
     fn the_mean_weighs_batches_by_their_size() {
-        let mut losses = RunningLoss::default();
+        let mut losses = Losses::default();
         let loss = |clean, adversarial| StepLoss { clean, adversarial };
         losses.add(loss(1.0, Some(2.0)), 3);
         losses.add(loss(5.0, Some(6.0)), 1);
         assert_eq!(losses.mean(), loss(2.0, Some(3.0)));
-        let mut clean = RunningLoss::default();
+        let mut clean = Losses::default();
         clean.add(loss(1.5, None), 2);
         assert_eq!(clean.mean(), loss(1.5, None));
     }

@@ -10,14 +10,14 @@ use super::checkpoint::{Checkpoint, Training};
 use super::display::Display;
 use super::evaluation::{Evaluation, evaluate};
 use super::interrupt::Interrupt;
-use super::progress::{EpochRecord, Progress, RunningLoss, Time};
+use super::progress::{EpochRecord, Progress, Time};
 use super::report::RunReport;
 use super::run_folder::RunFolder;
 use super::setup::Setup;
 use super::{batches, schedule};
 use crate::error::{Error, Result};
 use crate::metrics::report::Report;
-use crate::model::{Engine, StepLoss};
+use crate::model::{Engine, Losses};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,22 +119,31 @@ impl Trainer<'_> {
                 self.save()?;
                 return Ok(false);
             }
-            let loss = self.engine.train_step(batch, self.progress.updates, learning_rate)?;
-            self.check_finite(loss)?;
-            self.progress.losses.add(loss, batch.len());
+            self.engine.train_step(batch, self.progress.updates, learning_rate)?;
             self.progress.steps += 1;
             self.progress.updates += 1;
+            self.collect(false)?;
             self.around.display.step(&self.progress, batch.len());
             if self.around.cadence.is_some_and(|cadence| self.saved.elapsed() >= cadence) {
                 self.save()?;
             }
         }
+        self.collect(true)?;
         let Some(validation) = self.evaluate(&self.validation.clone())? else {
             self.save()?;
             return Ok(false);
         };
         self.end_epoch(learning_rate, &validation)?;
         Ok(true)
+    }
+
+    /// Adds the losses of the steps made; a card's are there only when it is waited for.
+    fn collect(&mut self, wait: bool) -> Result<()> {
+        if let Some(losses) = self.engine.losses(wait)? {
+            self.check_finite(&losses)?;
+            self.progress.losses.join(losses);
+        }
+        Ok(())
     }
 
     fn end_epoch(&mut self, learning_rate: f64, validation: &Evaluation) -> Result<()> {
@@ -160,9 +169,9 @@ impl Trainer<'_> {
         self.progress.history.push(record);
         self.progress.epoch += 1;
         self.progress.steps = 0;
-        self.progress.losses = RunningLoss::default();
+        self.progress.losses = Losses::default();
         if best {
-            let state = self.engine.state();
+            let state = self.engine.state()?;
             self.around.folder.write_best(&Checkpoint {
                 config: self.around.setup.config.clone(),
                 origin: self.around.setup.origin.clone(),
@@ -210,7 +219,8 @@ impl Trainer<'_> {
     }
 
     /// Nothing is saved over a checkpoint once a loss or a parameter is not finite: the last one is from before it.
-    fn check_finite(&self, loss: StepLoss) -> Result<()> {
+    fn check_finite(&self, losses: &Losses) -> Result<()> {
+        let loss = losses.mean();
         let broken = [("clean", Some(loss.clean)), ("adversarial", loss.adversarial)];
         let broken =
             broken.iter().find_map(|(name, value)| value.filter(|v| !v.is_finite()).map(|v| (name, v)));
@@ -218,11 +228,7 @@ impl Trainer<'_> {
             return Ok(());
         };
         let Progress { epoch, steps, updates, .. } = self.progress;
-        Err(self.diverged(&format!(
-            "the {name} loss is {value} in epoch {epoch}, step {} (update {})",
-            steps + 1,
-            updates + 1
-        )))
+        Err(self.diverged(&format!("the {name} loss is {value} in epoch {epoch}, step {steps} (update {updates})")))
     }
 
     fn diverged(&self, what: &str) -> Error {
@@ -230,7 +236,7 @@ impl Trainer<'_> {
             "training diverged: {what}. The checkpoints in {} are from before it. Try a lower \
              learning_rate, a lower epsilon or dtype f64{}",
             self.around.folder.path().display(),
-            if self.progress.updates == 0 {
+            if self.progress.updates <= 1 {
                 "; in the very first step, look at the features for extreme values"
             } else {
                 ""
@@ -239,7 +245,8 @@ impl Trainer<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        let state = self.engine.state();
+        self.collect(true)?;
+        let state = self.engine.state()?;
         if let Some(broken) = state.parameters.iter().find(|tensor| !tensor.values.all_finite()) {
             let Progress { epoch, updates, .. } = self.progress;
             let name = &broken.name;

@@ -7,6 +7,7 @@
 //! A sample's probabilities P are an n x n block; padding does not exist.
 
 mod cpu;
+mod cuda;
 
 pub(super) use cpu::{Softmax, SoftmaxBackward};
 

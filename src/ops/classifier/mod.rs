@@ -1,6 +1,7 @@
 //! The classifier (step 5) and its loss: `logits = q^L W_o + b_o`, cross-entropy.
 
 mod cpu;
+mod cuda;
 
 use super::Backend;
 

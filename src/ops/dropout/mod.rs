@@ -6,6 +6,7 @@
 //! with site and pass ([`Mask::word`]). A value is kept when its word is below `keep * 2^32`, and divided by `keep`.
 
 mod cpu;
+mod cuda;
 
 use super::Backend;
 use crate::random::{key, purpose};

@@ -7,6 +7,7 @@
 //! `dW_e = sum u^T delta_adv + W_e (sum (eps delta / ||g||)^T delta_adv)`.
 
 mod cpu;
+mod cuda;
 
 pub use cpu::{embed, sum_by_utterance, weight_gradient};
 

@@ -5,6 +5,7 @@ use crate::data::batch::{NONE, Shard};
 use crate::device::cpu::elementary;
 use crate::device::cpu::gemm::{Product, Right, Start, View};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
+use crate::ops::dropout::{Dropout, Mask, Site};
 use crate::ops::cpu::{Gradients, Weights, Worker, add, sum_rows, vectors};
 
 /// The role of a role-major row.
@@ -97,6 +98,7 @@ impl<R: Real> Interaction for Worker<R> {
         &mut self,
         layout: &Shard,
         weights: &Weights<R>,
+        mask: &Mask,
         enabled: bool,
         hidden: &Vec<R>,
         gate: &mut Vec<R>,
@@ -107,6 +109,7 @@ impl<R: Real> Interaction for Worker<R> {
             for (m, &own) in m.chunks_exact_mut(2 * d).zip(&layout.own) {
                 m.copy_from_slice(&hidden[own as usize * 2 * d..][..2 * d]);
             }
+            self.dropout(layout, mask, Site::Interaction, m);
             return;
         }
         for (role, weights) in weights.interaction.iter().enumerate() {
@@ -145,21 +148,24 @@ impl<R: Real> Interaction for Worker<R> {
                 R::dispatch(Multiply { a, b, to });
             }
         }
+        self.dropout(layout, mask, Site::Interaction, m);
     }
 
     fn interaction_backward(
         &mut self,
         layout: &Shard,
         weights: &Weights<R>,
+        mask: &Mask,
         enabled: bool,
         hidden: &Vec<R>,
         gate: &Vec<R>,
-        d_m: &Vec<R>,
+        d_m: &mut Vec<R>,
         d_gate: &mut Vec<R>,
         d_hidden: &mut Vec<R>,
         gradients: &mut Gradients<R>,
     ) {
         let d = self.d;
+        self.dropout(layout, mask, Site::Interaction, d_m);
         if !enabled {
             for (d_m, &own) in d_m.chunks_exact(2 * d).zip(&layout.own) {
                 d_hidden[own as usize * 2 * d..][..2 * d].copy_from_slice(d_m);

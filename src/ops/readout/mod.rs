@@ -4,6 +4,7 @@
 //! `e = G^T p`, `p = P^T a` (docs/model.md's orientation). An empty window has `c = 0`.
 
 mod cpu;
+pub(super) mod cuda;
 
 use super::Backend;
 

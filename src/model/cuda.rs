@@ -1,0 +1,690 @@
+//! The CUDA engine: the graph on a whole batch, in a card's memory.
+//!
+//! A step is one copy of the batch's indices to the card and one launch of a captured graph. Features lie on the card, and so do
+//! parameters, optimiser and the sums of losses; nothing comes back before it is asked for.
+//!
+//! **Memory.** One allocation holds everything that a model has of its own, laid out for the largest batch: first what lives on
+//! from step to step (the state), then the batch's indices, then what a step works with. A larger batch or other conversations
+//! lay it out anew and take the state along.
+//!
+//! **Runs.** Every launch and every buffer has an axis of runs: models of one shape side by side, each with its own stretch of the
+//! memory. Today there is one.
+//!
+//! **Determinism.** No kernel adds floating-point numbers in an order that depends on who comes first, so the same seed gives
+//! the same bits.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaGraph;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+
+use super::config::{Config, StackInput};
+use super::flops::flops;
+use super::graph::{Activations, Graph, Size};
+use super::{Engine, Losses, Objective, Predictions, State, StepLoss, check_targets, flatten, tensors};
+use crate::data::Corpus;
+use crate::data::batch::Batch;
+use crate::data::standardise::Standardisation;
+use crate::data::windows::Windows;
+use crate::device::cuda::batch::{Capacity, Header, Indices};
+use crate::device::cuda::card::{Card, failed};
+use crate::device::cuda::memory::{Buffer, Memory, Pinned, Plan};
+use crate::error::{Error, Result};
+use crate::ops::adversarial::{Adversarial, Perturbation};
+use crate::ops::cuda::{Folded, KERNELS, Places, Worker};
+use crate::ops::dropout::{Mask, Pass};
+use crate::ops::embedding::{Correlation, Embedding};
+use crate::ops::parameters::{Layout, Sizes};
+
+/// Copies of the batch's indices on their way: while the card reads one, the next is written.
+const STAGES: usize = 2;
+
+pub struct CudaEngine {
+    config: Config,
+    graph: Graph,
+    layout: Arc<Layout>,
+    card: Arc<Card>,
+    standardisation: Standardisation,
+    windows: Windows,
+    /// `[N, D]`, standardised.
+    features: Memory,
+    batch: Batch,
+    /// Updates made; the card counts them too.
+    updates: u64,
+    place: Place,
+    /// Utterances and passes of the steps whose losses have not been read.
+    unread: Losses,
+}
+
+/// A model laid out in a card's memory for batches up to a capacity.
+struct Place {
+    memory: Memory,
+    state: StatePlace,
+    work: Work,
+    indices: Indices,
+    worker: Worker,
+    stages: Vec<Stage>,
+    next_stage: usize,
+    /// A training step, captured at the first.
+    step: Option<CudaGraph>,
+}
+
+/// What a model keeps from step to step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StatePlace {
+    pub parameters: Buffer,
+    pub first_moment: Buffer,
+    pub second_moment: Buffer,
+    /// What Adam's kernels keep for themselves: `crate::ops::adam`.
+    pub adam: Buffer,
+    /// `[2]`, float64: sums of losses of both passes since they were last read.
+    pub losses: Buffer,
+    /// Bytes of all together.
+    bytes: usize,
+}
+
+/// What a step works with.
+struct Work {
+    /// Everything that a step adds to and that is zero before: one stretch from here ..
+    zeroed: Buffer,
+    /// .. of so many bytes.
+    zeroed_bytes: usize,
+    correlation: Correlation<Buffer>,
+    /// `[distinct, d]` and `[S, 2d]`
+    embedded: (Buffer, Buffer),
+    activations: Activations<Buffer, Buffer>,
+    /// By pass, gradients at the embeddings: `[R, d]` role-major and `[S, 2d]`.
+    delta: [(Buffer, Buffer); 2],
+    perturbation: Perturbation<Buffer, Buffer>,
+    /// `[distinct, d]`
+    by_utterance: Buffer,
+    /// By pass, `[S, C]`.
+    logits: [Buffer; 2],
+    gradient: Buffer,
+}
+
+/// A copy of the indices in pinned memory, and when the card was done with it.
+struct Stage {
+    words: Pinned,
+    read: Option<cudarc::driver::CudaEvent>,
+}
+
+/// How a step is computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Loss, gradient, update.
+    Train,
+    /// Loss and gradient.
+    Objective,
+    /// Logits of the clean pass.
+    Predict,
+}
+
+impl CudaEngine {
+    /// A model with fresh parameters from the configuration's seed on card `index`, over the conversations of `corpus`.
+    pub fn new(config: &Config, corpus: &Corpus, standardisation: &Standardisation, index: usize) -> Result<Self> {
+        config.validate()?;
+        let card = Card::open(index, KERNELS)?;
+        let sizes = Sizes {
+            features: corpus.width(),
+            classes: corpus.classes.len(),
+            d: config.embedding_size,
+            stacks: config.stacks,
+        };
+        check_sizes(sizes, config.history_length)?;
+        let layout = Arc::new(Layout::new(sizes));
+        let graph =
+            Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
+        let windows = Windows::new(corpus, config.history_length);
+        let capacity = capacity(&windows, config.batch_size);
+        let place = Place::new(&card, config, graph, &layout, capacity, corpus.len() * sizes.features * 4)?;
+        let mut engine = CudaEngine {
+            config: config.clone(),
+            graph,
+            features: Memory::zeros(&card, corpus.len() * sizes.features * 4)?,
+            card,
+            standardisation: standardisation.clone(),
+            windows,
+            batch: Batch::default(),
+            updates: 0,
+            place,
+            unread: Losses::default(),
+            layout,
+        };
+        let parameters: Vec<f32> = engine.layout.initialise(config.seed);
+        engine.place.memory.write(engine.place.state.parameters.address, &parameters)?;
+        engine.set_corpus(corpus)?;
+        Ok(engine)
+    }
+
+    fn attended(&self) -> bool {
+        self.config.stack_input == StackInput::Attention
+    }
+
+    fn mask(&self, step: u64, pass: Pass, keep: f64) -> Mask {
+        Mask { seed: self.config.seed, step, pass, keep }
+    }
+
+    /// Lays the memory out anew where a batch of `targets` would not fit.
+    fn reserve(&mut self, targets: &[u32]) -> Result<()> {
+        let mut needed = Capacity { samples: targets.len(), rows: 0, pairs: 0, distinct: 0, longest: 0 };
+        for &target in targets {
+            let n = self.windows.window(target).len();
+            needed.rows += n;
+            needed.pairs += n * n;
+            needed.longest = needed.longest.max(n);
+        }
+        needed.distinct = needed.rows.min(self.windows.len());
+        let have = self.place.indices.capacity;
+        let fits = needed.samples <= have.samples
+            && needed.rows <= have.rows
+            && needed.pairs <= have.pairs
+            && needed.distinct <= have.distinct
+            && needed.longest <= have.longest;
+        if fits { Ok(()) } else { self.relocate(join(have, needed)) }
+    }
+
+    /// Moves the model to memory laid out for `capacity`.
+    fn relocate(&mut self, capacity: Capacity) -> Result<()> {
+        let state = self.place.memory.read::<u8>(self.place.state.parameters.address, self.place.state.bytes)?;
+        let features = self.features.bytes;
+        // Both at once may not fit: the old one goes first.
+        self.place = {
+            let place = std::mem::replace(&mut self.place, Place::nothing(&self.card, &self.layout)?);
+            drop(place);
+            Place::new(&self.card, &self.config, self.graph, &self.layout, capacity, features)?
+        };
+        self.place.memory.write(self.place.state.parameters.address, &state)
+    }
+
+    /// Fills a batch's indices and sends them on their way.
+    fn begin(&mut self, targets: &[u32], mask: Mask, learning_rate: f64) -> Result<()> {
+        self.reserve(targets)?;
+        let capacity = self.place.indices.capacity;
+        if self.batch.capacity() < capacity.samples {
+            let longest = self.windows.longest().max(1);
+            let utterances = self.windows.len();
+            self.batch = Batch::with_capacity(capacity.samples, usize::MAX, longest, utterances);
+        }
+        self.batch.fill(&self.windows, targets);
+        let threshold = mask.threshold();
+        let header = Header {
+            key: mask.key(),
+            step: mask.step as u32,
+            threshold: threshold.unwrap_or(0),
+            scale: if threshold.is_some() { (1.0 / mask.keep) as f32 } else { 1.0 },
+            epsilon: self.config.epsilon as f32,
+            learning_rate: learning_rate as f32,
+            ..Header::default()
+        };
+        self.place.send(&self.card, &self.batch, header)
+    }
+
+    /// Puts a step's work into the stream.
+    fn launch(&mut self, purpose: Purpose, mask: Mask) -> Result<()> {
+        let attended = self.attended();
+        let features = Buffer { address: self.features.address, len: self.features.bytes / 4 };
+        let Place { memory, state, work, indices, worker, .. } = &mut self.place;
+        if purpose != Purpose::Predict {
+            memory.clear(work.zeroed.address, work.zeroed_bytes).map_err(|error| failed("clear its memory", error))?;
+        }
+        worker.fold(indices, attended);
+        let (history, target) = work.embedded;
+        worker.embed(indices, features, history, target);
+        let passes = if self.config.adversarial && purpose != Purpose::Predict { 2 } else { 1 };
+        let samples = self.batch.len();
+        for pass in [Pass::Clean, Pass::Adversarial].into_iter().take(passes) {
+            let which = pass as usize;
+            let mask = Mask { pass, ..mask };
+            let a = &mut work.activations;
+            // The logits of each pass have a place of their own.
+            a.logits = work.logits[which];
+            let moved = if pass == Pass::Adversarial {
+                worker.perturb(indices, self.config.adversarial_norm, self.config.epsilon, &work.perturbation.squared_norm.clone(), &mut work.perturbation);
+                Some(&work.perturbation)
+            } else {
+                None
+            };
+            self.graph.forward(worker, indices, &(), &mask, (&history, &target), moved, a);
+            if purpose == Purpose::Predict {
+                continue;
+            }
+            let (d_x, d_q) = &mut work.delta[which];
+            self.graph.backward(worker, indices, &(), &mask, samples, a, &mut (), (d_x, d_q));
+            worker.sum_losses(indices, a.loss, a.logits, state.losses_of(pass));
+            let ((clean_x, clean_q), (moved_x, moved_q)) = (work.delta[0], work.delta[1]);
+            if pass == Pass::Clean {
+                worker.feature_norms(indices, &(), &clean_x, &clean_q, &mut work.perturbation);
+            } else {
+                let (clean, moved) = ((&clean_x, &clean_q), (&moved_x, &moved_q));
+                worker.perturbed_features_gradient(indices, &work.perturbation, clean, moved, &mut work.correlation);
+            }
+        }
+        if purpose == Purpose::Predict {
+            return worker.finish();
+        }
+        let ((clean_x, clean_q), (moved_x, moved_q)) = (work.delta[0], work.delta[1]);
+        let second = (passes == 2).then_some(moved_x);
+        worker.sum_by_utterance(indices, clean_x, second, work.by_utterance);
+        if passes == 2 {
+            worker.add_samples(indices, moved_q, clean_q);
+        }
+        worker.embedding_gradients(indices, features, work.by_utterance, clean_q);
+        if passes == 2 {
+            worker.correlation_gradients(indices, &work.correlation);
+        }
+        worker.unfold(indices, attended);
+        if purpose == Purpose::Train {
+            worker.adam(indices, &self.config, *state, work.gradient);
+        }
+        worker.finish()
+    }
+
+    /// A training step as one launch: captured the first time.
+    fn replay(&mut self, mask: Mask) -> Result<()> {
+        if self.place.step.is_none() {
+            let stream = self.card.stream.clone();
+            stream
+                .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+                .map_err(|error| failed("begin to capture a step", error))?;
+            let launched = self.launch(Purpose::Train, mask);
+            // Capturing has to end, whatever came of it.
+            let captured = stream.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
+            launched?;
+            let captured = captured.map_err(|error| failed("capture a step", error))?;
+            self.place.step = captured;
+        }
+        match &self.place.step {
+            Some(step) => step.launch().map_err(|error| failed("run a step", error)),
+            None => Err(Error::System("the card captured nothing of a step".to_string())),
+        }
+    }
+
+    fn read_f32(&self, from: Buffer, len: usize) -> Result<Vec<f32>> {
+        self.place.memory.read(from.address, len)
+    }
+
+    /// Values of the last batch's samples in the order that the targets were given, `width` for each.
+    fn by_slot<T: Copy + Into<f64>>(&self, width: usize, values: &[T]) -> Vec<f64> {
+        let mut all = vec![0.0; self.batch.len() * width];
+        for shard in self.batch.shards() {
+            for (s, &slot) in shard.slot.iter().enumerate() {
+                for j in 0..width {
+                    all[slot as usize * width + j] = values[s * width + j].into();
+                }
+            }
+        }
+        all
+    }
+
+    /// Reads the sums of losses, and sets them to zero.
+    fn take_losses(&mut self) -> Result<[f64; 2]> {
+        let losses = self.place.state.losses.address;
+        let sums: Vec<f64> = self.place.memory.read(losses, 2)?;
+        self.place.memory.write(losses, &[0.0f64; 2])?;
+        Ok([sums[0], sums[1]])
+    }
+}
+
+impl StatePlace {
+    /// `[1]`, float64.
+    fn losses_of(&self, pass: Pass) -> Buffer {
+        Buffer { address: self.losses.address + 8 * pass as u64, len: 1 }
+    }
+}
+
+impl Place {
+    /// Lays out and takes the memory; `features` are the bytes that the features take beside it.
+    fn new(
+        card: &Arc<Card>,
+        config: &Config,
+        graph: Graph,
+        layout: &Arc<Layout>,
+        capacity: Capacity,
+        features: usize,
+    ) -> Result<Place> {
+        let mut dry = Plan::at(0);
+        Layouts::new(&mut dry, config, graph, layout, capacity);
+        let bytes = dry.run_stride();
+        let (free, total) = card.memory()?;
+        if bytes + features > free {
+            return Err(too_large(config, graph, layout, capacity, bytes + features, free, total));
+        }
+        let memory = Memory::zeros(card, bytes)?;
+        let mut plan = Plan::at(memory.address);
+        let Layouts { state, work, indices, folded, workspace } =
+            Layouts::new(&mut plan, config, graph, layout, capacity);
+        let places = Places {
+            runs: 1,
+            run_stride: plan.run_stride() as u64,
+            parameters: state.parameters,
+            gradient: work.gradient,
+            folded,
+            workspace,
+        };
+        let worker = Worker::new(Arc::clone(card), Arc::clone(layout), places);
+        worker.prepare(capacity.longest)?;
+        let mut stages = Vec::with_capacity(STAGES);
+        for _ in 0..STAGES {
+            stages.push(Stage { words: Pinned::zeros(card, indices.words())?, read: None });
+        }
+        Ok(Place { memory, state, work, indices, worker, stages, next_stage: 0, step: None })
+    }
+
+    /// What stands in for a place while it is laid out anew.
+    fn nothing(card: &Arc<Card>, layout: &Arc<Layout>) -> Result<Place> {
+        let graph = Graph { stacks: 0, interaction: false, stack_input: StackInput::Gru };
+        let smallest = Layout::new(Sizes { features: 1, classes: 1, d: 1, stacks: 0 });
+        let _ = layout;
+        let capacity = Capacity { samples: 1, rows: 1, pairs: 1, distinct: 1, longest: 1 };
+        Place::new(card, &Config::default(), graph, &Arc::new(smallest), capacity, 0)
+    }
+
+    fn send(&mut self, card: &Arc<Card>, batch: &Batch, header: Header) -> Result<()> {
+        let Place { memory, indices, stages, next_stage, .. } = self;
+        let stage = &mut stages[*next_stage];
+        *next_stage = (*next_stage + 1) % STAGES;
+        if let Some(read) = &stage.read {
+            read.synchronize().map_err(|error| failed("take a batch", error))?;
+        }
+        indices.fill(batch, header, &mut stage.words);
+        // SAFETY: the stage is written again only after the event below.
+        unsafe { memory.upload(indices.header.address, &stage.words, indices.bytes()) }
+            .map_err(|error| failed("take a batch", error))?;
+        match &stage.read {
+            Some(read) => read.record(&card.stream),
+            None => card.stream.record_event(None).map(|event| stage.read = Some(event)),
+        }
+        .map_err(|error| failed("take a batch", error))
+    }
+}
+
+/// Where everything lies.
+struct Layouts {
+    state: StatePlace,
+    work: Work,
+    indices: Indices,
+    folded: Folded,
+    workspace: Buffer,
+}
+
+impl Layouts {
+    fn new(plan: &mut Plan, config: &Config, graph: Graph, layout: &Layout, capacity: Capacity) -> Layouts {
+        let Sizes { d, classes, .. } = layout.sizes;
+        let Capacity { samples, rows, pairs, distinct, .. } = capacity;
+        let mut state = StatePlace {
+            parameters: plan.words(layout.len),
+            first_moment: plan.words(layout.len),
+            second_moment: plan.words(layout.len),
+            adam: plan.words(crate::ops::adam::WORDS),
+            losses: plan.doubles(2),
+            bytes: 0,
+        };
+        let indices = Indices::new(plan, capacity);
+        state.bytes = (indices.header.address - state.parameters.address) as usize;
+        // What is set to zero before a step lies together.
+        let gradient = plan.words(layout.len);
+        let correlation = Correlation { history: plan.words(d * d), target: plan.words(4 * d * d) };
+        let folded = Folded::new(plan, layout, config.stack_input == StackInput::Attention);
+        let zeroed_bytes = (folded.history_gram.address - gradient.address) as usize;
+        let size = Size { samples, rows, pairs };
+        let activations = {
+            let cell = std::cell::RefCell::new(&mut *plan);
+            Activations::new(
+                graph,
+                d,
+                classes,
+                size,
+                |len| cell.borrow_mut().words(len),
+                |len| cell.borrow_mut().doubles(len),
+            )
+        };
+        let mut delta = || (plan.words(rows * d), plan.words(samples * 2 * d));
+        let delta = [delta(), delta()];
+        let work = Work {
+            zeroed: gradient,
+            zeroed_bytes,
+            correlation,
+            embedded: (plan.words(distinct * d), plan.words(samples * 2 * d)),
+            activations,
+            delta,
+            perturbation: Perturbation {
+                history: plan.words(rows * d),
+                target: plan.words(samples * 2 * d),
+                history_scale: plan.words(rows),
+                target_scale: plan.words(samples),
+                squared_norm: plan.doubles(samples + 1),
+            },
+            by_utterance: plan.words(distinct * d),
+            logits: [plan.words(samples * classes), plan.words(samples * classes)],
+            gradient,
+        };
+        let words = Worker::workspace(layout, capacity);
+        Layouts { state, work, indices, folded, workspace: plan.words(words) }
+    }
+}
+
+/// What the largest batch of `size` targets may have of everything.
+fn capacity(windows: &Windows, size: usize) -> Capacity {
+    let mut lengths: Vec<usize> = (0..windows.len() as u32).map(|target| windows.window(target).len()).collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    lengths.truncate(size);
+    let rows = lengths.iter().sum::<usize>().max(1);
+    Capacity {
+        samples: lengths.len().max(1),
+        rows,
+        pairs: lengths.iter().map(|n| n * n).sum::<usize>().max(1),
+        distinct: rows.min(windows.len()).max(1),
+        longest: windows.longest().max(1),
+    }
+}
+
+fn join(a: Capacity, b: Capacity) -> Capacity {
+    Capacity {
+        samples: a.samples.max(b.samples),
+        rows: a.rows.max(b.rows),
+        pairs: a.pairs.max(b.pairs),
+        distinct: a.distinct.max(b.distinct),
+        longest: a.longest.max(b.longest),
+    }
+}
+
+/// Refuses sizes that the kernels are not made for.
+fn check_sizes(sizes: Sizes, history_length: usize) -> Result<()> {
+    for (name, value, most) in [
+        ("embedding_size", sizes.d, 256),
+        ("history_length", history_length, 512),
+        ("classes", sizes.classes, 64),
+    ] {
+        if value > most {
+            return Err(Error::input(format!(
+                "{name} is {value}; the CUDA engine computes with up to {most}: use --device cpu"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The error of a model that does not fit, with the largest batch that would.
+fn too_large(
+    config: &Config,
+    graph: Graph,
+    layout: &Layout,
+    capacity: Capacity,
+    needed: usize,
+    free: usize,
+    total: usize,
+) -> Error {
+    let features = needed - bytes(config, graph, layout, capacity);
+    // A batch of another size has so much less of everything.
+    let scaled = |samples: usize| {
+        let part = |whole: usize| (whole * samples).div_ceil(capacity.samples).max(1);
+        Capacity {
+            samples,
+            rows: part(capacity.rows).max(capacity.longest),
+            pairs: part(capacity.pairs).max(capacity.longest * capacity.longest),
+            distinct: part(capacity.rows).min(capacity.distinct),
+            ..capacity
+        }
+    };
+    let (mut fits, mut fails) = (0, capacity.samples);
+    while fails - fits > 1 {
+        let middle = (fits + fails) / 2;
+        let enough = bytes(config, graph, layout, scaled(middle)) + features <= free;
+        if enough { fits = middle } else { fails = middle }
+    }
+    let advice = match fits {
+        0 => "it would not fit with a batch_size of 1 either: take a smaller embedding_size, history_length or stacks".to_string(),
+        _ => format!("the largest batch_size that fits is about {fits}"),
+    };
+    let gigabytes = |bytes: usize| bytes as f64 / 1e9;
+    Error::input(format!(
+        "the model needs {:.2} GB on the card, which has {:.2} GB free of {:.2}: {advice}",
+        gigabytes(needed),
+        gigabytes(free),
+        gigabytes(total)
+    ))
+}
+
+fn bytes(config: &Config, graph: Graph, layout: &Layout, capacity: Capacity) -> usize {
+    let mut plan = Plan::at(0);
+    Layouts::new(&mut plan, config, graph, layout, capacity);
+    plan.run_stride()
+}
+
+impl Engine for CudaEngine {
+    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()> {
+        check_targets(&self.windows, targets, true)?;
+        let mask = self.mask(step, Pass::Clean, self.config.dropout_keep);
+        self.begin(targets, mask, learning_rate)?;
+        self.replay(mask)?;
+        self.updates += 1;
+        self.unread.utterances += targets.len() as u64;
+        Ok(())
+    }
+
+    fn losses(&mut self, wait: bool) -> Result<Option<Losses>> {
+        if !wait {
+            return Ok(None);
+        }
+        let [clean, adversarial] = self.take_losses()?;
+        let utterances = std::mem::take(&mut self.unread).utterances;
+        let adversarial = (self.config.adversarial && utterances > 0).then_some(adversarial);
+        Ok(Some(Losses { utterances, clean, adversarial }))
+    }
+
+    fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
+        check_targets(&self.windows, targets, true)?;
+        // The sums of the steps before stay what they were.
+        let before = self.take_losses()?;
+        let mask = self.mask(0, Pass::Clean, 1.0);
+        self.begin(targets, mask, 0.0)?;
+        self.launch(Purpose::Objective, mask)?;
+        let sums = self.take_losses()?;
+        self.place.memory.write(self.place.state.losses.address, &before)?;
+        let (samples, classes) = (targets.len(), self.layout.sizes.classes);
+        let count = samples as f64;
+        let adversarial = self.config.adversarial;
+        let work = &self.place.work;
+        let logits = self.read_f32(work.logits[0], samples * classes)?;
+        let moved = if adversarial { self.read_f32(work.logits[1], samples * classes)? } else { Vec::new() };
+        let gradient = self.read_f32(work.gradient, self.layout.len)?;
+        let squared: Vec<f64> = self.place.memory.read(work.perturbation.squared_norm.address, samples)?;
+        let norms: Vec<f64> = squared.iter().map(|square| square.sqrt()).collect();
+        Ok(Objective {
+            loss: StepLoss { clean: sums[0] / count, adversarial: adversarial.then_some(sums[1] / count) },
+            logits: self.by_slot(classes, &logits),
+            logits_adversarial: if adversarial { self.by_slot(classes, &moved) } else { Vec::new() },
+            gradient: tensors(&self.layout, &gradient),
+            input_gradient_norm: self.by_slot(1, &norms),
+        })
+    }
+
+    fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
+        check_targets(&self.windows, targets, false)?;
+        let classes = self.layout.sizes.classes;
+        let mut all = Predictions::default();
+        // No more at once than a training step has: evaluation takes no memory of its own.
+        let size = self.config.batch_size.max(1);
+        for targets in targets.chunks(size) {
+            let mask = self.mask(0, Pass::Clean, 1.0);
+            self.begin(targets, mask, 0.0)?;
+            self.launch(Purpose::Predict, mask)?;
+            let logits = self.read_f32(self.place.work.logits[0], targets.len() * classes)?;
+            all.logits.extend(self.by_slot(classes, &logits));
+            let last = self.place.work.activations.stacks.last();
+            let attention = match last {
+                Some(stack) => self.read_f32(stack.readout.a, self.batch.rows())?,
+                None => Vec::new(),
+            };
+            let mut range = vec![0..0; targets.len()];
+            for shard in self.batch.shards() {
+                for (s, &slot) in shard.slot.iter().enumerate() {
+                    range[slot as usize] = shard.range(s);
+                }
+            }
+            for range in range {
+                all.history.push(range.len());
+                all.attention.extend(attention[range].iter().map(|&x| f64::from(x)));
+            }
+        }
+        Ok(all)
+    }
+
+    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
+        let width = self.layout.sizes.features;
+        let Standardisation { mean, deviation } = &self.standardisation;
+        if [corpus.width(), mean.len(), deviation.len()] != [width; 3] {
+            return Err(Error::input(format!(
+                "{}: its features are {} wide; the model reads {width}",
+                corpus.source,
+                corpus.width()
+            )));
+        }
+        let rows = corpus.features.chunks_exact(width.max(1));
+        let standardised: Vec<f32> = rows
+            .flat_map(|row| {
+                let scales = mean.iter().zip(deviation);
+                row.iter().zip(scales).map(|(x, (mean, deviation))| ((x - mean) / deviation) as f32)
+            })
+            .collect();
+        self.windows = Windows::new(corpus, self.config.history_length);
+        if self.features.bytes < standardised.len() * 4 {
+            self.features = Memory::zeros(&self.card, standardised.len() * 4)?;
+            // The captured step reads from where they were.
+            self.place.step = None;
+        }
+        self.features.write(self.features.address, &standardised)?;
+        // Its capacity is that of the conversations before.
+        self.batch = Batch::default();
+        Ok(())
+    }
+
+    fn flops(&self) -> f64 {
+        flops(self.graph, self.layout.sizes, self.config.adversarial, &self.batch)
+    }
+
+    fn state(&mut self) -> Result<State> {
+        let StatePlace { parameters, first_moment, second_moment, .. } = self.place.state;
+        let read = |buffer: Buffer| Ok(tensors(&self.layout, &self.read_f32(buffer, self.layout.len)?));
+        Ok(State {
+            parameters: read(parameters)?,
+            first_moment: read(first_moment)?,
+            second_moment: read(second_moment)?,
+            updates: self.updates,
+        })
+    }
+
+    fn restore(&mut self, state: &State) -> Result<()> {
+        let parameters: Vec<f32> = flatten(&self.layout, &state.parameters, "the parameters")?;
+        let first: Vec<f32> = flatten(&self.layout, &state.first_moment, "the first moments")?;
+        let second: Vec<f32> = flatten(&self.layout, &state.second_moment, "the second moments")?;
+        let place = self.place.state;
+        self.place.memory.write(place.parameters.address, &parameters)?;
+        self.place.memory.write(place.first_moment.address, &first)?;
+        self.place.memory.write(place.second_moment.address, &second)?;
+        self.place.memory.write(place.adam.address, &crate::ops::adam::fresh(state.updates))?;
+        self.updates = state.updates;
+        Ok(())
+    }
+}

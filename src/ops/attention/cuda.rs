@@ -1,0 +1,139 @@
+//! The card's attention: `kernels/attention.cu`, and a product for each window.
+
+use super::Attention;
+use crate::device::cuda::batch::Indices;
+use crate::device::cuda::card::Shape;
+use crate::device::cuda::memory::Buffer;
+use crate::device::cuda::product::{Extent, Of, Product};
+use crate::ops::cuda::{Worker, launch};
+
+impl Worker {
+    /// `1 / sqrt(d)`
+    fn attention_scale(&self) -> f32 {
+        (1.0 / (self.d as f64).sqrt()) as f32
+    }
+
+    /// A warp for each row, in blocks of 256 threads.
+    fn warps(&self, rows: usize) -> Shape {
+        Shape { grid: [(rows as u32).div_ceil(8), 1, self.runs], block: 256, shared: 0 }
+    }
+}
+
+impl Attention for Worker {
+    fn attention(
+        &mut self,
+        layout: &Indices,
+        stack: usize,
+        (): &(),
+        g: &Buffer,
+        projected: &mut Buffer,
+        probabilities: &mut Buffer,
+    ) {
+        let width = 2 * self.d;
+        let rows = layout.capacity.rows;
+        let score = (self.folded.score[stack], width);
+        let product = Product::new((rows, width, width), (*g, width), score, (*projected, width));
+        self.product_nn(layout, product.extent(Extent::Rows));
+        let (scores, rows_of) = ((*probabilities, Of::Pairs), (*g, Of::Rows));
+        self.window("window_nt", layout, (*projected, Of::Rows), rows_of, scores, false);
+        let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
+        // SAFETY: the probabilities are n x n for each window.
+        unsafe {
+            launch!(
+                self,
+                "softmax_rows",
+                shape,
+                probabilities.address,
+                layout.pairs.address,
+                layout.offset.address,
+                layout.owner.address,
+                layout.header.address,
+                scale,
+                run_stride,
+            )
+        }
+    }
+
+    fn attend(&mut self, layout: &Indices, probabilities: &Buffer, g: &Buffer, attended: &mut Buffer) {
+        let (p, g, to) = ((*probabilities, Of::Pairs), (*g, Of::Rows), (*attended, Of::Rows));
+        self.window("window_nn", layout, p, g, to, false);
+    }
+
+    fn attend_backward(
+        &mut self,
+        layout: &Indices,
+        probabilities: &Buffer,
+        g: &Buffer,
+        d_attended: &Buffer,
+        d_probabilities: &mut Buffer,
+        d_g: &mut Buffer,
+    ) {
+        let d_rows = (*d_attended, Of::Rows);
+        self.window("window_nt", layout, d_rows, (*g, Of::Rows), (*d_probabilities, Of::Pairs), true);
+        self.window("window_tn", layout, (*probabilities, Of::Pairs), d_rows, (*d_g, Of::Rows), true);
+    }
+
+    fn add_rows(&mut self, layout: &Indices, from: &Buffer, to: &mut Buffer) {
+        let width = 2 * self.d;
+        let fours = (layout.capacity.rows * width).div_ceil(4) as u32;
+        let shape = Shape { grid: [fours.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
+        let run_stride = self.run_stride;
+        // SAFETY: both are [R, 2d] and begin at a multiple of 256 bytes.
+        unsafe {
+            launch!(
+                self,
+                "add_rows",
+                shape,
+                to.address,
+                from.address,
+                layout.header.address,
+                width as u32,
+                run_stride,
+            )
+        }
+    }
+
+    fn attention_backward(
+        &mut self,
+        layout: &Indices,
+        stack: usize,
+        (): &(),
+        g: &Buffer,
+        projected: &Buffer,
+        probabilities: &Buffer,
+        d_probabilities: &mut Buffer,
+        d_projected: &mut Buffer,
+        d_g: &mut Buffer,
+        (): &mut (),
+    ) {
+        let width = 2 * self.d;
+        let rows = layout.capacity.rows;
+        let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
+        // SAFETY: both are n x n for each window.
+        unsafe {
+            launch!(
+                self,
+                "softmax_rows_backward",
+                shape,
+                d_probabilities.address,
+                probabilities.address,
+                layout.pairs.address,
+                layout.offset.address,
+                layout.owner.address,
+                layout.header.address,
+                scale,
+                run_stride,
+            )
+        }
+        let d_scores = (*d_probabilities, Of::Pairs);
+        self.window("window_nn", layout, d_scores, (*g, Of::Rows), (*d_projected, Of::Rows), false);
+        self.window("window_tn", layout, d_scores, (*projected, Of::Rows), (*d_g, Of::Rows), true);
+        let score = (self.folded.score[stack], width);
+        let product = Product::new((rows, width, width), (*d_projected, width), score, (*d_g, width));
+        self.product_nt(layout, product.extent(Extent::Rows).accumulate());
+        // The gradient of `score` [in, out] is G^T d_projected.
+        let to = (self.folded.d_score[stack], width);
+        let product = Product::new((width, width, rows), (*g, width), (*d_projected, width), to);
+        self.sum_products(layout, product.extent(Extent::Rows));
+    }
+}

@@ -1,0 +1,162 @@
+//! The card's embedding: `kernels/embedding.cu`, and the D-wide products.
+
+use super::{Correlation, Embedding};
+use crate::device::cuda::batch::Indices;
+use crate::device::cuda::card::Shape;
+use crate::device::cuda::memory::Buffer;
+use crate::device::cuda::product::{Extent, Product};
+use crate::ops::adversarial::Perturbation;
+use crate::ops::cuda::{Worker, launch};
+use crate::ops::parameters::Linear;
+
+impl Worker {
+    /// Embeds the batch's distinct utterances and its targets: `features` `[N, D]`, which all runs share, to `history`
+    /// `[distinct, d]` and `target` `[S, 2d]`.
+    pub fn embed(&mut self, indices: &Indices, features: Buffer, history: Buffer, target: Buffer) {
+        let layout = self.layout.clone();
+        let capacity = indices.capacity;
+        for (place, extent, rows, index, to) in [
+            (layout.history_embedding, Extent::Distinct, capacity.distinct, indices.distinct, history),
+            (layout.target_embedding, Extent::Samples, capacity.samples, indices.target, target),
+        ] {
+            let mut product = self.linear(place, rows, features, to).extent(extent);
+            product.index = index.address;
+            product.a_shared = 1;
+            self.product_nt(indices, product);
+        }
+    }
+
+    /// Sums the gradients at the history's embeddings by utterance: `delta` `[distinct, d]`, of one pass or two.
+    pub fn sum_by_utterance(&mut self, indices: &Indices, first: Buffer, second: Option<Buffer>, delta: Buffer) {
+        let d = self.d as u32;
+        let items = indices.capacity.distinct as u32 * d.div_ceil(4);
+        let shape = Shape { grid: [items.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
+        let run_stride = self.run_stride;
+        let second = second.map_or(0, |second| second.address);
+        // SAFETY: gradients are [R, d] role-major, `delta` is [distinct, d].
+        unsafe {
+            launch!(
+                self,
+                "embedding_scatter",
+                shape,
+                delta.address,
+                first.address,
+                second,
+                indices.utterance_start.address,
+                indices.utterance_rows.address,
+                indices.header.address,
+                d,
+                run_stride,
+            )
+        }
+    }
+
+    /// Adds to the embeddings' weights and biases from the gradients at the embeddings, `delta` `[distinct, d]` and
+    /// `d_target` `[S, 2d]`.
+    pub fn embedding_gradients(&mut self, indices: &Indices, features: Buffer, delta: Buffer, d_target: Buffer) {
+        let layout = self.layout.clone();
+        let capacity = indices.capacity;
+        for (Linear { weight, bias }, extent, rows, index, delta) in [
+            (layout.history_embedding, Extent::Distinct, capacity.distinct, indices.distinct, delta),
+            (layout.target_embedding, Extent::Samples, capacity.samples, indices.target, d_target),
+        ] {
+            let (out, width) = (layout.specs[bias].len(), layout.sizes.features);
+            let to = (self.gradient(weight), width);
+            let mut product =
+                Product::new((out, width, rows), (delta, out), (features, width), to).extent(extent);
+            product.index = index.address;
+            product.b_shared = 1;
+            self.sum_products(indices, product);
+            self.column_sum(indices, extent, 0, (delta, out), out, self.gradient(bias));
+        }
+    }
+
+    /// Adds what flows to the embeddings' weights through the perturbed features, `correlation W`.
+    pub fn correlation_gradients(&mut self, indices: &Indices, correlation: &Correlation<Buffer>) {
+        let layout = self.layout.clone();
+        for (Linear { weight, bias }, correlation) in [
+            (layout.history_embedding, correlation.history),
+            (layout.target_embedding, correlation.target),
+        ] {
+            let (out, width) = (layout.specs[bias].len(), layout.sizes.features);
+            let (weights, to) = ((self.parameter(weight), width), (self.gradient(weight), width));
+            self.product_nn(
+                indices,
+                Product::new((out, width, out), (correlation, out), weights, to).accumulate(),
+            );
+        }
+    }
+}
+
+impl Embedding for Worker {
+    fn gather(
+        &mut self,
+        layout: &Indices,
+        history: &Buffer,
+        target: &Buffer,
+        perturbation: Option<&Perturbation<Buffer, Buffer>>,
+        x: &mut Buffer,
+        q: &mut Buffer,
+    ) {
+        let d = self.d as u32;
+        let capacity = layout.capacity;
+        let items = (capacity.rows as u32 * d.div_ceil(4)).max(capacity.samples as u32 * (2 * d).div_ceil(4));
+        let shape = Shape { grid: [items.div_ceil(256), 2, self.runs], block: 256, shared: 0 };
+        let run_stride = self.run_stride;
+        let (by_row, by_sample) =
+            perturbation.map_or((0, 0), |moved| (moved.history.address, moved.target.address));
+        // SAFETY: x and its displacement are [R, d], q and its [S, 2d], the table [distinct, d].
+        unsafe {
+            launch!(
+                self,
+                "embedding_gather",
+                shape,
+                x.address,
+                q.address,
+                history.address,
+                target.address,
+                by_row,
+                by_sample,
+                layout.embedded.address,
+                layout.header.address,
+                d,
+                run_stride,
+            )
+        }
+    }
+
+    fn perturbed_features_gradient(
+        &mut self,
+        layout: &Indices,
+        perturbation: &Perturbation<Buffer, Buffer>,
+        clean: (&Buffer, &Buffer),
+        adversarial: (&Buffer, &Buffer),
+        correlation: &mut Correlation<Buffer>,
+    ) {
+        let capacity = layout.capacity;
+        for (n, extent, rows, scale, clean, adversarial, to) in [
+            (
+                self.d,
+                Extent::Rows,
+                capacity.rows,
+                perturbation.history_scale,
+                *clean.0,
+                *adversarial.0,
+                correlation.history,
+            ),
+            (
+                2 * self.d,
+                Extent::Samples,
+                capacity.samples,
+                perturbation.target_scale,
+                *clean.1,
+                *adversarial.1,
+                correlation.target,
+            ),
+        ] {
+            let mut product = Product::new((n, n, rows), (adversarial, n), (clean, n), (to, n)).extent(extent);
+            product.scale = scale.address;
+            self.sum_products(layout, product);
+        }
+    }
+}

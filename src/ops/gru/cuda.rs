@@ -1,0 +1,197 @@
+//! The card's GRU: `kernels/gru.cu` for the recurrence, products for everything that is not recurrent.
+//!
+//! Per row `saved` has 8d columns, `r z n` of the forward direction, `r z n` of the backward one, then hn of both: what belongs to
+//! the input product is contiguous over both directions, in PyTorch's order of gates.
+
+use super::{Gru, Layer};
+use crate::device::cuda::batch::Indices;
+use crate::device::cuda::memory::Buffer;
+use crate::device::cuda::product::{Extent, Product};
+use crate::ops::cuda::{Worker, launch};
+use crate::ops::parameters;
+
+/// Where the recurrent weights and biases lie among the parameters, by group and direction: `GruPlaces` in `kernels/gru.cu`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct Places {
+    weight: [[u32; 2]; 2],
+    bias: [[u32; 2]; 2],
+}
+
+/// The groups of a layer: which rows, and the parameters by direction.
+struct Groups {
+    extent: Extent,
+    /// Width of the input.
+    width: usize,
+    /// Of the header's sequences, and of the index arrays'.
+    first: usize,
+    groups: Vec<[parameters::Gru; 2]>,
+}
+
+impl Worker {
+    fn groups(&self, layer: Layer) -> Groups {
+        match layer {
+            Layer::Speaker => Groups {
+                extent: Extent::Roles,
+                width: self.d,
+                first: 0,
+                groups: self.layout.speaker.to_vec(),
+            },
+            Layer::Context(l) => Groups {
+                extent: Extent::Rows,
+                width: 2 * self.d,
+                first: 2,
+                groups: vec![self.layout.context[l].gru],
+            },
+        }
+    }
+
+    /// The input weights that a layer multiplies with, and their gradient: the parameters' own or, for a stack that reads attended
+    /// states, the folded ones. With the distances to the other direction's and to the other role's.
+    fn input_weights(&self, layer: Layer, groups: &[[parameters::Gru; 2]]) -> (Buffer, Buffer, i64, i64) {
+        let [forward, backward] = groups[0];
+        match layer {
+            Layer::Context(l) if self.folded.input[l].len > 0 => {
+                let apart = (6 * self.d * self.d) as i64;
+                (self.folded.input[l], self.folded.d_input[l], apart, 0)
+            }
+            _ => {
+                let roles = groups.get(1).map_or(0, |other| self.distance(forward.weight_ih, other[0].weight_ih));
+                let apart = self.distance(forward.weight_ih, backward.weight_ih);
+                (self.parameter(forward.weight_ih), self.gradient(forward.weight_ih), apart, roles)
+            }
+        }
+    }
+
+    fn recurrence(
+        &mut self,
+        backward: bool,
+        layout: &Indices,
+        groups: &Groups,
+        (saved, hidden, d_hidden): (Buffer, Buffer, u64),
+    ) {
+        let capacity = layout.capacity.samples;
+        let mut places = Places::default();
+        for (group, directions) in groups.groups.iter().enumerate() {
+            for (direction, gru) in directions.iter().enumerate() {
+                places.weight[group][direction] = self.layout.specs[gru.weight_hh].offset as u32;
+                places.bias[group][direction] = self.layout.specs[gru.bias_hh].offset as u32;
+            }
+        }
+        let (kernel, shape) = self.gru_kernel(backward, capacity, groups.groups.len() as u32 * 2);
+        let start = layout.start.from(groups.first * capacity).address;
+        let length = layout.length.from(groups.first * capacity).address;
+        let (header, parameters) = (layout.header.address, self.parameters.address);
+        let (first, capacity, d) = (groups.first as i32, capacity as i32, self.d as i32);
+        let run_stride = self.run_stride;
+        let (saved, hidden) = (saved.address, hidden.address);
+        // SAFETY: rows of the sequences are within [R, 8d] and [R, 2d]; the places are those of the recurrent weights.
+        unsafe {
+            if backward {
+                launch!(
+                    self, kernel, shape, header, start, length, parameters, places, saved, hidden, d_hidden,
+                    first, capacity, d, run_stride,
+                )
+            } else {
+                launch!(
+                    self, kernel, shape, header, start, length, parameters, places, saved, hidden, first,
+                    capacity, d, run_stride,
+                )
+            }
+        }
+    }
+}
+
+impl Gru for Worker {
+    fn gru(
+        &mut self,
+        layout: &Indices,
+        layer: Layer,
+        (): &(),
+        input: &Buffer,
+        saved: &mut Buffer,
+        hidden: &mut Buffer,
+    ) {
+        let d = self.d;
+        let groups = self.groups(layer);
+        let Groups { extent, width, groups: ref by_group, .. } = groups;
+        let [forward, backward] = by_group[0];
+        let (weights, _, apart, roles) = self.input_weights(layer, by_group);
+        let size = (layout.capacity.rows, 3 * d, width);
+        let mut product = Product::new(size, (*input, width), (weights, width), (*saved, 8 * d))
+            .extent(extent)
+            .bias(self.parameter(forward.bias_ih));
+        product.inner = 2;
+        (product.b_inner, product.b_outer) = (apart, roles);
+        product.c_inner = (3 * d) as i64;
+        product.bias_inner = self.distance(forward.bias_ih, backward.bias_ih);
+        product.bias_outer = by_group.get(1).map_or(0, |other| self.distance(forward.bias_ih, other[0].bias_ih));
+        self.product_nt(layout, product);
+        self.recurrence(false, layout, &groups, (*saved, *hidden, 0));
+    }
+
+    fn gru_backward(
+        &mut self,
+        layout: &Indices,
+        layer: Layer,
+        (): &(),
+        input: &Buffer,
+        hidden: &Buffer,
+        saved: &mut Buffer,
+        d_hidden: &Buffer,
+        d_input: &mut Buffer,
+        (): &mut (),
+    ) {
+        let d = self.d;
+        let groups = self.groups(layer);
+        self.recurrence(true, layout, &groups, (*saved, *hidden, d_hidden.address));
+        let Groups { extent, width, groups: by_group, .. } = groups;
+        let [forward, backward] = by_group[0];
+        let rows = layout.capacity.rows;
+        let (weights, d_weights, apart, roles) = self.input_weights(layer, &by_group);
+        // Both directions at once: k runs over the gates of the one, then of the other.
+        let gates = (*saved, 8 * d);
+        let mut product =
+            Product::new((rows, width, 6 * d), gates, (weights, width), (*d_input, width)).extent(extent);
+        product.b_outer = roles;
+        product.split = 3 * d as u32;
+        product.beyond = apart - (3 * d * width) as i64;
+        self.product_nn(layout, product);
+
+        let mut product =
+            Product::new((3 * d, width, rows), gates, (*input, width), (d_weights, width)).extent(extent);
+        product.inner = 2;
+        product.a_inner = (3 * d) as i64;
+        (product.c_inner, product.c_outer) = (apart, roles);
+        self.sum_products(layout, product);
+
+        let previous = if layer == Layer::Speaker { layout.previous_turn } else { layout.previous };
+        let apart = self.distance(forward.weight_hh, backward.weight_hh);
+        let roles = by_group.get(1).map_or(0, |other| self.distance(forward.weight_hh, other[0].weight_hh));
+        let d_recurrent = self.gradient(forward.weight_hh);
+        // r and z are the input's gates; the n of the recurrent product is hn.
+        for (gates, out, a_inner, to) in
+            [(*saved, 2 * d, 3 * d, d_recurrent), (saved.from(6 * d), d, d, d_recurrent.from(2 * d * d))]
+        {
+            let mut product =
+                Product::new((out, d, rows), (gates, 8 * d), (*hidden, 2 * d), (to, d)).extent(extent);
+            product.inner = 2;
+            product.a_inner = a_inner as i64;
+            product.b_inner = d as i64;
+            (product.c_inner, product.c_outer) = (apart, roles);
+            product.index = previous.address;
+            product.index_inner = rows as i64;
+            self.sum_products(layout, product);
+        }
+        for (group, directions) in by_group.iter().enumerate() {
+            for (direction, gru) in directions.iter().enumerate() {
+                let (bias_ih, bias_hh) = (self.gradient(gru.bias_ih), self.gradient(gru.bias_hh));
+                let gates = (saved.from(3 * d * direction), 8 * d);
+                let hn = (saved.from(6 * d + d * direction), 8 * d);
+                self.column_sum(layout, extent, group, gates, 3 * d, bias_ih);
+                self.column_sum(layout, extent, group, gates, 2 * d, bias_hh);
+                self.column_sum(layout, extent, group, hn, d, bias_hh.from(2 * d));
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The card's readout: `kernels/readout.cu`, and the products with W_V.
+
+use super::{Readout, Saved, Scratch};
+use crate::device::cuda::batch::Indices;
+use crate::device::cuda::card::Shape;
+use crate::device::cuda::memory::Buffer;
+use crate::device::cuda::product::{Epilogue, Extent, Product};
+use crate::ops::cuda::{Worker, launch};
+
+/// Bytes of shared memory of `readout` and `readout_backward`, as `kernels/readout.cu` says.
+pub(in crate::ops) fn shared_memory(d: usize, longest: usize) -> (usize, usize) {
+    let width = (2 * d).next_multiple_of(4);
+    let partial = 8 * longest.max(width);
+    (4 * (width + partial + 3 * longest), 4 * (2 * width + partial + 6 * longest))
+}
+
+impl Worker {
+    /// `[S, 2d]` times a stack's W_V `[out, in]`.
+    fn by_value(&self, layout: &Indices, stack: usize, from: Buffer, to: Buffer) -> Product {
+        let width = 2 * self.d;
+        let value = (self.parameter(self.layout.context[stack].value), width);
+        let size = (layout.capacity.samples, width, width);
+        Product::new(size, (from, width), value, (to, width)).extent(Extent::Samples)
+    }
+
+    /// Adds `a^T b` over the samples to the gradient of a stack's W_V.
+    fn value_gradient(&mut self, layout: &Indices, stack: usize, a: Buffer, b: Buffer) {
+        let width = 2 * self.d;
+        let to = (self.gradient(self.layout.context[stack].value), width);
+        let size = (width, width, layout.capacity.samples);
+        self.sum_products(layout, Product::new(size, (a, width), (b, width), to).extent(Extent::Samples));
+    }
+
+    fn by_sample(&self, layout: &Indices, shared: usize) -> Shape {
+        Shape { grid: [layout.capacity.samples as u32, 1, self.runs], block: 256, shared: shared as u32 }
+    }
+}
+
+impl Readout for Worker {
+    fn readout(
+        &mut self,
+        layout: &Indices,
+        stack: usize,
+        (): &(),
+        probabilities: &Buffer,
+        g: &Buffer,
+        q: &Buffer,
+        saved: &mut Saved<Buffer>,
+        next: &mut Buffer,
+    ) {
+        let product = self.by_value(layout, stack, *q, saved.w);
+        self.product_nn(layout, product);
+        let longest = layout.capacity.longest;
+        let shape = self.by_sample(layout, shared_memory(self.d, longest).0);
+        let run_stride = self.run_stride;
+        // SAFETY: rows and states are 2d wide, probabilities n x n for each window.
+        unsafe {
+            launch!(
+                self,
+                "readout",
+                shape,
+                saved.e.address,
+                saved.y.address,
+                saved.a.address,
+                saved.p.address,
+                saved.w.address,
+                g.address,
+                probabilities.address,
+                layout.pairs.address,
+                layout.offset.address,
+                layout.header.address,
+                2 * self.d as u32,
+                longest as u32,
+                run_stride,
+            )
+        }
+        let mut product = self.by_value(layout, stack, saved.e, *next).epilogue(Epilogue::TanhOfSum);
+        product.addend = q.address;
+        self.product_nt(layout, product);
+    }
+
+    fn readout_backward(
+        &mut self,
+        layout: &Indices,
+        stack: usize,
+        (): &(),
+        probabilities: &Buffer,
+        g: &Buffer,
+        q: &Buffer,
+        next: &Buffer,
+        saved: &Saved<Buffer>,
+        scratch: &mut Scratch<Buffer>,
+        d_q: &mut Buffer,
+        d_probabilities: &mut Buffer,
+        d_g: &mut Buffer,
+        (): &mut (),
+    ) {
+        // What arrives at q + c: the gradient of both q and c.
+        let (shape, run_stride) = (self.quads(layout.capacity.samples, 1), self.run_stride);
+        // SAFETY: both are [S, 2d].
+        unsafe {
+            launch!(
+                self,
+                "tanh_backward",
+                shape,
+                d_q.address,
+                next.address,
+                layout.header.address,
+                2 * self.d as u32,
+                run_stride,
+            )
+        }
+        let product = self.by_value(layout, stack, *d_q, scratch.d_e);
+        self.product_nn(layout, product);
+        self.value_gradient(layout, stack, *d_q, saved.e);
+        let longest = layout.capacity.longest;
+        let shape = self.by_sample(layout, shared_memory(self.d, longest).1);
+        // SAFETY: as in `readout`.
+        unsafe {
+            launch!(
+                self,
+                "readout_backward",
+                shape,
+                d_probabilities.address,
+                d_g.address,
+                scratch.d_w.address,
+                scratch.d_e.address,
+                saved.y.address,
+                saved.a.address,
+                saved.p.address,
+                saved.w.address,
+                g.address,
+                probabilities.address,
+                layout.pairs.address,
+                layout.offset.address,
+                layout.header.address,
+                2 * self.d as u32,
+                longest as u32,
+                run_stride,
+            )
+        }
+        self.value_gradient(layout, stack, *q, scratch.d_w);
+        let product = self.by_value(layout, stack, scratch.d_w, *d_q).accumulate();
+        self.product_nt(layout, product);
+    }
+}
