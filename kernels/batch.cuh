@@ -19,7 +19,9 @@ struct Header {
     unsigned rows_a;    // role-major rows of role A: the first ones
     unsigned distinct;  // utterances that stand in some window
     unsigned sequences[3];  // turns of role A, of role B, and windows that are not empty
-    // Dropout: a value is kept when its random word is below `threshold`; with `scale` 1 nothing is dropped.
+    // Dropout: a value is kept, and multiplied by `scale` = 1 / keep, when its random word is below `threshold` = keep * 2^32.
+    // With keep 1 every value stays as it is: `scale` is 1 and `threshold` 0, which no smaller keep gives (`drops`). The scale
+    // alone would not tell: 1 / keep rounds to 1 for a keep that still drops one value in 2^25.
     unsigned key[2];
     unsigned step;
     unsigned threshold;
@@ -32,7 +34,16 @@ struct Header {
 // No such row.
 constexpr unsigned NONE = 0xffffffffu;
 
+__device__ __forceinline__ bool drops(const Header &header) {
+    return header.scale != 1.0f || header.threshold != 0;
+}
+
 template <class T> __device__ __forceinline__ T *of_run(T *pointer, size_t run_stride) {
     using Byte = typename std::conditional<std::is_const<T>::value, const char, char>::type;
     return reinterpret_cast<T *>(reinterpret_cast<Byte *>(pointer) + blockIdx.z * run_stride);
+}
+
+// Of what a launch may leave out: null for every run.
+template <class T> __device__ __forceinline__ T *of_run_or_null(T *pointer, size_t run_stride) {
+    return pointer ? of_run(pointer, run_stride) : nullptr;
 }

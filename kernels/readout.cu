@@ -1,0 +1,277 @@
+// The attended history read into the state (step 4; src/ops/readout), between two products with W_V: w = W_V q comes in, e goes out
+// to c = W_V^T e.
+//
+//     readout             y = G w         a = softmax(P y)        p = P^T a       e = G^T p
+//     readout_backward    d_p = G d_e     d_b = a * (P d_p - a . P d_p)           d_y = P^T d_b
+//                         d_P = a outer d_p + d_b outer y         d_g = p outer d_e + d_y outer w         d_w = d_y G
+//
+// G [n, 2d] is the sample's part of g [R, 2d] sample-major, P its n x n block; w, e, d_e, d_w [S, 2d]; y, a, p [R] are saved. d_P and d_g
+// are overwritten. An empty window gives e = 0 and d_w = 0.
+//
+// A block has a sample. Its warps take rows in turn: a row times a vector is a dot of the warp's lanes, a vector times the matrix
+// a sum in each lane's registers over the warp's rows, then over the eight warps in order. Vectors are in shared memory. Each
+// direction reads G and P twice, the second time mostly from L1 and L2, and the outer products are written as their rows come by.
+//
+// Launch: grid (samples, 1, runs) of the capacity, block 256. Dynamic shared memory in bytes, with W = 2d rounded up to a multiple of
+// four and N the longest window:
+//     readout            4 * (W + 8 * max(N, W) + 3 * N)
+//     readout_backward   4 * (2 * W + 8 * max(N, W) + 6 * N)
+// Bytes, with P values in all blocks together: readout R * 8d + 4P + S * 16d; backward R * 16d + 8P + S * 24d; as much again where G or P has
+// left the caches between its two readings.
+
+#include "batch.cuh"
+#include "quad.cuh"
+#include "warp.cuh"
+
+constexpr unsigned WARPS = 8;
+constexpr unsigned BLOCK = 32 * WARPS;
+// Quads of a row that a lane sums at once: 4 * 32 * 4 columns.
+constexpr unsigned HELD = 4;
+
+extern __shared__ float4 shared_memory[];
+
+// A row of the arrays, padded to whole quads.
+__device__ __forceinline__ unsigned padded(unsigned width) {
+    return 4 * quads_of(width);
+}
+
+// A row of S, into shared memory; zeros behind it.
+__device__ __forceinline__ void load_vector(float *to, const float *from, unsigned width) {
+    for (unsigned column = threadIdx.x; column < padded(width); column += BLOCK) to[column] = column < width ? from[column] : 0.0f;
+}
+
+// to[i] = row i of g . x
+__device__ __forceinline__ void dots_of_rows(float *to, const float *g, const float *x, unsigned n, unsigned width) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, quads = quads_of(width);
+    for (unsigned i = warp; i < n; i += WARPS) {
+        const float *row = g + static_cast<size_t>(i) * width;
+        float sum = 0.0f;
+#pragma unroll 2
+        for (unsigned quad = lane; quad < quads; quad += 32) {
+            const Quad a = load_quad(row, quad, width);
+            const float4 b = *reinterpret_cast<const float4 *>(x + 4 * quad);
+            sum += a.x[0] * b.x + a.x[1] * b.y + a.x[2] * b.z + a.x[3] * b.w;
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) to[i] = sum;
+    }
+}
+
+// to[i] = row i of the n x n block . x
+__device__ __forceinline__ void dots_of_pairs(float *to, const float *block, const float *x, unsigned n) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (unsigned i = warp; i < n; i += WARPS) {
+        float sum = 0.0f;
+#pragma unroll 2
+        for (unsigned j = lane; j < n; j += 32) sum += block[static_cast<size_t>(i) * n + j] * x[j];
+        sum = warp_sum(sum);
+        if (lane == 0) to[i] = sum;
+    }
+}
+
+// partial[warp][j] = sum of x[i] * block[i][j] over the warp's rows, and each element handed to `visit` as it is read.
+template <class Visit>
+__device__ __forceinline__ void sum_of_pairs(float *partial, const float *block, const float *x, unsigned n, Visit visit) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (unsigned j = lane; j < n; j += 32) {
+        float sum = 0.0f;
+#pragma unroll 4
+        for (unsigned i = warp; i < n; i += WARPS) {
+            sum += x[i] * block[static_cast<size_t>(i) * n + j];
+            visit(i, j);
+        }
+        partial[warp * n + j] = sum;
+    }
+}
+
+// partial[warp][column] = sum of x[i] * g[i][column] over the warp's rows, and each quad's place handed to `visit`.
+template <class Visit>
+__device__ __forceinline__ void sum_of_rows(float *partial, const float *g, const float *x, unsigned n, unsigned width, Visit visit) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, quads = quads_of(width);
+    for (unsigned begin = 0; begin < quads; begin += 32 * HELD) {
+        Quad sums[HELD] = {};
+        for (unsigned i = warp; i < n; i += WARPS) {
+            const float *row = g + static_cast<size_t>(i) * width;
+            const float factor = x[i];
+#pragma unroll
+            for (unsigned k = 0; k < HELD; k++) {
+                const unsigned quad = begin + lane + 32 * k;
+                if (quad >= quads) continue;
+                const Quad values = load_quad(row, quad, width);
+#pragma unroll
+                for (int c = 0; c < 4; c++) sums[k].x[c] += factor * values.x[c];
+                visit(i, quad);
+            }
+        }
+#pragma unroll
+        for (unsigned k = 0; k < HELD; k++) {
+            const unsigned quad = begin + lane + 32 * k;
+            if (quad >= quads) continue;
+            *reinterpret_cast<float4 *>(partial + warp * padded(width) + 4 * quad) =
+                make_float4(sums[k].x[0], sums[k].x[1], sums[k].x[2], sums[k].x[3]);
+        }
+    }
+}
+
+// The sum of column j over the warps, in order.
+__device__ __forceinline__ float total(const float *partial, unsigned stride, unsigned j) {
+    float sum = partial[j];
+#pragma unroll
+    for (unsigned warp = 1; warp < WARPS; warp++) sum += partial[warp * stride + j];
+    return sum;
+}
+
+// Four blocks fill an SM of Turing: 64 registers a thread.
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
+readout(
+    float *__restrict__ e,                       // [S, 2d]
+    float *__restrict__ y,                       // [R]
+    float *__restrict__ a,                       // [R]
+    float *__restrict__ p,                       // [R]
+    const float *__restrict__ w,                 // [S, 2d]
+    const float *__restrict__ g,                 // [R, 2d] sample-major
+    const float *__restrict__ probabilities,     // n x n by sample
+    const unsigned *__restrict__ pairs,          // [S + 1]
+    const unsigned *__restrict__ offset,         // [S + 1]
+    const Header *__restrict__ header,
+    unsigned width,                              // 2d
+    unsigned longest,                            // N
+    size_t run_stride) {
+    const unsigned sample = blockIdx.x, thread = threadIdx.x;
+    if (sample >= of_run(header, run_stride)->samples) return;
+    offset = of_run(offset, run_stride);
+    const unsigned first = offset[sample], n = offset[sample + 1] - first;
+    e = of_run(e, run_stride) + static_cast<size_t>(sample) * width;
+    if (n == 0) {
+        for (unsigned column = thread; column < width; column += BLOCK) e[column] = 0.0f;
+        return;
+    }
+    float *vector = reinterpret_cast<float *>(shared_memory);      // [W]
+    float *partial = vector + padded(width);                       // [8, max(N, W)]
+    float *y_here = partial + WARPS * max(longest, padded(width)); // [N]
+    float *scores = y_here + longest;                              // [N]: P y, then P^T a
+    float *a_here = scores + longest;                              // [N]
+    g = of_run(g, run_stride) + static_cast<size_t>(first) * width;
+    const float *block = of_run(probabilities, run_stride) + of_run(pairs, run_stride)[sample];
+    y = of_run(y, run_stride) + first;
+    a = of_run(a, run_stride) + first;
+    p = of_run(p, run_stride) + first;
+
+    load_vector(vector, of_run(w, run_stride) + static_cast<size_t>(sample) * width, width);
+    __syncthreads();
+    dots_of_rows(y_here, g, vector, n, width);
+    __syncthreads();
+    dots_of_pairs(scores, block, y_here, n);
+    __syncthreads();
+    // Every warp finds the largest and the sum by itself, which costs less than telling.
+    const unsigned lane = thread % 32;
+    float largest = -INFINITY, sum = 0.0f;
+    for (unsigned j = lane; j < n; j += 32) largest = fmaxf(largest, scores[j]);
+    largest = warp_maximum(largest);
+    // Held as in attention.cu: no weight is 0.
+    const auto weight = [&](unsigned j) {
+        const float x = scores[j] - largest;
+        return expf(x < -87.0f ? -87.0f : x);
+    };
+    for (unsigned j = lane; j < n; j += 32) sum += weight(j);
+    const float inverse = 1.0f / warp_sum(sum);
+    for (unsigned j = thread; j < n; j += BLOCK) {
+        a_here[j] = weight(j) * inverse;
+        a[j] = a_here[j];
+        y[j] = y_here[j];
+    }
+    __syncthreads();
+    sum_of_pairs(partial, block, a_here, n, [](unsigned, unsigned) {});
+    __syncthreads();
+    for (unsigned j = thread; j < n; j += BLOCK) {
+        scores[j] = total(partial, n, j);
+        p[j] = scores[j];
+    }
+    __syncthreads();
+    sum_of_rows(partial, g, scores, n, width, [](unsigned, unsigned) {});
+    __syncthreads();
+    for (unsigned column = thread; column < width; column += BLOCK) e[column] = total(partial, padded(width), column);
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
+readout_backward(
+    float *__restrict__ d_probabilities,         // n x n by sample
+    float *__restrict__ d_g,                     // [R, 2d] sample-major
+    float *__restrict__ d_w,                     // [S, 2d]
+    const float *__restrict__ d_e,               // [S, 2d]
+    const float *__restrict__ y,                 // [R]
+    const float *__restrict__ a,                 // [R]
+    const float *__restrict__ p,                 // [R]
+    const float *__restrict__ w,                 // [S, 2d]
+    const float *__restrict__ g,                 // [R, 2d] sample-major
+    const float *__restrict__ probabilities,     // n x n by sample
+    const unsigned *__restrict__ pairs,          // [S + 1]
+    const unsigned *__restrict__ offset,         // [S + 1]
+    const Header *__restrict__ header,
+    unsigned width,                              // 2d
+    unsigned longest,                            // N
+    size_t run_stride) {
+    const unsigned sample = blockIdx.x, thread = threadIdx.x;
+    if (sample >= of_run(header, run_stride)->samples) return;
+    offset = of_run(offset, run_stride);
+    const unsigned first = offset[sample], n = offset[sample + 1] - first;
+    d_w = of_run(d_w, run_stride) + static_cast<size_t>(sample) * width;
+    if (n == 0) {
+        for (unsigned column = thread; column < width; column += BLOCK) d_w[column] = 0.0f;
+        return;
+    }
+    float *d_e_here = reinterpret_cast<float *>(shared_memory);    // [W]
+    float *w_here = d_e_here + padded(width);                      // [W]
+    float *partial = w_here + padded(width);                       // [8, max(N, W)]
+    float *y_here = partial + WARPS * max(longest, padded(width)); // [N]
+    float *a_here = y_here + longest;                              // [N]
+    float *p_here = a_here + longest;                              // [N]
+    float *d_p = p_here + longest;                                 // [N]
+    float *d_b = d_p + longest;                                    // [N]
+    float *d_y = d_b + longest;                                    // [N]: P d_p, then P^T d_b
+    g = of_run(g, run_stride) + static_cast<size_t>(first) * width;
+    d_g = of_run(d_g, run_stride) + static_cast<size_t>(first) * width;
+    const unsigned start = of_run(pairs, run_stride)[sample];
+    const float *block = of_run(probabilities, run_stride) + start;
+    float *d_block = of_run(d_probabilities, run_stride) + start;
+    y = of_run(y, run_stride) + first;
+    a = of_run(a, run_stride) + first;
+    p = of_run(p, run_stride) + first;
+
+    load_vector(d_e_here, of_run(d_e, run_stride) + static_cast<size_t>(sample) * width, width);
+    load_vector(w_here, of_run(w, run_stride) + static_cast<size_t>(sample) * width, width);
+    for (unsigned j = thread; j < n; j += BLOCK) {
+        y_here[j] = y[j];
+        a_here[j] = a[j];
+        p_here[j] = p[j];
+    }
+    __syncthreads();
+    dots_of_rows(d_p, g, d_e_here, n, width);
+    __syncthreads();
+    dots_of_pairs(d_y, block, d_p, n);
+    __syncthreads();
+    float dot = 0.0f;
+    for (unsigned j = thread % 32; j < n; j += 32) dot += a_here[j] * d_y[j];
+    dot = warp_sum(dot);
+    for (unsigned j = thread; j < n; j += BLOCK) d_b[j] = a_here[j] * (d_y[j] - dot);
+    __syncthreads();
+    sum_of_pairs(partial, block, d_b, n, [&](unsigned i, unsigned j) {
+        d_block[static_cast<size_t>(i) * n + j] = a_here[i] * d_p[j] + d_b[i] * y_here[j];
+    });
+    __syncthreads();
+    for (unsigned j = thread; j < n; j += BLOCK) d_y[j] = total(partial, n, j);
+    __syncthreads();
+    sum_of_rows(partial, g, d_y, n, width, [&](unsigned i, unsigned quad) {
+        const float4 d_e = *reinterpret_cast<const float4 *>(d_e_here + 4 * quad);
+        const float4 w = *reinterpret_cast<const float4 *>(w_here + 4 * quad);
+        const float along_e = p_here[i], along_w = d_y[i];
+        Quad values;
+        values.x[0] = along_e * d_e.x + along_w * w.x;
+        values.x[1] = along_e * d_e.y + along_w * w.y;
+        values.x[2] = along_e * d_e.z + along_w * w.z;
+        values.x[3] = along_e * d_e.w + along_w * w.w;
+        store_quad(d_g + static_cast<size_t>(i) * width, quad, width, values);
+    });
+    __syncthreads();
+    for (unsigned column = thread; column < width; column += BLOCK) d_w[column] = total(partial, padded(width), column);
+}
