@@ -234,7 +234,7 @@ fn operations(c: &mut Criterion) {
     c.bench_function("adversarial", |b| {
         b.iter(|| {
             ops.feature_norms(&shard, weights, &d_x, &d_q, &mut perturbation);
-            ops.perturb(&shard, AdversarialNorm::Sample, 1.0, 1.0, &mut perturbation);
+            ops.perturb(&shard, AdversarialNorm::Sample, 1.0, &vec![1.0], &mut perturbation);
         });
     });
     let (mut p, mut m, mut v) = (parameters.clone(), values(layout.len), vec![0.1; layout.len]);

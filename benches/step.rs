@@ -6,7 +6,8 @@
 use coin::data::standardise::Standardisation;
 use coin::data::synthetic::{SyntheticOptions, generate};
 use coin::model::config::Config;
-use coin::model::cpu_engine;
+use coin::model::device::Compute;
+use coin::model::engine;
 use coin::random::{Stream, purpose};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -18,8 +19,8 @@ fn step(c: &mut Criterion) {
     group.sample_size(10);
     for adversarial in [false, true] {
         let config = Config { adversarial, ..Config::default() };
-        let mut engine =
-            cpu_engine(&config, &corpus, &standardisation, threads).expect("the defaults are valid");
+        let mut engine = engine(&config, &corpus, &standardisation, Compute::cpu(threads))
+            .expect("the defaults are valid");
         let mut stream = Stream::new(1, purpose::TEST);
         let mut targets: Vec<u32> = (0..corpus.len() as u32).collect();
         let mut number = 0;

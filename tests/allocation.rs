@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use coin::data::standardise::Standardisation;
 use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
-use coin::model::{Engine, cpu_engine};
+use coin::model::device::Compute;
+use coin::model::{Engine, engine};
 use coin::random::{Stream, purpose};
 
 struct Counting;
@@ -87,7 +88,7 @@ fn a_warm_step_allocates_nothing() {
         (7, 1, Precision::F32, AdversarialNorm::Sample, StackInput::Attention),
     ] {
         let config = Config { batch_size, dtype, adversarial_norm, stack_input, ..base.clone() };
-        let mut engine = cpu_engine(&config, &corpus, &standardisation, threads).unwrap();
+        let mut engine = engine(&config, &corpus, &standardisation, Compute::cpu(threads)).unwrap();
         let cold = epoch(&mut *engine, utterances, batch_size, 0);
         assert!(cold[0] > 0, "the first step takes the memory");
         for number in 1..4 {

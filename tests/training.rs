@@ -10,7 +10,8 @@ use coin::data::Corpus;
 use coin::data::synthetic::{SyntheticOptions, generate};
 use coin::error::{Error, Result};
 use coin::model::config::{Config, Precision};
-use coin::model::{Engine, Objective, Predictions, State, StepLoss, Values, cpu_engine};
+use coin::model::device::Compute;
+use coin::model::{Engine, Objective, Predictions, State, StepLoss, Values, engine};
 use coin::training::checkpoint::Checkpoint;
 use coin::training::display::Display;
 use coin::training::interrupt::Interrupt;
@@ -115,7 +116,7 @@ impl<'a> Run<'a> {
 
     fn engine(&self) -> Box<dyn Engine> {
         let standardisation = self.setup().unwrap().origin.standardisation;
-        cpu_engine(&self.config, self.corpus, &standardisation, self.threads).unwrap()
+        engine(&self.config, self.corpus, &standardisation, Compute::cpu(self.threads)).unwrap()
     }
 
     /// Begins or goes on in `path`.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::model::Threads;
+use super::model::Computing;
 use super::output;
 use super::source::Source;
 use crate::data::standardise::Standardisation;
@@ -13,7 +13,7 @@ use crate::device::cpu::peak;
 use crate::device::cpu::pool::Pool;
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Precision};
-use crate::model::{Engine, StepLoss, cpu_engine};
+use crate::model::{Engine, StepLoss, engine};
 use crate::random::{Stream, purpose};
 use crate::training::partition;
 use crate::training::settings::Layer;
@@ -46,7 +46,7 @@ pub struct Arguments {
     #[arg(long)]
     worker: bool,
     #[command(flatten)]
-    threads: Threads,
+    computing: Computing,
 }
 
 #[derive(Serialize)]
@@ -104,13 +104,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if samples.is_empty() {
         return Err(Error::input(format!("{}: no labelled utterance to train on", corpus.source)));
     }
-    let threads = arguments.threads.get();
+    let compute = arguments.computing.get();
+    let threads = compute.threads;
     let everything = Standardisation::fit(&corpus, 0..corpus.conversations.len());
-    let engine = cpu_engine(&config, &corpus, &everything, threads)?;
+    let engine = engine(&config, &corpus, &everything, compute)?;
     let pool = Pool::new(threads)
         .map_err(|error| Error::System(format!("cannot start {threads} threads: {error}")))?;
     let peak = match config.dtype {
-        Precision::F32 => peak::gflops::<f32>(&pool, 10),
+        Precision::F32 | Precision::Mixed => peak::gflops::<f32>(&pool, 10),
         Precision::F64 => peak::gflops::<f64>(&pool, 10),
     };
     drop(pool);

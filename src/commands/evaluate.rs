@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::model::{self, Threads};
+use super::model::{self, Computing};
 use super::output::{json_line, note, print};
 use super::source::Source;
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    threads: Threads,
+    computing: Computing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,7 +96,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             conversations.len()
         )));
     }
-    let mut engine = model::engine(&path, &checkpoint, &corpus, arguments.threads.get())?;
+    let mut engine = model::engine(&path, &checkpoint, &corpus, arguments.computing.get())?;
     let batch = checkpoint.config.batch_size;
     let Some(evaluation) = evaluate(&mut *engine, &corpus, &targets, batch, &Interrupt::default())? else {
         return Ok(());

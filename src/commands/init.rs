@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::source::Source;
 use crate::error::Result;
 use crate::model::config::Config;
-use crate::model::cpu_engine;
+use crate::model::device::Compute;
+use crate::model::engine;
 use crate::training::checkpoint::Checkpoint;
 use crate::training::settings::Layer;
 use crate::training::setup::Setup;
@@ -40,7 +41,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     config.seed = arguments.seed.unwrap_or(config.seed);
     let corpus = arguments.source.read(arguments.modalities)?;
     let setup = Setup::new(config, &corpus, &corpus.fingerprint())?;
-    let engine = cpu_engine(&setup.config, &corpus, &setup.origin.standardisation, 1)?;
+    let mut engine = engine(&setup.config, &corpus, &setup.origin.standardisation, Compute::cpu(1))?;
     let checkpoint = Checkpoint {
         config: setup.config,
         origin: setup.origin,

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::data::Corpus;
 use crate::error::{Error, Result};
-use crate::model::{Engine, cpu_engine};
+use crate::model::Engine;
+use crate::model::device::{Compute, Device};
 use crate::training::checkpoint::Checkpoint;
 use crate::training::run_folder;
 
@@ -14,6 +15,22 @@ pub struct Threads {
     /// Threads to compute with [default: the available cores]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     threads: Option<u16>,
+}
+
+/// Where and how to compute.
+#[derive(Debug, clap::Args)]
+pub struct Computing {
+    /// Where to compute: cpu, cuda, or cuda:N for card N
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    device: Device,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+impl Computing {
+    pub fn get(&self) -> Compute {
+        Compute { device: self.device, threads: self.threads.get() }
+    }
 }
 
 impl Threads {
@@ -39,10 +56,11 @@ pub fn engine(
     path: &Path,
     checkpoint: &Checkpoint,
     corpus: &Corpus,
-    threads: usize,
+    compute: Compute,
 ) -> Result<Box<dyn Engine>> {
     checkpoint.check_modalities(corpus)?;
-    let mut engine = cpu_engine(&checkpoint.config, corpus, &checkpoint.origin.standardisation, threads)?;
+    let mut engine =
+        crate::model::engine(&checkpoint.config, corpus, &checkpoint.origin.standardisation, compute)?;
     engine
         .restore(&checkpoint.state())
         .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;

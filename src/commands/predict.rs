@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::model::{self, Threads};
+use super::model::{self, Computing};
 use super::output::{json_line, print};
 use super::source;
 use crate::data::conversations::{Line, LineReader, UtteranceLine};
@@ -15,6 +15,7 @@ use crate::data::{Conversation, Corpus, Split, Utterance};
 use crate::error::{Error, Result};
 use crate::metrics::{largest, probabilities};
 use crate::model::config::Config;
+use crate::model::device::Compute;
 use crate::model::{Engine, Predictions};
 use crate::training::checkpoint::Checkpoint;
 
@@ -44,7 +45,7 @@ pub struct Arguments {
     #[arg(long, requires = "data")]
     format: Option<String>,
     #[command(flatten)]
-    threads: Threads,
+    computing: Computing,
 }
 
 /// A line of input at most, in bytes.
@@ -52,17 +53,17 @@ const LONGEST_LINE: u64 = 64 << 20;
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let (path, checkpoint) = model::read(&arguments.checkpoint)?;
-    let threads = arguments.threads.get();
+    let compute = arguments.computing.get();
     match &arguments.data {
         Some(data) => {
             let modalities = Some(checkpoint.modality_names());
             let corpus = source::read(data, arguments.format.as_deref(), modalities)?;
             let corpus = unlabelled(corpus, &checkpoint);
-            let mut engine = model::engine(&path, &checkpoint, &corpus, threads)?;
+            let mut engine = model::engine(&path, &checkpoint, &corpus, compute)?;
             answer_corpus(&mut *engine, &corpus, checkpoint.config.batch_size)
         }
         None => {
-            let mut live = Live::new(&path, checkpoint, threads)?;
+            let mut live = Live::new(&path, checkpoint, compute)?;
             live.answer(&mut std::io::stdin().lock())
         }
     }
@@ -186,7 +187,7 @@ struct Recent {
 const INPUT: &str = "standard input";
 
 impl Live {
-    fn new(path: &std::path::Path, checkpoint: Checkpoint, threads: usize) -> Result<Self> {
+    fn new(path: &std::path::Path, checkpoint: Checkpoint, compute: Compute) -> Result<Self> {
         // One utterance is classified at a time: no batch of another size is laid out.
         let one_by_one =
             Checkpoint { config: Config { batch_size: 1, ..checkpoint.config.clone() }, ..checkpoint };
@@ -198,7 +199,7 @@ impl Live {
             features: Vec::new(),
         };
         Ok(Live {
-            engine: model::engine(path, &one_by_one, &nothing, threads)?,
+            engine: model::engine(path, &one_by_one, &nothing, compute)?,
             checkpoint: one_by_one,
             conversations: HashMap::new(),
         })

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::model::{self, Threads};
+use super::model::{self, Computing};
 use super::source::Source;
 use crate::data::Corpus;
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ pub struct Arguments {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
-    threads: Threads,
+    computing: Computing,
 }
 
 fn parse_range(text: &str) -> std::result::Result<Range<usize>, String> {
@@ -92,7 +92,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         config: Config { batch_size: targets.len(), ..config.clone() },
         ..checkpoint.to_precision(config.dtype)
     };
-    let mut engine = model::engine(&path, &whole, &corpus, arguments.threads.get())?;
+    let mut engine = model::engine(&path, &whole, &corpus, arguments.computing.get())?;
     let objective = engine.objective(targets)?;
     let index: Vec<i64> = range.map(|sample| sample as i64).collect();
     let tensors = tensors(&objective, corpus.classes.len(), config.dtype);

@@ -12,7 +12,8 @@ use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::metrics::report::amount;
 use crate::model::config::Config;
-use crate::model::{check_memory, cpu_engine};
+use crate::model::device::Compute;
+use crate::model::{check_memory, engine};
 use crate::training::display::Display;
 use crate::training::interrupt::Interrupt;
 use crate::training::partition::Partition;
@@ -139,6 +140,10 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
     outcome
 }
 
+fn compute(run: &RunSettings) -> Compute {
+    Compute { device: run.device, threads: model::threads(run.threads) }
+}
+
 /// A run of one seed or several, with its folder and its data.
 struct Job {
     settings: Settings,
@@ -152,7 +157,7 @@ impl Job {
     fn new(mut settings: Settings) -> Result<Self> {
         let corpus = read(&settings.run)?;
         Partition::draw(&corpus, &settings.config)?;
-        check_memory(&settings.config, &corpus, model::threads(settings.run.threads))?;
+        check_memory(&settings.config, &corpus, compute(&settings.run))?;
         settings.run.modalities =
             Some(corpus.modalities.iter().map(|modality| modality.name.clone()).collect());
         if let Some(data) = settings.run.data.as_mut().filter(|data| *data != SYNTHETIC) {
@@ -170,7 +175,7 @@ impl Job {
     }
 
     /// Of what is given beside --resume, all must be as the run has it but for where the data lie (their
-    /// fingerprint is held against the checkpoint's), the threads and how often to save.
+    /// fingerprint is held against the checkpoint's), the device, the threads and how often to save.
     fn resumed(path: &Path, layers: &[Layer]) -> Result<Self> {
         let (folder, own) = RunFolder::open(path)?;
         let path = path.display();
@@ -178,7 +183,7 @@ impl Job {
             return Err(Error::input(format!("--out: a resumed run goes on in its own folder, {path}")));
         }
         let settings = layers.iter().try_fold(own.clone(), |settings, layer| settings.with(layer))?;
-        const FREE: [&str; 4] = ["data", "format", "threads", "checkpoint_minutes"];
+        const FREE: [&str; 5] = ["data", "format", "device", "threads", "checkpoint_minutes"];
         let differences = own.differences(&settings)?;
         if let Some((key, own, given)) = differences.iter().find(|(key, ..)| !FREE.contains(&key.as_str())) {
             return Err(Error::input(format!(
@@ -251,13 +256,13 @@ impl Job {
             return Ok(Some(report));
         }
         let setup = Setup::new(settings.config.clone(), &self.corpus, &self.fingerprint)?;
-        let threads = model::threads(settings.run.threads);
-        let mut engine = cpu_engine(&setup.config, &self.corpus, &setup.origin.standardisation, threads)?;
+        let compute = compute(&settings.run);
+        let mut engine = engine(&setup.config, &self.corpus, &setup.origin.standardisation, compute)?;
         let parts = [&setup.partition.train, &setup.partition.validation, &setup.partition.test];
         let [train_on, validate_on, test_on] =
             parts.map(|part| amount(setup.targets(part).len(), part.len()));
         display.line(&format!(
-            "training on {train_on}, validating on {validate_on}, testing on {test_on}; threads: {threads}"
+            "training on {train_on}, validating on {validate_on}, testing on {test_on}; {compute}"
         ));
         let minutes = settings.run.checkpoint_minutes;
         let surroundings = Surroundings {

@@ -68,7 +68,9 @@ choice! {
     /// Precision of the engine's arithmetic.
     Precision, "dtype" {
         F32 = "f32",
-        F64 = "f64"
+        F64 = "f64",
+        /// Operands of products in f16 on tensor cores, sums and parameters in f32: on a card.
+        Mixed = "mixed"
     }
 }
 

@@ -15,8 +15,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::config::{Config, StackInput};
-use super::graph::{Activations, Graph, Size};
 use super::flops::flops;
+use super::graph::{Activations, Graph, Size};
 use super::{Engine, Losses, Objective, Predictions, State, StepLoss, check_targets, flatten, tensors};
 use crate::data::Corpus;
 use crate::data::batch::{Batch, SHARD_SAMPLES};
@@ -182,7 +182,7 @@ pub struct FeaturePerturbation<R> {
 enum Perturbed<'a, R> {
     No,
     /// By the gradient of the clean pass, with the batch's squared norm.
-    ByGradient(f64),
+    ByGradient(&'a Vec<f64>),
     /// By what is given.
     By(&'a FeaturePerturbation<R>),
 }
@@ -356,12 +356,12 @@ impl<R: Real> CpuEngine<R> {
                 let Sample { target, delta, perturbation, logits, loss, .. } = state;
                 match perturbed {
                     Perturbed::No => {}
-                    Perturbed::ByGradient(batch) => {
+                    Perturbed::ByGradient(batch_norm) => {
                         ops.perturb(
                             shard,
                             self.config.adversarial_norm,
                             self.config.epsilon,
-                            batch,
+                            batch_norm,
                             perturbation,
                         );
                     }
@@ -415,8 +415,8 @@ impl<R: Real> CpuEngine<R> {
         self.clear_gradients();
         let clean = self.pass(&mask, Perturbed::No, true);
         let adversarial = self.config.adversarial.then(|| {
-            let batch = self.squared_norm();
-            self.pass(&Mask { pass: Pass::Adversarial, ..mask }, Perturbed::ByGradient(batch), true)
+            let batch = vec![self.squared_norm()];
+            self.pass(&Mask { pass: Pass::Adversarial, ..mask }, Perturbed::ByGradient(&batch), true)
         });
         self.embedding_gradients();
         self.reduce();

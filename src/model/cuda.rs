@@ -15,10 +15,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::CudaGraph;
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-
-use super::config::{Config, StackInput};
+use super::config::{Config, Precision, StackInput};
 use super::flops::flops;
 use super::graph::{Activations, Graph, Size};
 use super::{Engine, Losses, Objective, Predictions, State, StepLoss, check_targets, flatten, tensors};
@@ -27,14 +24,19 @@ use crate::data::batch::Batch;
 use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
 use crate::device::cuda::batch::{Capacity, Header, Indices};
+use crate::device::cuda::capture::Captured;
 use crate::device::cuda::card::{Card, failed};
 use crate::device::cuda::memory::{Buffer, Memory, Pinned, Plan};
 use crate::error::{Error, Result};
+use crate::ops::adam::{Optimiser, Rates};
 use crate::ops::adversarial::{Adversarial, Perturbation};
 use crate::ops::cuda::{Folded, KERNELS, Places, Worker};
 use crate::ops::dropout::{Mask, Pass};
 use crate::ops::embedding::{Correlation, Embedding};
 use crate::ops::parameters::{Layout, Sizes};
+
+/// Rows of features that are standardised at once.
+const STANDARDISED: usize = 4096;
 
 /// Copies of the batch's indices on their way: while the card reads one, the next is written.
 const STAGES: usize = 2;
@@ -66,17 +68,14 @@ struct Place {
     stages: Vec<Stage>,
     next_stage: usize,
     /// A training step, captured at the first.
-    step: Option<CudaGraph>,
+    step: Option<Captured>,
 }
 
 /// What a model keeps from step to step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StatePlace {
     pub parameters: Buffer,
-    pub first_moment: Buffer,
-    pub second_moment: Buffer,
-    /// What Adam's kernels keep for themselves: `crate::ops::adam`.
-    pub adam: Buffer,
+    pub optimiser: Optimiser,
     /// `[2]`, float64: sums of losses of both passes since they were last read.
     pub losses: Buffer,
     /// Bytes of all together.
@@ -96,6 +95,8 @@ struct Work {
     /// By pass, gradients at the embeddings: `[R, d]` role-major and `[S, 2d]`.
     delta: [(Buffer, Buffer); 2],
     perturbation: Perturbation<Buffer, Buffer>,
+    /// `[1]`, float64: the sum of the squared norms.
+    batch_norm: Buffer,
     /// `[distinct, d]`
     by_utterance: Buffer,
     /// By pass, `[S, C]`.
@@ -122,7 +123,12 @@ enum Purpose {
 
 impl CudaEngine {
     /// A model with fresh parameters from the configuration's seed on card `index`, over the conversations of `corpus`.
-    pub fn new(config: &Config, corpus: &Corpus, standardisation: &Standardisation, index: usize) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        corpus: &Corpus,
+        standardisation: &Standardisation,
+        index: usize,
+    ) -> Result<Self> {
         config.validate()?;
         let card = Card::open(index, KERNELS)?;
         let sizes = Sizes {
@@ -186,7 +192,8 @@ impl CudaEngine {
 
     /// Moves the model to memory laid out for `capacity`.
     fn relocate(&mut self, capacity: Capacity) -> Result<()> {
-        let state = self.place.memory.read::<u8>(self.place.state.parameters.address, self.place.state.bytes)?;
+        let state =
+            self.place.memory.read::<u8>(self.place.state.parameters.address, self.place.state.bytes)?;
         let features = self.features.bytes;
         // Both at once may not fit: the old one goes first.
         self.place = {
@@ -226,7 +233,9 @@ impl CudaEngine {
         let features = Buffer { address: self.features.address, len: self.features.bytes / 4 };
         let Place { memory, state, work, indices, worker, .. } = &mut self.place;
         if purpose != Purpose::Predict {
-            memory.clear(work.zeroed.address, work.zeroed_bytes).map_err(|error| failed("clear its memory", error))?;
+            memory
+                .clear(work.zeroed.address, work.zeroed_bytes)
+                .map_err(|error| failed("clear its memory", error))?;
         }
         worker.fold(indices, attended);
         let (history, target) = work.embedded;
@@ -240,7 +249,9 @@ impl CudaEngine {
             // The logits of each pass have a place of their own.
             a.logits = work.logits[which];
             let moved = if pass == Pass::Adversarial {
-                worker.perturb(indices, self.config.adversarial_norm, self.config.epsilon, &work.perturbation.squared_norm.clone(), &mut work.perturbation);
+                let Config { adversarial_norm, epsilon, .. } = self.config;
+                worker.batch_norm(indices, work.perturbation.squared_norm, work.batch_norm);
+                worker.perturb(indices, adversarial_norm, epsilon, &work.batch_norm, &mut work.perturbation);
                 Some(&work.perturbation)
             } else {
                 None
@@ -257,7 +268,13 @@ impl CudaEngine {
                 worker.feature_norms(indices, &(), &clean_x, &clean_q, &mut work.perturbation);
             } else {
                 let (clean, moved) = ((&clean_x, &clean_q), (&moved_x, &moved_q));
-                worker.perturbed_features_gradient(indices, &work.perturbation, clean, moved, &mut work.correlation);
+                worker.perturbed_features_gradient(
+                    indices,
+                    &work.perturbation,
+                    clean,
+                    moved,
+                    &mut work.correlation,
+                );
             }
         }
         if purpose == Purpose::Predict {
@@ -267,7 +284,7 @@ impl CudaEngine {
         let second = (passes == 2).then_some(moved_x);
         worker.sum_by_utterance(indices, clean_x, second, work.by_utterance);
         if passes == 2 {
-            worker.add_samples(indices, moved_q, clean_q);
+            worker.add_states(indices, moved_q, clean_q);
         }
         worker.embedding_gradients(indices, features, work.by_utterance, clean_q);
         if passes == 2 {
@@ -275,7 +292,8 @@ impl CudaEngine {
         }
         worker.unfold(indices, attended);
         if purpose == Purpose::Train {
-            worker.adam(indices, &self.config, *state, work.gradient);
+            let Config { adam_beta1: beta1, adam_beta2: beta2, adam_epsilon: epsilon, .. } = self.config;
+            worker.adam(indices, Rates { beta1, beta2, epsilon }, state.optimiser);
         }
         worker.finish()
     }
@@ -283,20 +301,12 @@ impl CudaEngine {
     /// A training step as one launch: captured the first time.
     fn replay(&mut self, mask: Mask) -> Result<()> {
         if self.place.step.is_none() {
-            let stream = self.card.stream.clone();
-            stream
-                .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-                .map_err(|error| failed("begin to capture a step", error))?;
-            let launched = self.launch(Purpose::Train, mask);
-            // Capturing has to end, whatever came of it.
-            let captured = stream.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
-            launched?;
-            let captured = captured.map_err(|error| failed("capture a step", error))?;
-            self.place.step = captured;
+            let card = Arc::clone(&self.card);
+            self.place.step = Some(Captured::new(&card, || self.launch(Purpose::Train, mask))?);
         }
-        match &self.place.step {
-            Some(step) => step.launch().map_err(|error| failed("run a step", error)),
-            None => Err(Error::System("the card captured nothing of a step".to_string())),
+        match &mut self.place.step {
+            Some(step) => step.launch(),
+            None => Ok(()),
         }
     }
 
@@ -361,6 +371,7 @@ impl Place {
             gradient: work.gradient,
             folded,
             workspace,
+            loss_scale: (config.dtype == Precision::Mixed).then_some(state.optimiser.loss_scale),
         };
         let worker = Worker::new(Arc::clone(card), Arc::clone(layout), places);
         worker.prepare(capacity.longest)?;
@@ -414,9 +425,7 @@ impl Layouts {
         let Capacity { samples, rows, pairs, distinct, .. } = capacity;
         let mut state = StatePlace {
             parameters: plan.words(layout.len),
-            first_moment: plan.words(layout.len),
-            second_moment: plan.words(layout.len),
-            adam: plan.words(crate::ops::adam::WORDS),
+            optimiser: Optimiser::new(plan, layout.len),
             losses: plan.doubles(2),
             bytes: 0,
         };
@@ -453,8 +462,9 @@ impl Layouts {
                 target: plan.words(samples * 2 * d),
                 history_scale: plan.words(rows),
                 target_scale: plan.words(samples),
-                squared_norm: plan.doubles(samples + 1),
+                squared_norm: plan.doubles(samples),
             },
+            batch_norm: plan.doubles(1),
             by_utterance: plan.words(distinct * d),
             logits: [plan.words(samples * classes), plan.words(samples * classes)],
             gradient,
@@ -464,9 +474,26 @@ impl Layouts {
     }
 }
 
+/// Refuses a model that the card's free memory does not hold, before any of it is taken.
+pub(super) fn foresee(config: &Config, sizes: Sizes, windows: &Windows, index: usize) -> Result<()> {
+    check_sizes(sizes, config.history_length)?;
+    let card = Card::open(index, &[])?;
+    let layout = Layout::new(sizes);
+    let graph =
+        Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
+    let capacity = capacity(windows, config.batch_size);
+    let needed = bytes(config, graph, &layout, capacity) + windows.len() * sizes.features * 4;
+    let (free, total) = card.memory()?;
+    if needed > free {
+        return Err(too_large(config, graph, &layout, capacity, needed, free, total));
+    }
+    Ok(())
+}
+
 /// What the largest batch of `size` targets may have of everything.
 fn capacity(windows: &Windows, size: usize) -> Capacity {
-    let mut lengths: Vec<usize> = (0..windows.len() as u32).map(|target| windows.window(target).len()).collect();
+    let mut lengths: Vec<usize> =
+        (0..windows.len() as u32).map(|target| windows.window(target).len()).collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     lengths.truncate(size);
     let rows = lengths.iter().sum::<usize>().max(1);
@@ -641,20 +668,29 @@ impl Engine for CudaEngine {
                 corpus.width()
             )));
         }
-        let rows = corpus.features.chunks_exact(width.max(1));
-        let standardised: Vec<f32> = rows
-            .flat_map(|row| {
-                let scales = mean.iter().zip(deviation);
-                row.iter().zip(scales).map(|(x, (mean, deviation))| ((x - mean) / deviation) as f32)
-            })
-            .collect();
         self.windows = Windows::new(corpus, self.config.history_length);
-        if self.features.bytes < standardised.len() * 4 {
-            self.features = Memory::zeros(&self.card, standardised.len() * 4)?;
+        let rows = corpus.len();
+        if self.features.bytes < rows * width * 4 {
+            self.features = Memory::zeros(&self.card, rows * width * 4)?;
             // The captured step reads from where they were.
             self.place.step = None;
         }
-        self.features.write(self.features.address, &standardised)?;
+        let mut plan = Plan::at(0);
+        let [scales, shifts, piece] =
+            [width, width, STANDARDISED * width].map(|len| plan.doubles(len).address);
+        let raw = Memory::zeros(&self.card, plan.run_stride())?;
+        raw.write(raw.address + shifts, mean)?;
+        raw.write(raw.address + scales, deviation)?;
+        for (i, features) in corpus.features.chunks((STANDARDISED * width).max(1)).enumerate() {
+            raw.write(raw.address + piece, features)?;
+            let to = Buffer {
+                address: self.features.address + 4 * (i * STANDARDISED * width) as u64,
+                len: features.len(),
+            };
+            let (mean, deviation) = (raw.address + shifts, raw.address + scales);
+            self.place.worker.standardise(features.len() / width, raw.address + piece, mean, deviation, to);
+            self.place.worker.finish()?;
+        }
         // Its capacity is that of the conversations before.
         self.batch = Batch::default();
         Ok(())
@@ -665,12 +701,12 @@ impl Engine for CudaEngine {
     }
 
     fn state(&mut self) -> Result<State> {
-        let StatePlace { parameters, first_moment, second_moment, .. } = self.place.state;
+        let StatePlace { parameters, optimiser, .. } = self.place.state;
         let read = |buffer: Buffer| Ok(tensors(&self.layout, &self.read_f32(buffer, self.layout.len)?));
         Ok(State {
             parameters: read(parameters)?,
-            first_moment: read(first_moment)?,
-            second_moment: read(second_moment)?,
+            first_moment: read(optimiser.first_moment)?,
+            second_moment: read(optimiser.second_moment)?,
             updates: self.updates,
         })
     }
@@ -681,9 +717,9 @@ impl Engine for CudaEngine {
         let second: Vec<f32> = flatten(&self.layout, &state.second_moment, "the second moments")?;
         let place = self.place.state;
         self.place.memory.write(place.parameters.address, &parameters)?;
-        self.place.memory.write(place.first_moment.address, &first)?;
-        self.place.memory.write(place.second_moment.address, &second)?;
-        self.place.memory.write(place.adam.address, &crate::ops::adam::fresh(state.updates))?;
+        self.place.memory.write(place.optimiser.first_moment.address, &first)?;
+        self.place.memory.write(place.optimiser.second_moment.address, &second)?;
+        self.place.memory.write(place.optimiser.counter.address, &Optimiser::counter(state.updates))?;
         self.updates = state.updates;
         Ok(())
     }

@@ -24,10 +24,8 @@ pub fn flops(graph: Graph, sizes: Sizes, adversarial: bool, batch: &Batch) -> f6
     let context = rows * 2.0 * (2.0 * (2.0 * d + d) * 3.0 * d + 4.0 * d * d) + pairs * 2.0 * 2.0 * d;
     let readout = samples * 2.0 * 2.0 * 4.0 * d * d + rows * 2.0 * 2.0 * 2.0 * d + pairs * 2.0 * 2.0;
     let attend = if graph.stack_input == StackInput::Attention { pairs * 2.0 * 2.0 * d } else { 0.0 };
-    let forward = speaker
-        + stacks * (context + readout)
-        + (stacks - 1.0) * attend
-        + samples * 2.0 * 2.0 * d * classes;
+    let forward =
+        speaker + stacks * (context + readout) + (stacks - 1.0) * attend + samples * 2.0 * 2.0 * d * classes;
     let distinct = batch.distinct.len() as f64;
     let embedding = 2.0 * features * d * (distinct + 2.0 * samples);
     let passes = if adversarial { 2.0 } else { 1.0 };

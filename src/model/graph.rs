@@ -255,7 +255,16 @@ impl Graph {
         let (hidden, gate) = (&a.hidden, &a.gate);
         let enabled = self.interaction;
         ops.interaction_backward(
-            layout, weights, mask, enabled, hidden, gate, &mut d.input, d_gate, d_hidden, gradients,
+            layout,
+            weights,
+            mask,
+            enabled,
+            hidden,
+            gate,
+            &mut d.input,
+            d_gate,
+            d_hidden,
+            gradients,
         );
         // 2. Speaker GRUs; 1. is linear and summed over the whole batch by the caller.
         let layer = Layer::Speaker;

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod cpu;
 pub mod cuda;
+pub mod device;
 mod flops;
 pub mod gradcheck;
 pub mod graph;
@@ -16,6 +17,8 @@ use crate::device::cpu::simd::Real;
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Precision};
 use crate::model::cpu::CpuEngine;
+use crate::model::cuda::CudaEngine;
+use crate::model::device::{Compute, Device};
 use crate::ops::parameters::{Layout, Sizes, Spec};
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
@@ -53,7 +56,8 @@ pub trait Engine: Send {
 }
 
 /// Refuses a model of `config` that would not fit into the memory that is free, before any of it is taken.
-pub fn check_memory(config: &Config, corpus: &Corpus, threads: usize) -> Result<()> {
+pub fn check_memory(config: &Config, corpus: &Corpus, compute: Compute) -> Result<()> {
+    let Compute { device, threads } = compute;
     config.validate()?;
     let sizes = Sizes {
         features: corpus.width(),
@@ -61,21 +65,28 @@ pub fn check_memory(config: &Config, corpus: &Corpus, threads: usize) -> Result<
         d: config.embedding_size,
         stacks: config.stacks,
     };
-    let longest = Windows::new(corpus, config.history_length).longest();
-    match config.dtype {
-        Precision::F32 => cpu::foresee::<f32>(config, sizes, longest, threads),
-        Precision::F64 => cpu::foresee::<f64>(config, sizes, longest, threads),
+    let windows = Windows::new(corpus, config.history_length);
+    match (device, config.dtype) {
+        (Device::Cpu, Precision::F32) => cpu::foresee::<f32>(config, sizes, windows.longest(), threads),
+        (Device::Cpu, Precision::F64) => cpu::foresee::<f64>(config, sizes, windows.longest(), threads),
+        (Device::Cpu, Precision::Mixed) => Err(Error::input(
+            "dtype is mixed, which needs tensor cores: take f32, or a card with --device cuda",
+        )),
+        (Device::Cuda(_), Precision::F64) => Err(Error::input(
+            "dtype is f64, which the CUDA engine does not compute in: take f32 or mixed, or --device cpu",
+        )),
+        (Device::Cuda(index), _) => cuda::foresee(config, sizes, &windows, index),
     }
 }
 
-/// The model of `config` on the CPU, with fresh parameters from its seed, over the conversations of `corpus`.
-pub fn cpu_engine(
+/// The model of `config` on a device, with fresh parameters from its seed, over the conversations of `corpus`.
+pub fn engine(
     config: &Config,
     corpus: &Corpus,
     standardisation: &Standardisation,
-    threads: usize,
+    compute: Compute,
 ) -> Result<Box<dyn Engine>> {
-    fn engine<R: Real>(
+    fn on_cpu<R: Real>(
         config: &Config,
         corpus: &Corpus,
         standardisation: &Standardisation,
@@ -86,10 +97,12 @@ pub fn cpu_engine(
         engine.set_corpus(corpus)?;
         Ok(Box::new(engine))
     }
-    check_memory(config, corpus, threads)?;
-    match config.dtype {
-        Precision::F32 => engine::<f32>(config, corpus, standardisation, threads),
-        Precision::F64 => engine::<f64>(config, corpus, standardisation, threads),
+    check_memory(config, corpus, compute)?;
+    let Compute { device, threads } = compute;
+    match (device, config.dtype) {
+        (Device::Cuda(index), _) => Ok(Box::new(CudaEngine::new(config, corpus, standardisation, index)?)),
+        (Device::Cpu, Precision::F64) => on_cpu::<f64>(config, corpus, standardisation, threads),
+        (Device::Cpu, _) => on_cpu::<f32>(config, corpus, standardisation, threads),
     }
 }
 
@@ -142,7 +155,10 @@ fn flatten<R: Real>(layout: &Layout, tensors: &[Tensor], what: &str) -> Result<V
     for spec in &layout.specs {
         let named = tensors.iter().find(|tensor| tensor.name == spec.name);
         let tensor = named.ok_or_else(|| {
-            Error::input(format!("{what} has no tensor {}: it belongs to a model of another shape", spec.name))
+            Error::input(format!(
+                "{what} has no tensor {}: it belongs to a model of another shape",
+                spec.name
+            ))
         })?;
         if tensor.shape != spec.shape {
             return Err(Error::input(format!(
@@ -270,7 +286,7 @@ impl Values {
 
     pub fn zeros(precision: Precision, len: usize) -> Self {
         match precision {
-            Precision::F32 => Values::F32(vec![0.0; len]),
+            Precision::F32 | Precision::Mixed => Values::F32(vec![0.0; len]),
             Precision::F64 => Values::F64(vec![0.0; len]),
         }
     }

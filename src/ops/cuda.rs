@@ -6,19 +6,36 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::parameters::{Layout, Linear};
-use super::Backend;
-use crate::device::cuda::batch::Indices;
+use super::parameters::{Layout, Linear, Sizes};
+use super::{Backend, Operations};
+use crate::device::cuda::batch::{Capacity, Indices};
 use crate::device::cuda::card::{Card, Shape, failed};
 use crate::device::cuda::memory::{Buffer, Plan};
 use crate::device::cuda::product::{CHUNK, Extent, Of, Product, WindowProduct};
 use crate::error::{Error, Result};
 
 /// Every kernel by its module: all are looked up when a card is opened.
-pub const KERNELS: &[(&str, &[&str])] = &[(
-    "product",
-    &["product_nt", "product_nn", "product_tn", "product_fold", "window_nt", "window_nn", "window_tn"],
-)];
+pub const KERNELS: &[(&str, &[&str])] = &[
+    ("adam", &["gradient_finite", "adam_begin", "adam", "loss_scale"]),
+    ("adversarial", &["feature_norms", "batch_norm", "perturb"]),
+    ("attention", &["softmax_rows", "softmax_rows_backward", "add_rows"]),
+    ("classifier", &["cross_entropy", "metrics"]),
+    ("dropout", &["dropout"]),
+    ("embedding", &["embedding_gather", "embedding_scatter"]),
+    ("gru", &["gru_forward_f32", "gru_backward_f32"]),
+    ("interaction", &["interaction", "interaction_backward", "interaction_silent", "interaction_silent_sum"]),
+    (
+        "product",
+        &["product_nt", "product_nn", "product_tn", "product_fold", "window_nt", "window_nn", "window_tn"],
+    ),
+    ("readout", &["readout", "readout_backward"]),
+    ("reduce", &["column_sum", "fold_partials"]),
+    ("standardise", &["standardise_f64"]),
+    ("state", &["tanh_backward", "add_states"]),
+];
+
+/// Rows that a block of `column_sum` adds.
+const PARTIAL_ROWS: usize = 256;
 
 /// Products of weights that a step multiplies with, and their gradients: `super::projection`.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +86,8 @@ pub struct Worker {
     pub(super) folded: Folded,
     /// What chunks of a sum leave for the one that adds them.
     pub(super) workspace: Buffer,
+    /// Mixed precision's: the first float is what losses are multiplied with.
+    loss_scale: Option<Buffer>,
     failed: Option<Error>,
 }
 
@@ -80,6 +99,7 @@ pub struct Places {
     pub gradient: Buffer,
     pub folded: Folded,
     pub workspace: Buffer,
+    pub loss_scale: Option<Buffer>,
 }
 
 /// The address of a kernel's argument.
@@ -99,19 +119,134 @@ pub(super) use launch;
 
 impl Worker {
     pub fn new(card: Arc<Card>, layout: Arc<Layout>, places: Places) -> Worker {
-        let Places { runs, run_stride, parameters, gradient, folded, workspace } = places;
+        let Places { runs, run_stride, parameters, gradient, folded, workspace, loss_scale } = places;
         let d = layout.sizes.d;
-        Worker { card, layout, d, runs, run_stride, parameters, gradient, folded, workspace, failed: None }
+        Worker {
+            card,
+            layout,
+            d,
+            runs,
+            run_stride,
+            parameters,
+            gradient,
+            folded,
+            workspace,
+            loss_scale,
+            failed: None,
+        }
     }
 
-    /// Words of workspace that the largest weight gradient takes, for batches of `rows` rows.
-    pub fn workspace(layout: &Layout, rows: usize) -> usize {
-        let d = layout.sizes.d;
-        let chunks = rows.div_ceil(CHUNK as usize).max(1);
-        // Input weights of both directions and roles; the embeddings' weights; biases' sums.
-        let gates = 4 * 3 * d * 2 * d;
-        let embedding = 2 * d * layout.sizes.features.max(2 * d);
-        gates.max(embedding).max(16 * d).max(layout.sizes.classes * 2 * d) * chunks
+    /// Words of workspace that the largest sum takes.
+    pub fn workspace(layout: &Layout, capacity: Capacity) -> usize {
+        let Sizes { d, features, classes, .. } = layout.sizes;
+        let chunks = |rows: usize| rows.div_ceil(CHUNK as usize).max(1);
+        // Over all rows: gates' input weights by role or direction, products of states, recurrent weights.
+        let rows = chunks(capacity.rows) * (12 * d * d);
+        let distinct = chunks(capacity.distinct) * d * features;
+        let samples = chunks(capacity.samples) * 2 * d * features.max(2 * d).max(classes);
+        let most = capacity.rows.max(capacity.samples).max(capacity.distinct);
+        let columns = most.div_ceil(PARTIAL_ROWS) * (3 * d).max(classes);
+        // The gradients of silent roles' gates wait here too.
+        rows.max(distinct).max(samples).max(columns).max(capacity.samples * 2 * d)
+    }
+
+    /// Asks leave for the shared memory that kernels take for windows of up to `longest`.
+    pub fn prepare(&self, longest: usize) -> Result<()> {
+        self.prepare_gru()?;
+        let (readout, backward) = super::readout::cuda::shared_memory(self.d, longest);
+        for (kernel, bytes) in [("readout", readout), ("readout_backward", backward)] {
+            if bytes > self.card.shared_memory {
+                return Err(Error::input(format!(
+                    "windows of {longest} utterances with embedding_size {} take {bytes} bytes of shared memory, and the card has \
+                     {} a block: take a smaller history_length",
+                    self.d, self.card.shared_memory
+                )));
+            }
+            self.card.allow_shared(kernel, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Address of the loss scale; 0 where there is none.
+    pub(super) fn loss_scale(&self) -> u64 {
+        self.loss_scale.map_or(0, |scale| scale.address)
+    }
+
+    /// Adds the sum of rows of `from` to `to` `[columns]`: rows of the extent, of the outer product `group` where those are roles.
+    pub(super) fn column_sum(
+        &mut self,
+        indices: &Indices,
+        extent: Extent,
+        group: usize,
+        (from, stride): (Buffer, usize),
+        columns: usize,
+        to: Buffer,
+    ) {
+        let capacity = indices.capacity;
+        let (range, rows) = match (extent, group) {
+            (Extent::Roles, 0) => (1u32, capacity.rows),
+            (Extent::Roles, _) => (2, capacity.rows),
+            (Extent::Samples, _) => (3, capacity.samples),
+            (Extent::Distinct, _) => (4, capacity.distinct),
+            _ => (0, capacity.rows),
+        };
+        let partials = rows.div_ceil(PARTIAL_ROWS);
+        assert!(partials * columns <= self.workspace.len, "a workspace too small for a sum of columns");
+        let shape = Shape {
+            grid: [(columns as u32).div_ceil(32), partials as u32, self.runs],
+            block: 256,
+            shared: 0,
+        };
+        let (workspace, run_stride) = (self.workspace.address, self.run_stride);
+        let (header, columns) = (indices.header.address, columns as u32);
+        // SAFETY: rows of `from` have that many columns; the workspace holds the partial sums.
+        unsafe {
+            launch!(
+                self,
+                "column_sum",
+                shape,
+                workspace,
+                from.address,
+                header,
+                range,
+                columns,
+                stride as u32,
+                run_stride,
+            );
+            let shape = Shape { grid: [columns.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
+            let (per_partial, add) = (PARTIAL_ROWS as u32, 1u32);
+            launch!(
+                self,
+                "fold_partials",
+                shape,
+                to.address,
+                workspace,
+                header,
+                range,
+                per_partial,
+                columns,
+                add,
+                run_stride,
+            );
+        }
+    }
+
+    /// `to += from`, both `[S, 2d]`.
+    pub fn add_states(&mut self, indices: &Indices, from: Buffer, to: Buffer) {
+        let (shape, run_stride) = (self.quads(indices.capacity.samples, 1), self.run_stride);
+        // SAFETY: both are [S, 2d].
+        unsafe {
+            launch!(
+                self,
+                "add_states",
+                shape,
+                to.address,
+                from.address,
+                indices.header.address,
+                2 * self.d as u32,
+                run_stride,
+            )
+        }
     }
 
     /// Puts a launch into the stream, unless an earlier one has failed.
@@ -173,7 +308,9 @@ impl Worker {
     pub(super) fn sum_products(&mut self, indices: &Indices, product: Product) {
         let to = product.c;
         let chunked = Product { chunk: CHUNK, c: self.workspace.address, ..product };
-        let words = chunked.m as usize * chunked.n as usize * (chunked.inner * chunked.outer * chunked.chunks()) as usize;
+        let words = chunked.m as usize
+            * chunked.n as usize
+            * (chunked.inner * chunked.outer * chunked.chunks()) as usize;
         assert!(words <= self.workspace.len, "a workspace too small for a weight's gradient");
         self.product("product_tn", indices, chunked);
         let mut folding = Product { a: self.workspace.address, c: to, ..chunked }.accumulate();
@@ -231,4 +368,4 @@ impl Backend for Worker {
     type Gradients = ();
 }
 
-
+impl Operations for Worker {}

@@ -11,6 +11,7 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 use crate::model::config::Config;
+use crate::model::device::Device;
 
 /// A setting by name, with its help text.
 pub struct Setting {
@@ -39,7 +40,7 @@ pub const MODEL: &[Setting] = &[
     setting("epochs", "Epochs at most"),
     setting("validation_fraction", "Share of the training conversations held out, where the data name none"),
     setting("seed", "Seed of initial values, batches, dropout and held-out conversations"),
-    setting("dtype", "Precision of the arithmetic: f32 or f64"),
+    setting("dtype", "Precision of the arithmetic: f32, f64 (on the CPU), or mixed (on a card)"),
 ];
 
 /// The keys of [`RunSettings`].
@@ -48,6 +49,7 @@ pub const RUN: &[Setting] = &[
     setting("format", "Format of the data file; told by its content when not given"),
     setting("modalities", "Modalities to read; all that the file has when not given"),
     setting("seeds", "Train so many seeds: seed, seed + 1, ..."),
+    setting("device", "Where to compute: cpu, cuda, or cuda:N for card N"),
     setting("threads", "Threads to compute with; the available cores when not given"),
     setting("checkpoint_minutes", "Save within an epoch too, every so many minutes; 0 saves at its end only"),
     setting("out", "Run folder"),
@@ -78,6 +80,7 @@ pub struct RunSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modalities: Option<Vec<String>>,
     pub seeds: usize,
+    pub device: Device,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
     pub checkpoint_minutes: f64,
@@ -92,6 +95,7 @@ impl Default for RunSettings {
             format: None,
             modalities: None,
             seeds: 1,
+            device: Device::Cpu,
             threads: None,
             checkpoint_minutes: 10.0,
             out: None,

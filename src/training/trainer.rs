@@ -228,7 +228,9 @@ impl Trainer<'_> {
             return Ok(());
         };
         let Progress { epoch, steps, updates, .. } = self.progress;
-        Err(self.diverged(&format!("the {name} loss is {value} in epoch {epoch}, step {steps} (update {updates})")))
+        Err(self.diverged(&format!(
+            "the {name} loss is {value} in epoch {epoch}, step {steps} (update {updates})"
+        )))
     }
 
     fn diverged(&self, what: &str) -> Error {

@@ -42,7 +42,13 @@ fn buffer(address: u64, len: usize) -> Buffer {
 }
 
 /// A strided matrix on the card whose gaps are unwritten, and its values.
-fn matrix(card: &Card, random: &mut Random, rows: usize, columns: usize, stride: usize) -> (Buffer, Vec<f32>) {
+fn matrix(
+    card: &Card,
+    random: &mut Random,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+) -> (Buffer, Vec<f32>) {
     let values = integers(random, rows * columns);
     let address = card.allocate::<f32>((rows.max(1) - 1) * stride + columns);
     for row in 0..rows {
@@ -80,17 +86,19 @@ fn products_are_exact_on_integers() {
                 let name = format!("{m} x {n} x {k}, accumulate {accumulate}");
                 let before = integers(&mut random, m * n);
                 let (stride_c, bias) = (n + 3, integers(&mut random, n));
-                let expect = |a: &dyn Fn(usize, usize) -> f32, b: &dyn Fn(usize, usize) -> f32, biased: bool| {
-                    let mut c = vec![0.0; m * n];
-                    for i in 0..m {
-                        for j in 0..n {
-                            let sum: f32 = (0..k).map(|l| a(i, l) * b(l, j)).sum();
-                            c[i * n + j] =
-                                sum + if biased { bias[j] } else { 0.0 } + if accumulate { before[i * n + j] } else { 0.0 };
+                let expect =
+                    |a: &dyn Fn(usize, usize) -> f32, b: &dyn Fn(usize, usize) -> f32, biased: bool| {
+                        let mut c = vec![0.0; m * n];
+                        for i in 0..m {
+                            for j in 0..n {
+                                let sum: f32 = (0..k).map(|l| a(i, l) * b(l, j)).sum();
+                                c[i * n + j] = sum
+                                    + if biased { bias[j] } else { 0.0 }
+                                    + if accumulate { before[i * n + j] } else { 0.0 };
+                            }
                         }
-                    }
-                    c
-                };
+                        c
+                    };
                 let result = || {
                     let address = card.allocate::<f32>((m - 1) * stride_c + n);
                     if accumulate {
@@ -107,19 +115,34 @@ fn products_are_exact_on_integers() {
                 let (a, x) = matrix(&card, &mut random, m, k, k + 1);
                 let (b, y) = matrix(&card, &mut random, n, k, k + 2);
                 let c = result();
-                run(&card, "product_nt", header, with(Product::new((m, n, k), (a, k + 1), (b, k + 2), (c, stride_c)).bias(bias_at)));
+                run(
+                    &card,
+                    "product_nt",
+                    header,
+                    with(Product::new((m, n, k), (a, k + 1), (b, k + 2), (c, stride_c)).bias(bias_at)),
+                );
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[j * k + l], true);
                 assert_eq!(read(&card, c, m, n, stride_c), expected, "nt, {name}");
 
                 let (b, y) = matrix(&card, &mut random, k, n, n + 1);
                 let c = result();
-                run(&card, "product_nn", header, with(Product::new((m, n, k), (a, k + 1), (b, n + 1), (c, stride_c))));
+                run(
+                    &card,
+                    "product_nn",
+                    header,
+                    with(Product::new((m, n, k), (a, k + 1), (b, n + 1), (c, stride_c))),
+                );
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[l * n + j], false);
                 assert_eq!(read(&card, c, m, n, stride_c), expected, "nn, {name}");
 
                 let (a, x) = matrix(&card, &mut random, k, m, m + 2);
                 let c = result();
-                run(&card, "product_tn", header, with(Product::new((m, n, k), (a, m + 2), (b, n + 1), (c, stride_c))));
+                run(
+                    &card,
+                    "product_tn",
+                    header,
+                    with(Product::new((m, n, k), (a, m + 2), (b, n + 1), (c, stride_c))),
+                );
                 let expected = expect(&|i, l| x[l * m + i], &|l, j| y[l * n + j], false);
                 assert_eq!(read(&card, c, m, n, stride_c), expected, "tn, {name}");
             }
@@ -134,13 +157,21 @@ fn rows_are_those_of_the_batch() {
     let mut random = Random(5);
     let header = header(&card, COUNTS);
     let (capacity, n, k) = (200, 10, 12);
-    for (extent, first, count) in
-        [(Extent::Rows, 0, 150), (Extent::Samples, 0, 5), (Extent::Distinct, 0, 33), (Extent::Fixed, 0, capacity)]
-    {
+    for (extent, first, count) in [
+        (Extent::Rows, 0, 150),
+        (Extent::Samples, 0, 5),
+        (Extent::Distinct, 0, 33),
+        (Extent::Fixed, 0, capacity),
+    ] {
         let (a, x) = matrix(&card, &mut random, first + count, k, k);
         let (b, y) = matrix(&card, &mut random, n, k, k);
         let c = buffer(card.allocate::<f32>((first + count) * n), count * n);
-        run(&card, "product_nt", header, Product::new((capacity, n, k), (a, k), (b, k), (c, n)).extent(extent));
+        run(
+            &card,
+            "product_nt",
+            header,
+            Product::new((capacity, n, k), (a, k), (b, k), (c, n)).extent(extent),
+        );
         for i in 0..count {
             let row: Vec<f32> = (0..n).map(|j| (0..k).map(|l| x[i * k + l] * y[j * k + l]).sum()).collect();
             assert_eq!(card.read::<f32>(c.address + 4 * (i * n) as u64, n), row, "{extent:?}, row {i}");
@@ -163,7 +194,8 @@ fn directions_and_roles() {
         let out = buffer(card.allocate::<f32>(rows * 8 * d), rows * 8 * d);
         let role_of = |row: usize| usize::from(row >= rows_a);
         let mut product =
-            Product::new((capacity, 3 * d, width), (input, width), (weights, width), (out, 8 * d)).extent(Extent::Roles);
+            Product::new((capacity, 3 * d, width), (input, width), (weights, width), (out, 8 * d))
+                .extent(Extent::Roles);
         product.inner = 2;
         product.b_inner = (3 * d * width) as i64;
         product.b_outer = 2 * product.b_inner;
@@ -182,7 +214,8 @@ fn directions_and_roles() {
         let (gates, g) = matrix(&card, &mut random, rows, 6 * d, 8 * d);
         let back = buffer(card.allocate::<f32>(rows * width), rows * width);
         let mut product =
-            Product::new((capacity, width, 6 * d), (gates, 8 * d), (weights, width), (back, width)).extent(Extent::Roles);
+            Product::new((capacity, width, 6 * d), (gates, 8 * d), (weights, width), (back, width))
+                .extent(Extent::Roles);
         // The directions' weights lie apart: the second's rows begin 3d rows later than the first's end would have it.
         let apart = 5 * width;
         let spread = card.allocate::<f32>(2 * (6 * d * width + apart));
@@ -206,13 +239,14 @@ fn directions_and_roles() {
 
         // Gradients of the recurrent weights: gates^T (the state before), by direction and role.
         let (states, h) = matrix(&card, &mut random, rows, 2 * d, 2 * d);
-        let index: Vec<u32> =
-            (0..2 * capacity).map(|_| if random.below(5) == 0 { u32::MAX } else { random.below(rows) as u32 }).collect();
+        let index: Vec<u32> = (0..2 * capacity)
+            .map(|_| if random.below(5) == 0 { u32::MAX } else { random.below(rows) as u32 })
+            .collect();
         let scale = integers(&mut random, rows);
         let before = integers(&mut random, 4 * 3 * d * d);
         let to = buffer(card.upload(&before), before.len());
-        let mut product =
-            Product::new((3 * d, d, capacity), (gates, 8 * d), (states, 2 * d), (to, d)).extent(Extent::Roles);
+        let mut product = Product::new((3 * d, d, capacity), (gates, 8 * d), (states, 2 * d), (to, d))
+            .extent(Extent::Roles);
         product.inner = 2;
         product.a_inner = (3 * d) as i64;
         product.b_inner = d as i64;
@@ -259,7 +293,8 @@ fn epilogues() {
         product.addend = card.upload(&addend);
         run(&card, "product_nt", header, product);
         for (place, got) in card.read::<f32>(c.address, m * n).iter().enumerate() {
-            let sum: f64 = (0..k).map(|l| f64::from(x[place / n * k + l]) * f64::from(y[place % n * k + l])).sum();
+            let sum: f64 =
+                (0..k).map(|l| f64::from(x[place / n * k + l]) * f64::from(y[place % n * k + l])).sum();
             let expected = match epilogue {
                 Epilogue::Sigmoid => 1.0 / (1.0 + (-sum).exp()),
                 _ => (sum + f64::from(addend[place])).tanh(),
@@ -284,7 +319,11 @@ fn windows() {
             pairs.push(pairs[pairs.len() - 1] + (n * n) as u32);
         }
         let (rows, count) = (offset[5] as usize, pairs[5] as usize);
-        let (f, g, p) = (integers(&mut random, rows * width), integers(&mut random, rows * width), integers(&mut random, count));
+        let (f, g, p) = (
+            integers(&mut random, rows * width),
+            integers(&mut random, rows * width),
+            integers(&mut random, count),
+        );
         let upload = |values: &[f32]| card.upload(values);
         let arguments = |a: (u64, Of), b: (u64, Of), c: (u64, Of), accumulate| WindowProduct {
             a: a.0,
@@ -302,14 +341,23 @@ fn windows() {
         };
         let launch = |kernel: &str, product: WindowProduct| {
             let shape = product.shape(7, 1);
-            card.launch_raw("product", kernel, (shape.grid, shape.block, 0), &[bytes(&header), bytes(&product)])
-                .unwrap_or_else(|fault| panic!("{fault}"));
+            card.launch_raw(
+                "product",
+                kernel,
+                (shape.grid, shape.block, 0),
+                &[bytes(&header), bytes(&product)],
+            )
+            .unwrap_or_else(|fault| panic!("{fault}"));
         };
-        let rows_of = |values: &[f32], s: usize, i: usize, j: usize| values[(offset[s] as usize + i) * width + j];
+        let rows_of =
+            |values: &[f32], s: usize, i: usize, j: usize| values[(offset[s] as usize + i) * width + j];
         let pair = |s: usize, i: usize, j: usize| p[pairs[s] as usize + i * lengths[s] + j];
 
         let scores = card.allocate::<f32>(count);
-        launch("window_nt", arguments((upload(&f), Of::Rows), (upload(&g), Of::Rows), (scores, Of::Pairs), 0));
+        launch(
+            "window_nt",
+            arguments((upload(&f), Of::Rows), (upload(&g), Of::Rows), (scores, Of::Pairs), 0),
+        );
         let got = card.read::<f32>(scores, count);
         let (sums, both) = (card.upload(&g), card.allocate::<f32>(rows * width));
         launch("window_tn", arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (sums, Of::Rows), 1));
@@ -326,7 +374,11 @@ fn windows() {
                     let forward: f32 = (0..n).map(|l| pair(s, i, l) * rows_of(&f, s, l, j)).sum();
                     let back: f32 = (0..n).map(|l| pair(s, l, i) * rows_of(&f, s, l, j)).sum();
                     assert_eq!(rows_of(&both, s, i, j), forward, "row {i} of sample {s}");
-                    assert_eq!(rows_of(&sums, s, i, j), back + rows_of(&g, s, i, j), "sum at row {i} of sample {s}");
+                    assert_eq!(
+                        rows_of(&sums, s, i, j),
+                        back + rows_of(&g, s, i, j),
+                        "sum at row {i} of sample {s}"
+                    );
                 }
             }
         }

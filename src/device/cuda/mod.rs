@@ -4,6 +4,7 @@
 //! The driver is loaded when a card is first asked for: a program built with CUDA starts on a machine without one.
 
 pub mod batch;
+pub mod capture;
 pub mod card;
 pub mod memory;
 pub mod product;

@@ -1,8 +1,10 @@
 //! Adam (Kingma & Ba, 2015), with epsilon where PyTorch has it: beside the corrected root.
 
 mod cpu;
+mod cuda;
 
 pub use cpu::update;
+pub use cuda::{Optimiser, Rates};
 
 /// The settings of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]

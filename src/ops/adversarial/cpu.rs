@@ -50,7 +50,7 @@ impl<R: Real> Adversarial for Worker<R> {
         layout: &Shard,
         norm: AdversarialNorm,
         epsilon: f64,
-        batch: f64,
+        batch: &Vec<f64>,
         perturbation: &mut Perturbation<Vec<R>, Vec<f64>>,
     ) {
         let d = self.d;
@@ -59,7 +59,7 @@ impl<R: Real> Adversarial for Worker<R> {
             let norm = match norm {
                 AdversarialNorm::Sample => squared_norm[sample].sqrt(),
                 AdversarialNorm::Utterance => own.to_f64(),
-                AdversarialNorm::Batch => batch.sqrt(),
+                AdversarialNorm::Batch => batch[0].sqrt(),
             };
             let scale = R::from_f64(epsilon / norm);
             // Zero too where the quotient is beyond the precision: such a gradient has no digits left to point with.

@@ -6,6 +6,7 @@
 //! once a step, the second pass stays in the embedding space. The same holds for the target with `Wq`.
 
 mod cpu;
+mod cuda;
 
 use super::Backend;
 use crate::choice::choice;
@@ -49,14 +50,14 @@ pub trait Adversarial: Backend {
         perturbation: &mut Perturbation<Self::Buffer, Self::Wide>,
     );
 
-    /// From norms to displacements of length `epsilon` at the features. `batch` is the sum of all squared norms of
+    /// From norms to displacements of length `epsilon` at the features. `batch` `[1]` is the sum of all squared norms of
     /// the batch. A gradient that is zero, or too small for `eps / norm` to be finite, gives a zero displacement.
     fn perturb(
         &mut self,
         layout: &Self::Layout,
         norm: AdversarialNorm,
         epsilon: f64,
-        batch: f64,
+        batch: &Self::Wide,
         perturbation: &mut Perturbation<Self::Buffer, Self::Wide>,
     );
 }

@@ -26,8 +26,23 @@ impl Worker {
         }
     }
 
+    /// Standardises `rows` rows of features as read, `raw` `[N, D]` float64, to `features` `[N, D]`; mean and deviation are
+    /// `[D]`, float64.
+    pub fn standardise(&mut self, rows: usize, raw: u64, mean: u64, deviation: u64, features: Buffer) {
+        let width = self.layout.sizes.features as u32;
+        let shape = Shape { grid: [rows as u32, 1, 1], block: 256, shared: 0 };
+        // SAFETY: as the types above say.
+        unsafe { launch!(self, "standardise_f64", shape, features.address, raw, mean, deviation, width) }
+    }
+
     /// Sums the gradients at the history's embeddings by utterance: `delta` `[distinct, d]`, of one pass or two.
-    pub fn sum_by_utterance(&mut self, indices: &Indices, first: Buffer, second: Option<Buffer>, delta: Buffer) {
+    pub fn sum_by_utterance(
+        &mut self,
+        indices: &Indices,
+        first: Buffer,
+        second: Option<Buffer>,
+        delta: Buffer,
+    ) {
         let d = self.d as u32;
         let items = indices.capacity.distinct as u32 * d.div_ceil(4);
         let shape = Shape { grid: [items.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
@@ -53,7 +68,13 @@ impl Worker {
 
     /// Adds to the embeddings' weights and biases from the gradients at the embeddings, `delta` `[distinct, d]` and
     /// `d_target` `[S, 2d]`.
-    pub fn embedding_gradients(&mut self, indices: &Indices, features: Buffer, delta: Buffer, d_target: Buffer) {
+    pub fn embedding_gradients(
+        &mut self,
+        indices: &Indices,
+        features: Buffer,
+        delta: Buffer,
+        d_target: Buffer,
+    ) {
         let layout = self.layout.clone();
         let capacity = indices.capacity;
         for (Linear { weight, bias }, extent, rows, index, delta) in [
@@ -74,10 +95,9 @@ impl Worker {
     /// Adds what flows to the embeddings' weights through the perturbed features, `correlation W`.
     pub fn correlation_gradients(&mut self, indices: &Indices, correlation: &Correlation<Buffer>) {
         let layout = self.layout.clone();
-        for (Linear { weight, bias }, correlation) in [
-            (layout.history_embedding, correlation.history),
-            (layout.target_embedding, correlation.target),
-        ] {
+        for (Linear { weight, bias }, correlation) in
+            [(layout.history_embedding, correlation.history), (layout.target_embedding, correlation.target)]
+        {
             let (out, width) = (layout.specs[bias].len(), layout.sizes.features);
             let (weights, to) = ((self.parameter(weight), width), (self.gradient(weight), width));
             self.product_nn(
@@ -154,7 +174,8 @@ impl Embedding for Worker {
                 correlation.target,
             ),
         ] {
-            let mut product = Product::new((n, n, rows), (adversarial, n), (clean, n), (to, n)).extent(extent);
+            let mut product =
+                Product::new((n, n, rows), (adversarial, n), (clean, n), (to, n)).extent(extent);
             product.scale = scale.address;
             self.sum_products(layout, product);
         }

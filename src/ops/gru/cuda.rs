@@ -5,8 +5,10 @@
 
 use super::{Gru, Layer};
 use crate::device::cuda::batch::Indices;
+use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
+use crate::error::Result;
 use crate::ops::cuda::{Worker, launch};
 use crate::ops::parameters;
 
@@ -16,6 +18,31 @@ use crate::ops::parameters;
 struct Places {
     weight: [[u32; 2]; 2],
     bias: [[u32; 2]; 2],
+}
+
+/// Sequences that a block works on.
+const TILE: u32 = 16;
+/// Depth of a chunk of W_hh.
+const DEPTH: usize = 16;
+
+/// Threads and bytes of dynamic shared memory of `gru_forward_f32` and `gru_backward_f32` for d, where a block may have `most`
+/// bytes: what they need, and as many whole chunks of W_hh as fit beside it. `kernels/gru.cu` has the same formulas.
+fn f32_block(backward: bool, d: usize, most: usize) -> (u32, u32) {
+    let chunks = |depth: usize| depth.div_ceil(DEPTH);
+    let (threads, needed, chunk, count) = if backward {
+        let columns = d.div_ceil(32);
+        let count = chunks(3 * d);
+        let slices = (12 / columns).min(count);
+        let needed = TILE as usize * (count * DEPTH + slices * d.next_multiple_of(8)) * 4;
+        let held = (d.max(2) - 2).next_multiple_of(8) + 2;
+        (32 * columns * slices, needed, DEPTH * held * 4, count)
+    } else {
+        let threads = if d <= 128 { d.next_multiple_of(16) * 2 } else { 256 };
+        let needed = 2 * TILE as usize * (d.next_multiple_of(16) + 8) * 4;
+        (threads, needed, 3 * d * DEPTH * 4, chunks(d))
+    };
+    let held = (most.saturating_sub(needed) / chunk).min(count);
+    (threads as u32, (needed + held * chunk) as u32)
 }
 
 /// The groups of a layer: which rows, and the parameters by direction.
@@ -29,6 +56,22 @@ struct Groups {
 }
 
 impl Worker {
+    /// A kernel, and how it is launched for up to `capacity` sequences in so many groups and directions.
+    fn gru_kernel(&self, backward: bool, capacity: usize, directions: u32) -> (&'static str, Shape) {
+        let name = if backward { "gru_backward_f32" } else { "gru_forward_f32" };
+        let (block, shared) = f32_block(backward, self.d, self.card.shared_memory);
+        (name, Shape { grid: [(capacity as u32).div_ceil(TILE), directions, self.runs], block, shared })
+    }
+
+    /// Asks leave for the shared memory of the recurrence.
+    pub(in crate::ops) fn prepare_gru(&self) -> Result<()> {
+        for backward in [false, true] {
+            let (kernel, shape) = self.gru_kernel(backward, 1, 1);
+            self.card.allow_shared(kernel, shape.shared as usize)?;
+        }
+        Ok(())
+    }
+
     fn groups(&self, layer: Layer) -> Groups {
         match layer {
             Layer::Speaker => Groups {
@@ -56,7 +99,8 @@ impl Worker {
                 (self.folded.input[l], self.folded.d_input[l], apart, 0)
             }
             _ => {
-                let roles = groups.get(1).map_or(0, |other| self.distance(forward.weight_ih, other[0].weight_ih));
+                let roles =
+                    groups.get(1).map_or(0, |other| self.distance(forward.weight_ih, other[0].weight_ih));
                 let apart = self.distance(forward.weight_ih, backward.weight_ih);
                 (self.parameter(forward.weight_ih), self.gradient(forward.weight_ih), apart, roles)
             }
@@ -125,7 +169,8 @@ impl Gru for Worker {
         (product.b_inner, product.b_outer) = (apart, roles);
         product.c_inner = (3 * d) as i64;
         product.bias_inner = self.distance(forward.bias_ih, backward.bias_ih);
-        product.bias_outer = by_group.get(1).map_or(0, |other| self.distance(forward.bias_ih, other[0].bias_ih));
+        product.bias_outer =
+            by_group.get(1).map_or(0, |other| self.distance(forward.bias_ih, other[0].bias_ih));
         self.product_nt(layout, product);
         self.recurrence(false, layout, &groups, (*saved, *hidden, 0));
     }

@@ -5,8 +5,8 @@ use crate::data::batch::{NONE, Shard};
 use crate::device::cpu::elementary;
 use crate::device::cpu::gemm::{Product, Right, Start, View};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
-use crate::ops::dropout::{Dropout, Mask, Site};
 use crate::ops::cpu::{Gradients, Weights, Worker, add, sum_rows, vectors};
+use crate::ops::dropout::{Dropout, Mask, Site};
 
 /// The role of a role-major row.
 fn role(layout: &Shard, row: usize) -> usize {

@@ -29,7 +29,8 @@ impl Worker {
                 let [forward, backward] = place.gru;
                 let input = (self.parameter(forward.weight_ih), width);
                 let value = (self.parameter(layout.context[l - 1].value), width);
-                let mut product = Product::new((3 * d, width, width), input, value, (self.folded.input[l], width));
+                let mut product =
+                    Product::new((3 * d, width, width), input, value, (self.folded.input[l], width));
                 product.inner = 2;
                 product.a_inner = self.distance(forward.weight_ih, backward.weight_ih);
                 product.c_inner = (3 * d * width) as i64;
@@ -61,7 +62,10 @@ impl Worker {
                 let input = (self.parameter(gru.weight_ih), width);
                 let d_folded = (self.folded.d_input[l].from(direction * 3 * d * width), width);
                 let d_value = (self.gradient(value), width);
-                self.product_tn(indices, Product::new((width, width, 3 * d), input, d_folded, d_value).accumulate());
+                self.product_tn(
+                    indices,
+                    Product::new((width, width, 3 * d), input, d_folded, d_value).accumulate(),
+                );
             }
             // input' = folded' value^T
             let d_folded = (self.folded.d_input[l], width);

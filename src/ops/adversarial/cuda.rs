@@ -1,0 +1,112 @@
+//! The card's perturbation: `kernels/adversarial.cu`, and the products with the Gram matrices.
+
+use super::{Adversarial, AdversarialNorm, Perturbation};
+use crate::device::cuda::batch::Indices;
+use crate::device::cuda::card::Shape;
+use crate::device::cuda::memory::Buffer;
+use crate::device::cuda::product::{Extent, Product};
+use crate::ops::cuda::{Worker, launch};
+
+impl Worker {
+    /// The sum of the squared norms, which [`Adversarial::perturb`] takes as `batch` `[1]`, float64.
+    pub fn batch_norm(&mut self, layout: &Indices, squared_norm: Buffer, batch: Buffer) {
+        let shape = Shape { grid: [1, 1, self.runs], block: 256, shared: 0 };
+        let run_stride = self.run_stride;
+        // SAFETY: the norms are [S] of float64.
+        unsafe {
+            launch!(
+                self,
+                "batch_norm",
+                shape,
+                batch.address,
+                squared_norm.address,
+                layout.header.address,
+                run_stride,
+            )
+        }
+    }
+}
+
+impl Adversarial for Worker {
+    fn feature_norms(
+        &mut self,
+        layout: &Indices,
+        (): &(),
+        d_history: &Buffer,
+        d_target: &Buffer,
+        perturbation: &mut Perturbation<Buffer, Buffer>,
+    ) {
+        let (d, capacity) = (self.d, layout.capacity);
+        let Perturbation { history, target, history_scale, target_scale, squared_norm } = *perturbation;
+        for (n, extent, rows, delta, gram, to) in [
+            (d, Extent::Rows, capacity.rows, *d_history, self.folded.history_gram, history),
+            (2 * d, Extent::Samples, capacity.samples, *d_target, self.folded.target_gram, target),
+        ] {
+            self.product_nn(
+                layout,
+                Product::new((rows, n, n), (delta, n), (gram, n), (to, n)).extent(extent),
+            );
+        }
+        let shape = Shape { grid: [capacity.samples as u32, 1, self.runs], block: 128, shared: 0 };
+        let run_stride = self.run_stride;
+        // SAFETY: gradients and their products are [R, d] and [S, 2d], scales [R] and [S], norms [S] of float64.
+        unsafe {
+            launch!(
+                self,
+                "feature_norms",
+                shape,
+                history_scale.address,
+                target_scale.address,
+                squared_norm.address,
+                history.address,
+                target.address,
+                d_history.address,
+                d_target.address,
+                layout.own.address,
+                layout.offset.address,
+                layout.header.address,
+                d as u32,
+                run_stride,
+            )
+        }
+    }
+
+    /// A run's `epsilon` is in its header, which repeats the argument.
+    fn perturb(
+        &mut self,
+        layout: &Indices,
+        norm: AdversarialNorm,
+        _epsilon: f64,
+        batch: &Buffer,
+        perturbation: &mut Perturbation<Buffer, Buffer>,
+    ) {
+        let Perturbation { history, target, history_scale, target_scale, squared_norm } = *perturbation;
+        let mode = match norm {
+            AdversarialNorm::Sample => 0u32,
+            AdversarialNorm::Utterance => 1,
+            AdversarialNorm::Batch => 2,
+        };
+        let most = layout.capacity.rows.max(layout.capacity.samples) as u32;
+        let shape = Shape { grid: [most.div_ceil(32), 2, self.runs], block: 256, shared: 0 };
+        let run_stride = self.run_stride;
+        // SAFETY: as in `feature_norms`.
+        unsafe {
+            launch!(
+                self,
+                "perturb",
+                shape,
+                history.address,
+                target.address,
+                history_scale.address,
+                target_scale.address,
+                squared_norm.address,
+                batch.address,
+                layout.sample.address,
+                layout.header.address,
+                mode,
+                self.d as u32,
+                run_stride,
+            )
+        }
+    }
+}
