@@ -24,7 +24,7 @@ fn a_full_shard_of_monologues() {
     let config = Config { embedding_size: 5, history_length: 3, stacks: 2, ..Config::default() };
     let mut engine = engine(&config, &corpus);
     let targets: Vec<u32> = (3..35).collect();
-    let loss = engine.train_step(&targets, 0, 0.001).unwrap();
+    let loss = engine.step_and_loss(&targets, 0, 0.001).unwrap();
     assert!(loss.clean.is_finite() && loss.adversarial.is_some_and(f64::is_finite), "{loss:?}");
     let predictions = engine.predict(&targets).unwrap();
     assert!(predictions.history.iter().all(|&length| length == 3));

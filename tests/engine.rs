@@ -234,12 +234,12 @@ mod independence {
         assert!(objective_bits(&other.objective(&shuffled).unwrap(), &back) == expected, "{}", R::NAME);
         for step in 0..3 {
             let (loss, same) = (
-                one.train_step(&targets, step, 1e-3).unwrap(),
-                other.train_step(&shuffled, step, 1e-3).unwrap(),
+                one.step_and_loss(&targets, step, 1e-3).unwrap(),
+                other.step_and_loss(&shuffled, step, 1e-3).unwrap(),
             );
             assert_eq!(loss, same);
         }
-        assert!(state_bits(&one.state()) == state_bits(&other.state()), "{}", R::NAME);
+        assert!(state_bits(&one.state().unwrap()) == state_bits(&other.state().unwrap()), "{}", R::NAME);
     }
 
     #[test]
@@ -292,10 +292,10 @@ mod independence {
         let mut all = Vec::new();
         for (step, count) in [128, 128, 70, 33, 20].into_iter().enumerate() {
             let targets = draw(10 + step as u64, corpus, count);
-            let loss = engine.train_step(&targets, step as u64, 1e-2).unwrap();
+            let loss = engine.step_and_loss(&targets, step as u64, 1e-2).unwrap();
             all.extend([loss.clean.to_bits(), loss.adversarial.unwrap().to_bits()]);
         }
-        let state = engine.state();
+        let state = engine.state().unwrap();
         assert_eq!(state.updates, 5);
         all.extend(state_bits(&state));
         all
@@ -363,7 +363,7 @@ mod instruction_sets {
             for tensor in &objective.gradient {
                 put(format!("{d} gradient of {}", tensor.name), values(tensor));
             }
-            let step = |step| engine.train_step(&targets, step, 1e-3).unwrap().clean;
+            let step = |step| engine.step_and_loss(&targets, step, 1e-3).unwrap().clean;
             put(format!("{d} losses of updates"), (0..3).map(step).collect());
         }
         numbers
@@ -599,10 +599,10 @@ mod edges {
         }
         assert_eq!(engine.predict(targets).unwrap().logits, objective.logits, "{what}");
         for number in 0..3 {
-            let loss = engine.train_step(targets, number, 1e-3).unwrap();
+            let loss = engine.step_and_loss(targets, number, 1e-3).unwrap();
             assert!(loss.clean.is_finite() && loss.adversarial.is_none_or(f64::is_finite), "{what}");
         }
-        assert!(engine.state().parameters.iter().all(|tensor| finite(&values(tensor))), "{what}");
+        assert!(engine.state().unwrap().parameters.iter().all(|tensor| finite(&values(tensor))), "{what}");
     }
 
     fn both(config: &Config, corpus: &Corpus, targets: &[u32]) {
@@ -701,7 +701,7 @@ mod edges {
         let mut engine = engine::<f64>(&config(), &corpus, 2);
         let expected = super::engine::<f64>(&config(), &labelled, 2).predict(&targets).unwrap();
         assert_eq!(engine.predict(&targets).unwrap().logits, expected.logits);
-        let before = state_bits(&engine.state());
+        let before = state_bits(&engine.state().unwrap());
         for error in [
             engine.train_step(&targets[..1], 0, 1e-3).unwrap_err(),
             engine.objective(&targets[..1]).unwrap_err(),
@@ -709,7 +709,7 @@ mod edges {
             assert_eq!(error.exit_code(), 2);
             assert_eq!(error.to_string(), format!("target {} has no label to learn from", targets[0]));
         }
-        assert_eq!(state_bits(&engine.state()), before);
+        assert_eq!(state_bits(&engine.state().unwrap()), before);
     }
 
     #[test]
@@ -729,7 +729,7 @@ mod edges {
         let error = engine.train_step(&[], 0, 1e-3).unwrap_err();
         assert_eq!(error.to_string(), "the batch is empty: it needs at least one target utterance");
         // Nothing was updated.
-        assert_eq!(engine.state().updates, 0);
+        assert_eq!(engine.state().unwrap().updates, 0);
         // An engine without conversations has no targets at all.
         let mut bare = CpuEngine::<f32>::new(&config(), 7, 5, 1).unwrap();
         assert!(bare.predict(&[0]).unwrap_err().to_string().contains("no utterances"));

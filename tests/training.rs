@@ -11,7 +11,7 @@ use coin::data::synthetic::{SyntheticOptions, generate};
 use coin::error::{Error, Result};
 use coin::model::config::{Config, Precision};
 use coin::model::device::Compute;
-use coin::model::{Engine, Objective, Predictions, State, StepLoss, Values, engine};
+use coin::model::{Engine, Losses, Objective, Predictions, State, Values, engine};
 use coin::training::checkpoint::Checkpoint;
 use coin::training::display::Display;
 use coin::training::interrupt::Interrupt;
@@ -56,20 +56,26 @@ enum Event {
 }
 
 impl Engine for Tampered {
-    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<StepLoss> {
-        let loss = self.engine.train_step(targets, step, learning_rate)?;
+    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()> {
+        self.engine.train_step(targets, step, learning_rate)?;
         self.steps += 1;
-        if self.steps != self.at {
-            return Ok(loss);
-        }
         match &self.what {
-            Event::Interrupt(interrupt) => {
-                interrupt.request();
-                Ok(loss)
+            Event::Interrupt(interrupt) if self.steps == self.at => interrupt.request(),
+            Event::Fail if self.steps == self.at => {
+                return Err(Error::System("the plug was pulled".to_string()));
             }
-            Event::Diverge => Ok(StepLoss { adversarial: Some(f64::NAN), ..loss }),
-            Event::Fail => Err(Error::System("the plug was pulled".to_string())),
+            _ => {}
         }
+        Ok(())
+    }
+
+    fn losses(&mut self, wait: bool) -> Result<Option<Losses>> {
+        let losses = self.engine.losses(wait)?;
+        let diverge = matches!(self.what, Event::Diverge) && self.steps == self.at;
+        Ok(losses.map(|losses| match diverge {
+            true => Losses { adversarial: Some(f64::NAN), ..losses },
+            false => losses,
+        }))
     }
 
     fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
@@ -88,7 +94,7 @@ impl Engine for Tampered {
         self.engine.flops()
     }
 
-    fn state(&self) -> State {
+    fn state(&mut self) -> Result<State> {
         self.engine.state()
     }
 
@@ -400,7 +406,7 @@ fn a_gradient_too_small_to_normalise_perturbs_nothing() {
     let corpus = corpus();
     let run = Run::new(&corpus, &Config { batch_size: 4, ..config() });
     let mut engine = run.engine();
-    let fresh = engine.state();
+    let fresh = engine.state().unwrap();
     let utterances = corpus.conversations.iter().flat_map(|conversation| &conversation.utterances);
     let of_first_class = (0..).zip(utterances).filter(|(_, utterance)| utterance.label == Some(0));
     let targets: Vec<u32> = of_first_class.map(|(row, _)| row).take(4).collect();

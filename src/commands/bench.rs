@@ -89,8 +89,8 @@ struct Bench {
 impl Bench {
     fn step(&mut self, targets: &[u32]) -> Result<Timed> {
         let started = Instant::now();
-        self.engine.train_step(targets, self.steps, self.learning_rate)?;
-        let StepLoss { clean, adversarial } = self.engine.losses(true)?.unwrap_or_default().mean();
+        let StepLoss { clean, adversarial } =
+            self.engine.step_and_loss(targets, self.steps, self.learning_rate)?;
         let seconds = started.elapsed().as_secs_f64();
         self.steps += 1;
         Ok(Timed { seconds, flops: self.engine.flops(), loss_clean: clean, loss_adversarial: adversarial })

@@ -35,6 +35,12 @@ pub trait Engine: Send {
     /// mean waiting for a card.
     fn losses(&mut self, wait: bool) -> Result<Option<Losses>>;
 
+    /// A training step and its losses, which it waits for.
+    fn step_and_loss(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<StepLoss> {
+        self.train_step(targets, step, learning_rate)?;
+        Ok(self.losses(true)?.unwrap_or_default().mean())
+    }
+
     /// The objective and its gradient with dropout off; nothing is updated. Targets are labelled.
     fn objective(&mut self, targets: &[u32]) -> Result<Objective>;
 
