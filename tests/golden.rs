@@ -1,136 +1,25 @@
-//! The engine in float64 against the independent PyTorch model: `tests/golden/*.safetensors`, written by
-//! `benches/peers/make_golden.py` (its head lists the tensors).
+//! The engine in float64 against the independent PyTorch model.
 
-use std::collections::HashMap;
+mod golden_files;
 
 use coin::data::windows::Windows;
-use coin::data::{Conversation, Corpus, Modality, Split, Utterance};
-use coin::model::config::Config;
 use coin::model::cpu::CpuEngine;
-use coin::model::{Engine, State, Tensor, Values};
-use safetensors::SafeTensors;
+use coin::model::{Engine, Tensor, Values};
+use golden_files::Golden;
 
 /// Relative to the largest value of the tensor.
 const TOLERANCE: f64 = 1e-9;
 
-struct Golden {
-    name: String,
-    config: Config,
-    classes: usize,
-    tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
-}
-
-impl Golden {
-    fn all() -> Vec<Golden> {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
-        let mut files: Vec<_> =
-            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        files.sort();
-        files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
-        assert!(files.len() >= 10, "golden files are missing from {folder}");
-        files.iter().map(|file| Golden::read(file)).collect()
-    }
-
-    fn read(file: &std::path::Path) -> Golden {
-        let bytes = std::fs::read(file).unwrap();
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
-        let metadata = metadata.metadata().as_ref().unwrap();
-        let mut settings: serde_json::Value = serde_json::from_str(&metadata["config"]).unwrap();
-        let classes = settings.as_object_mut().unwrap().remove("classes").unwrap().as_array().unwrap().len();
-        let config = serde_json::from_value(settings).unwrap();
-        let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        let tensors = tensors
-            .iter()
-            .map(|(name, view)| {
-                let scalars = view.data().chunks_exact(8).map(|bytes| bytes.try_into().unwrap());
-                let values = match view.dtype() {
-                    safetensors::Dtype::I64 => scalars.map(|b| i64::from_le_bytes(b) as f64).collect(),
-                    safetensors::Dtype::F64 => scalars.map(f64::from_le_bytes).collect(),
-                    other => panic!("{name} is {other:?}"),
-                };
-                (name.to_string(), (view.shape().to_vec(), values))
-            })
-            .collect();
-        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
-        Golden { name, config, classes, tensors }
-    }
-
-    fn values(&self, name: &str) -> &[f64] {
-        &self.tensors.get(name).unwrap_or_else(|| panic!("{}: no {name}", self.name)).1
-    }
-
-    fn width(&self) -> usize {
-        self.tensors["data.features"].0[1]
-    }
-
-    fn corpus(&self) -> Corpus {
-        let mut conversations: Vec<Conversation> = Vec::new();
-        for (i, &conversation) in self.values("data.conversation").iter().enumerate() {
-            let id = format!("{conversation:04}");
-            if conversations.last().is_none_or(|last| last.id != id) {
-                conversations.push(Conversation {
-                    id,
-                    split: Split::Train,
-                    first: i,
-                    utterances: Vec::new(),
-                });
-            }
-            conversations.last_mut().unwrap().utterances.push(Utterance {
-                id: i.to_string(),
-                speaker: self.values("data.speaker")[i].to_string(),
-                label: Some(self.values("data.label")[i] as usize),
-                text: None,
-            });
-        }
-        Corpus {
-            source: self.name.clone(),
-            classes: (0..self.classes).map(|class| class.to_string()).collect(),
-            modalities: vec![Modality { name: "text".into(), width: self.width() }],
-            conversations,
-            features: self.values("data.features").to_vec(),
-        }
-    }
-
-    fn engine(&self, threads: usize) -> CpuEngine<f64> {
-        let width = self.width();
-        let corpus = self.corpus();
-        let (mean, deviation) = (self.values("features.mean"), self.values("features.deviation"));
-        let standardised =
-            corpus.features.iter().enumerate().map(|(i, x)| (x - mean[i % width]) / deviation[i % width]);
-        let mut engine = CpuEngine::new(&self.config, width, self.classes, threads).unwrap();
-        engine.set_data(standardised.collect(), Windows::new(&corpus, self.config.history_length));
-        let parameters: Vec<Tensor> = self
-            .tensors
-            .iter()
-            .filter_map(|(name, (shape, values))| {
-                let name = name.strip_prefix("parameter.")?.to_string();
-                Some(Tensor { name, shape: shape.clone(), values: Values::F64(values.clone()) })
-            })
-            .collect();
-        let zeros: Vec<Tensor> = parameters
-            .iter()
-            .map(|tensor| {
-                let size = tensor.shape.iter().product();
-                Tensor { values: Values::F64(vec![0.0; size]), ..tensor.clone() }
-            })
-            .collect();
-        let state = State { parameters, first_moment: zeros.clone(), second_moment: zeros, updates: 0 };
-        engine.restore(&state).unwrap();
-        engine
-    }
-
-    fn targets(&self) -> Vec<u32> {
-        self.values("targets").iter().map(|&target| target as u32).collect()
-    }
-
-    fn check(&self, name: &str, found: &[f64]) {
-        let expected = self.values(name);
-        assert_eq!(found.len(), expected.len(), "{}: {name}", self.name);
-        let scale = expected.iter().fold(0.0f64, |most, x| most.max(x.abs())).max(1e-6);
-        let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / scale).fold(0.0, f64::max);
-        assert!(worst <= TOLERANCE, "{}: {name} is off by {worst:e}", self.name);
-        assert!(found.iter().all(|x| x.is_finite()), "{}: {name} is not finite", self.name);
-    }
+fn engine(golden: &Golden, threads: usize) -> CpuEngine<f64> {
+    let width = golden.width();
+    let corpus = golden.corpus();
+    let (mean, deviation) = (golden.values("features.mean"), golden.values("features.deviation"));
+    let standardised =
+        corpus.features.iter().enumerate().map(|(i, x)| (x - mean[i % width]) / deviation[i % width]);
+    let mut engine = CpuEngine::new(&golden.config, width, golden.classes, threads).unwrap();
+    engine.set_data(standardised.collect(), Windows::new(&corpus, golden.config.history_length));
+    engine.restore(&golden.state()).unwrap();
+    engine
 }
 
 fn doubles(tensor: &Tensor) -> &[f64] {
@@ -143,17 +32,17 @@ fn doubles(tensor: &Tensor) -> &[f64] {
 #[test]
 fn objective_and_every_gradient() {
     for golden in Golden::all() {
-        let mut engine = golden.engine(2);
+        let mut engine = engine(&golden, 2);
         let objective = engine.objective(&golden.targets()).unwrap();
-        golden.check("logits", &objective.logits);
-        golden.check("logits_adversarial", &objective.logits_adversarial);
-        golden.check("loss_clean", &[objective.loss.clean]);
-        golden.check("loss_adversarial", &[objective.loss.adversarial.unwrap()]);
-        golden.check("input_gradient_norm", &objective.input_gradient_norm);
-        golden.check("perturbation", &engine.perturbation_by_sample().concat());
-        golden.check("input_gradient", &engine.feature_gradient());
+        golden.check("logits", &objective.logits, TOLERANCE);
+        golden.check("logits_adversarial", &objective.logits_adversarial, TOLERANCE);
+        golden.check("loss_clean", &[objective.loss.clean], TOLERANCE);
+        golden.check("loss_adversarial", &[objective.loss.adversarial.unwrap()], TOLERANCE);
+        golden.check("input_gradient_norm", &objective.input_gradient_norm, TOLERANCE);
+        golden.check("perturbation", &engine.perturbation_by_sample().concat(), TOLERANCE);
+        golden.check("input_gradient", &engine.feature_gradient(), TOLERANCE);
         for tensor in &objective.gradient {
-            golden.check(&format!("gradient.{}", tensor.name), doubles(tensor));
+            golden.check(&format!("gradient.{}", tensor.name), doubles(tensor), TOLERANCE);
         }
     }
 }
@@ -161,12 +50,12 @@ fn objective_and_every_gradient() {
 #[test]
 fn parameters_after_three_updates() {
     for golden in Golden::all() {
-        let mut engine = golden.engine(2);
+        let mut engine = engine(&golden, 2);
         for step in 0..3 {
             engine.train_step(&golden.targets(), step, golden.config.learning_rate).unwrap();
         }
         for tensor in &engine.state().unwrap().parameters {
-            golden.check(&format!("adam.{}", tensor.name), doubles(tensor));
+            golden.check(&format!("adam.{}", tensor.name), doubles(tensor), TOLERANCE);
         }
     }
 }

@@ -358,7 +358,7 @@ impl Place {
         let bytes = dry.run_stride();
         let (free, total) = card.memory()?;
         if bytes + features > free {
-            return Err(too_large(config, graph, layout, capacity, bytes + features, free, total));
+            return Err(too_large(bytes + features, free, total, "take a smaller batch, or shorter windows"));
         }
         let memory = Memory::zeros(card, bytes)?;
         let mut plan = Plan::at(memory.address);
@@ -481,13 +481,27 @@ pub(super) fn foresee(config: &Config, sizes: Sizes, windows: &Windows, index: u
     let layout = Layout::new(sizes);
     let graph =
         Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
-    let capacity = capacity(windows, config.batch_size);
-    let needed = bytes(config, graph, &layout, capacity) + windows.len() * sizes.features * 4;
+    let needed = |batch_size: usize| {
+        let features = windows.len() * sizes.features * 4;
+        bytes(config, graph, &layout, capacity(windows, batch_size)) + features
+    };
     let (free, total) = card.memory()?;
-    if needed > free {
-        return Err(too_large(config, graph, &layout, capacity, needed, free, total));
+    if needed(config.batch_size) <= free {
+        return Ok(());
     }
-    Ok(())
+    let (mut fits, mut fails) = (0, config.batch_size);
+    while fails - fits > 1 {
+        let middle = (fits + fails) / 2;
+        if needed(middle) <= free { fits = middle } else { fails = middle }
+    }
+    let advice = match fits {
+        0 => {
+            "a batch_size of 1 would not fit either; take a smaller embedding_size, history_length or stacks"
+                .to_string()
+        }
+        _ => format!("the largest batch_size that fits is {fits}"),
+    };
+    Err(too_large(needed(config.batch_size), free, total, &advice))
 }
 
 /// What the largest batch of `size` targets may have of everything.
@@ -532,38 +546,8 @@ fn check_sizes(sizes: Sizes, history_length: usize) -> Result<()> {
     Ok(())
 }
 
-/// The error of a model that does not fit, with the largest batch that would.
-fn too_large(
-    config: &Config,
-    graph: Graph,
-    layout: &Layout,
-    capacity: Capacity,
-    needed: usize,
-    free: usize,
-    total: usize,
-) -> Error {
-    let features = needed - bytes(config, graph, layout, capacity);
-    // A batch of another size has so much less of everything.
-    let scaled = |samples: usize| {
-        let part = |whole: usize| (whole * samples).div_ceil(capacity.samples).max(1);
-        Capacity {
-            samples,
-            rows: part(capacity.rows).max(capacity.longest),
-            pairs: part(capacity.pairs).max(capacity.longest * capacity.longest),
-            distinct: part(capacity.rows).min(capacity.distinct),
-            ..capacity
-        }
-    };
-    let (mut fits, mut fails) = (0, capacity.samples);
-    while fails - fits > 1 {
-        let middle = (fits + fails) / 2;
-        let enough = bytes(config, graph, layout, scaled(middle)) + features <= free;
-        if enough { fits = middle } else { fails = middle }
-    }
-    let advice = match fits {
-        0 => "it would not fit with a batch_size of 1 either: take a smaller embedding_size, history_length or stacks".to_string(),
-        _ => format!("the largest batch_size that fits is about {fits}"),
-    };
+/// The error of a model that does not fit.
+fn too_large(needed: usize, free: usize, total: usize, advice: &str) -> Error {
     let gigabytes = |bytes: usize| bytes as f64 / 1e9;
     Error::input(format!(
         "the model needs {:.2} GB on the card, which has {:.2} GB free of {:.2}: {advice}",

@@ -99,7 +99,8 @@ impl Card {
         let loaded = modules.entry(module).or_insert_with(|| {
             let found = MODULES.iter().find(|(name, _)| *name == module);
             let (_, fatbin) = found.unwrap_or_else(|| panic!("there is no kernels/{module}.cu"));
-            let ptx = cuda::image::ptx_in(fatbin).unwrap_or_else(|error| panic!("{module}: {error:?}"));
+            let ptx =
+                simulated_cuda::image::ptx_in(fatbin).unwrap_or_else(|error| panic!("{module}: {error:?}"));
             self.device.load(&ptx).unwrap_or_else(|error| panic!("{module}: {error}"))
         });
         let function = loaded.function(kernel).unwrap_or_else(|| panic!("{module}.cu has no {kernel}"));

@@ -1,9 +1,11 @@
 //! Result codes, their names and texts, and the frame that every function of the API runs in.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 use simulator::FaultKind;
 
@@ -190,8 +192,28 @@ pub(crate) fn inside_host_function() -> bool {
     IN_HOST_FUNCTION.get()
 }
 
+/// How often each function of the API was called.
+static CALLS: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+
+/// How often a function of the API was called in this process, by its name; with null, how often any was. For tests that
+/// count what a program asks of the driver; no function of CUDA's.
+///
+/// # Safety
+/// `name` is null or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn simulatedGpuCalls(name: *const c_char) -> u64 {
+    let calls = CALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    if name.is_null() {
+        return calls.values().sum();
+    }
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) };
+    name.to_str().ok().and_then(|name| calls.get(name).copied()).unwrap_or(0)
+}
+
 /// Runs the body of an exported function. A panic ends here: it must not unwind into a C program.
-pub(crate) fn call(name: &str, body: impl FnOnce() -> Outcome) -> CUresult {
+pub(crate) fn call(name: &'static str, body: impl FnOnce() -> Outcome) -> CUresult {
+    *CALLS.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
     // A host function runs while the work of the device is locked: most calls in it would wait for themselves.
     if inside_host_function() {
         explain(name, "called in a host function, which may not use CUDA");

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::*;
-use cuda::*;
+use simulated_cuda::*;
 
 /// Captures in the global mode forbid things to all threads: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());

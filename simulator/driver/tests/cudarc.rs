@@ -9,7 +9,7 @@ use cudarc::nvrtc::Ptx;
 
 #[test]
 fn cudarc_runs_on_the_simulated_card() {
-    if std::env::var_os(cuda::settings::REPORT).is_none() {
+    if std::env::var_os(simulated_cuda::settings::REPORT).is_none() {
         let own = std::env::current_exe().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_simulate"));
         command.arg("--").arg(own).args(["--exact", "cudarc_runs_on_the_simulated_card"]);

@@ -5,7 +5,7 @@ mod common;
 use std::ffi::c_void;
 
 use common::*;
-use cuda::*;
+use simulated_cuda::*;
 
 const KERNELS: &str = include_str!("kernels/kernels.ptx");
 

@@ -5,7 +5,7 @@ mod common;
 use std::ffi::CStr;
 
 use common::*;
-use cuda::*;
+use simulated_cuda::*;
 
 const STRANGE: usize = 0xdead_beef;
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use cuda::*;
+use simulated_cuda::*;
 
 #[test]
 fn nothing_works_before_a_good_start() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use clap::Parser;
-use cuda::settings::{PROFILE, REPORT, SEED, THREADS, WATCHDOG};
+use simulated_cuda::settings::{PROFILE, REPORT, SEED, THREADS, WATCHDOG};
 
 /// Run a program on a simulated GPU, an RTX 2080 Ti whose kernels are checked while they run
 ///
@@ -44,6 +44,9 @@ struct Arguments {
     #[arg(required = true, last = true, value_name = "PROGRAM")]
     program: Vec<OsString>,
 }
+
+/// The simulated driver as it is built; programs find it under the driver's names.
+const LIBRARY: &str = "libsimulated_cuda.so";
 
 /// Exit code for what is wrong before the program runs.
 const BAD_INPUT: u8 = 2;
@@ -183,17 +186,17 @@ fn exit_code(status: ExitStatus) -> u8 {
 fn find_library(executable: &Path) -> Result<PathBuf, String> {
     let folder = executable.parent().unwrap_or(Path::new("."));
     // Tests build the library in `deps` only, and leave an older one where it was: the newer of the two is meant.
-    let built = [folder.join("libcuda.so"), folder.join("deps/libcuda.so")];
+    let built = [folder.join(LIBRARY), folder.join("deps").join(LIBRARY)];
     let newest =
         built.into_iter().filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).max();
     if let Some((_, path)) = newest {
         return Ok(path);
     }
-    let installed = folder.join("../lib/libcuda.so");
+    let installed = folder.join("../lib").join(LIBRARY);
     if installed.is_file() {
         return Ok(installed);
     }
-    Err(format!("no libcuda.so of the simulation in {0} or {0}/../lib", folder.display()))
+    Err(format!("no {LIBRARY} in {0} or {0}/../lib", folder.display()))
 }
 
 /// What the report says.

@@ -5,7 +5,7 @@
 
 use std::ffi::{CString, c_void};
 
-use cuda::*;
+use simulated_cuda::*;
 
 /// Starts the driver and makes a context current in this thread.
 pub fn context() -> CUcontext {

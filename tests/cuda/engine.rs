@@ -1,0 +1,439 @@
+//! What is tested on each card.
+
+use std::ffi::CString;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use coin::data::Corpus;
+use coin::data::standardise::Standardisation;
+use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
+use coin::model::device::{Compute, Device};
+use coin::model::{Engine, Objective, State, Tensor, Values, engine};
+use coin::random::{Stream, purpose};
+
+use crate::golden_files::Golden;
+use crate::talk;
+
+/// Every test by its name.
+pub fn trials() -> Vec<(&'static str, fn())> {
+    vec![
+        ("objective_at_every_width", objective_at_every_width),
+        ("objective_under_every_setting", objective_under_every_setting),
+        ("objective_of_long_windows", objective_of_long_windows),
+        ("objective_of_one_and_of_nothing_before", objective_of_one_and_of_nothing_before),
+        ("golden_files", golden_files),
+        ("training_follows_the_cpu", training_follows_the_cpu),
+        ("same_bits_twice", same_bits_twice),
+        ("a_resumed_run_is_the_same", a_resumed_run_is_the_same),
+        ("checkpoints_move_between_devices", checkpoints_move_between_devices),
+        ("predictions_are_the_cpu_s", predictions_are_the_cpu_s),
+        ("other_conversations", other_conversations),
+        ("batches_beyond_the_configured_size", batches_beyond_the_configured_size),
+        ("a_warm_step_allocates_and_waits_for_nothing", a_warm_step_allocates_and_waits_for_nothing),
+        ("memory_is_foreseen", memory_is_foreseen),
+        ("what_it_does_not_compute_is_refused", what_it_does_not_compute_is_refused),
+        ("bad_targets_are_refused", bad_targets_are_refused),
+    ]
+}
+
+const CARD: Compute = Compute { device: Device::Cuda(0), threads: 1 };
+
+fn config() -> Config {
+    Config { embedding_size: 12, stacks: 2, history_length: 7, batch_size: 40, ..Config::default() }
+}
+
+/// Conversations with windows of every length, the empty one included: 121 utterances of 3 people.
+fn conversations() -> Corpus {
+    talk::corpus(3, &[1, 2, 3, 5, 8, 13, 21, 1, 2, 9, 17, 30, 4, 5], 3, 10, 5)
+}
+
+fn on(config: &Config, corpus: &Corpus, compute: Compute) -> Box<dyn Engine> {
+    engine(config, corpus, &Standardisation::none(corpus.width()), compute).unwrap()
+}
+
+/// The parameters of a fresh model, twice as large, so that the model is no linear one; exact in float32.
+fn state(config: &Config, corpus: &Corpus) -> State {
+    let mut state = on(config, corpus, Compute::cpu(1)).state().unwrap();
+    for tensor in &mut state.parameters {
+        let Values::F32(values) = &mut tensor.values else { panic!("{} is not f32", tensor.name) };
+        values.iter_mut().for_each(|value| *value *= 2.0);
+    }
+    state
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    match &tensor.values {
+        Values::F32(values) => values.iter().map(|&x| f64::from(x)).collect(),
+        Values::F64(values) => values.clone(),
+    }
+}
+
+/// Length of the difference, relative to the length of what is exact.
+fn error(found: &[f64], exact: &[f64]) -> f64 {
+    assert_eq!(found.len(), exact.len());
+    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    let off = length(&mut found.iter().zip(exact).map(|(a, b)| a - b));
+    if off == 0.0 { 0.0 } else { off / length(&mut exact.iter().copied()) }
+}
+
+/// Everything that an objective says, by name.
+fn parts(objective: &Objective) -> Vec<(String, Vec<f64>)> {
+    let loss = objective.loss;
+    let mut parts = vec![
+        ("losses".to_string(), [Some(loss.clean), loss.adversarial].into_iter().flatten().collect()),
+        ("logits".to_string(), objective.logits.clone()),
+        ("adversarial logits".to_string(), objective.logits_adversarial.clone()),
+        ("input gradient norms".to_string(), objective.input_gradient_norm.clone()),
+    ];
+    parts.extend(objective.gradient.iter().map(|tensor| (tensor.name.clone(), values(tensor))));
+    parts
+}
+
+/// The card's objective has at most twice the error of the CPU's in float32, against the CPU's in float64.
+fn compare(config: &Config, corpus: &Corpus, targets: &[u32], what: &str) {
+    let state = state(config, corpus);
+    let objective = |precision: Precision, compute: Compute| {
+        let mut engine = on(&Config { dtype: precision, ..config.clone() }, corpus, compute);
+        engine.restore(&state).unwrap();
+        parts(&engine.objective(targets).unwrap())
+    };
+    let exact = objective(Precision::F64, Compute::cpu(1));
+    let plain = objective(Precision::F32, Compute::cpu(1));
+    let found = objective(Precision::F32, CARD);
+    for (((name, exact), (_, plain)), (_, found)) in exact.iter().zip(&plain).zip(&found) {
+        let (found, plain) = (error(found, exact), error(plain, exact));
+        // A few last places, where the CPU happens to be exact; of one or two scalars it is easily.
+        let most = 2.0 * plain + if exact.len() < 8 { 3e-6 } else { 3e-7 };
+        assert!(found <= most, "{what}: {name} is off by {found:e}; the CPU in float32 by {plain:e}");
+    }
+}
+
+fn all(corpus: &Corpus) -> Vec<u32> {
+    (0..corpus.len() as u32).collect()
+}
+
+/// `count` of the utterances, at random.
+fn draw(seed: u64, corpus: &Corpus, count: usize) -> Vec<u32> {
+    let mut targets = all(corpus);
+    Stream::new(seed, purpose::TEST).shuffle(&mut targets);
+    targets.truncate(count);
+    targets
+}
+
+fn objective_at_every_width() {
+    for (d, width, classes) in [(1, 1, 2), (2, 3, 3), (33, 10, 5), (50, 17, 6), (100, 40, 6), (200, 7, 64)] {
+        let corpus = talk::corpus(d as u64, &[4, 9, 1, 6], 3, width, classes);
+        let config = Config { embedding_size: d, ..config() };
+        compare(&config, &corpus, &all(&corpus), &format!("d = {d}"));
+    }
+}
+
+fn objective_under_every_setting() {
+    let corpus = conversations();
+    let targets = draw(4, &corpus, 37);
+    let mut settings = vec![
+        ("gru stacks", Config { stack_input: StackInput::Gru, ..config() }),
+        ("no interaction", Config { interaction: false, ..config() }),
+        ("no adversarial pass", Config { adversarial: false, ..config() }),
+        ("epsilon 0", Config { epsilon: 0.0, ..config() }),
+        ("one stack", Config { stacks: 1, ..config() }),
+        ("four stacks", Config { stacks: 4, ..config() }),
+        ("K = 1", Config { history_length: 1, ..config() }),
+    ];
+    for norm in [AdversarialNorm::Sample, AdversarialNorm::Utterance, AdversarialNorm::Batch] {
+        settings.push(("norms", Config { adversarial_norm: norm, ..config() }));
+    }
+    for (what, config) in settings {
+        compare(&config, &corpus, &targets, what);
+    }
+}
+
+fn objective_of_long_windows() {
+    let corpus = talk::corpus(9, &[140, 3], 2, 4, 3);
+    let config = Config { embedding_size: 6, history_length: 512, ..config() };
+    compare(&config, &corpus, &[2, 139, 140, 70, 33], "windows of 139");
+}
+
+fn objective_of_one_and_of_nothing_before() {
+    let corpus = conversations();
+    for targets in [vec![0], vec![1, 3, 6], vec![120], vec![2]] {
+        compare(&config(), &corpus, &targets, &format!("targets {targets:?}"));
+    }
+}
+
+fn golden_files() {
+    /// Relative to the largest value of a tensor: float32 against PyTorch's float64.
+    const TOLERANCE: f64 = 2e-5;
+    for golden in Golden::all() {
+        let corpus = golden.corpus();
+        let standardisation = Standardisation {
+            mean: golden.values("features.mean").to_vec(),
+            deviation: golden.values("features.deviation").to_vec(),
+        };
+        let config = Config { dtype: Precision::F32, ..golden.config.clone() };
+        let mut engine = engine(&config, &corpus, &standardisation, CARD).unwrap();
+        engine.restore(&golden.state()).unwrap();
+        let objective = engine.objective(&golden.targets()).unwrap();
+        golden.check("logits", &objective.logits, TOLERANCE);
+        golden.check("logits_adversarial", &objective.logits_adversarial, TOLERANCE);
+        golden.check("loss_clean", &[objective.loss.clean], TOLERANCE);
+        golden.check("loss_adversarial", &[objective.loss.adversarial.unwrap()], TOLERANCE);
+        golden.check("input_gradient_norm", &objective.input_gradient_norm, TOLERANCE);
+        for tensor in &objective.gradient {
+            golden.check(&format!("gradient.{}", tensor.name), &values(tensor), TOLERANCE);
+        }
+    }
+}
+
+/// Mean losses of a number of epochs of shuffled batches, dropout and the adversarial pass on.
+fn train(engine: &mut dyn Engine, corpus: &Corpus, config: &Config, epochs: u64) -> Vec<[f64; 2]> {
+    let mut step = 0;
+    let mut losses = Vec::new();
+    for epoch in 0..epochs {
+        for batch in draw(epoch, corpus, corpus.len()).chunks(config.batch_size) {
+            engine.train_step(batch, step, config.learning_rate).unwrap();
+            step += 1;
+        }
+        let mean = engine.losses(true).unwrap().unwrap().mean();
+        losses.push([mean.clean, mean.adversarial.unwrap()]);
+    }
+    losses
+}
+
+fn training_follows_the_cpu() {
+    let corpus = conversations();
+    let config = config();
+    let run = |compute: Compute| train(&mut *on(&config, &corpus, compute), &corpus, &config, 3);
+    let (cpu, card) = (run(Compute::cpu(1)), run(CARD));
+    for (epoch, (cpu, card)) in cpu.iter().zip(&card).enumerate() {
+        for (cpu, card) in cpu.iter().zip(card) {
+            assert!((cpu - card).abs() <= 1e-4 * cpu, "epoch {epoch}: {card}, on the CPU {cpu}");
+        }
+    }
+    assert!(card[2][0] < card[0][0], "the loss does not fall: {card:?}");
+}
+
+fn bits(state: &State) -> Vec<u64> {
+    let tensors = [&state.parameters, &state.first_moment, &state.second_moment];
+    let scalars = tensors.into_iter().flatten().flat_map(values);
+    scalars.map(f64::to_bits).chain([state.updates]).collect()
+}
+
+fn same_bits_twice() {
+    let corpus = conversations();
+    let run = || {
+        let mut engine = on(&config(), &corpus, CARD);
+        let losses = train(&mut *engine, &corpus, &config(), 2);
+        (losses, bits(&engine.state().unwrap()))
+    };
+    assert!(run() == run());
+}
+
+/// A number for a run's bits, whatever the schedule.
+pub fn bits_of_a_run() -> u64 {
+    let corpus = conversations();
+    let mut engine = on(&config(), &corpus, CARD);
+    train(&mut *engine, &corpus, &config(), 1);
+    let mut hasher = DefaultHasher::new();
+    bits(&engine.state().unwrap()).hash(&mut hasher);
+    for logit in engine.predict(&all(&corpus)).unwrap().logits {
+        logit.to_bits().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn a_resumed_run_is_the_same() {
+    let corpus = conversations();
+    let targets = draw(1, &corpus, 40);
+    let mut whole = on(&config(), &corpus, CARD);
+    for step in 0..2 {
+        whole.train_step(&targets, step, 1e-3).unwrap();
+    }
+    let state = whole.state().unwrap();
+    assert_eq!(state.updates, 2);
+    let mut resumed = on(&Config { seed: 99, ..config() }, &corpus, CARD);
+    resumed.restore(&state).unwrap();
+    drop(resumed);
+    let mut resumed = on(&config(), &corpus, CARD);
+    resumed.restore(&state).unwrap();
+    for step in 2..5 {
+        for engine in [&mut whole, &mut resumed] {
+            engine.train_step(&targets, step, 1e-3).unwrap();
+        }
+    }
+    assert!(bits(&whole.state().unwrap()) == bits(&resumed.state().unwrap()));
+}
+
+fn checkpoints_move_between_devices() {
+    let corpus = conversations();
+    let targets = draw(2, &corpus, 40);
+    let mut card = on(&config(), &corpus, CARD);
+    for step in 0..3 {
+        card.train_step(&targets, step, 1e-3).unwrap();
+    }
+    let state = card.state().unwrap();
+    let mut cpu = on(&config(), &corpus, Compute::cpu(1));
+    cpu.restore(&state).unwrap();
+    assert!(bits(&cpu.state().unwrap()) == bits(&state));
+    let (on_card, on_cpu) = (card.predict(&targets).unwrap(), cpu.predict(&targets).unwrap());
+    assert!(error(&on_card.logits, &on_cpu.logits) < 1e-5);
+    // Both go on alike, Adam's corrections included.
+    for engine in [&mut card, &mut cpu] {
+        engine.train_step(&targets, 3, 1e-3).unwrap();
+    }
+    let (card, cpu) = (card.state().unwrap(), cpu.state().unwrap());
+    for (card, cpu) in card.parameters.iter().zip(&cpu.parameters) {
+        assert!(error(&values(card), &values(cpu)) < 1e-4, "{}", card.name);
+    }
+}
+
+fn predictions_are_the_cpu_s() {
+    let corpus = conversations();
+    let state = state(&config(), &corpus);
+    let predict = |compute: Compute| {
+        let mut engine = on(&config(), &corpus, compute);
+        engine.restore(&state).unwrap();
+        // More than a batch, in no order.
+        engine.predict(&draw(7, &corpus, 121)).unwrap()
+    };
+    let (card, cpu) = (predict(CARD), predict(Compute::cpu(2)));
+    assert_eq!(card.history, cpu.history);
+    assert!(error(&card.logits, &cpu.logits) < 1e-5);
+    assert!(error(&card.attention, &cpu.attention) < 1e-5);
+}
+
+/// Conversations change under an engine, as they do when one is followed live: they grow, and shrink.
+fn other_conversations() {
+    let small = talk::corpus(1, &[3, 2], 2, 10, 5);
+    let large = conversations();
+    let state = state(&config(), &large);
+    let mut engine = on(&config(), &small, CARD);
+    engine.restore(&state).unwrap();
+    for corpus in [&small, &large, &small, &large] {
+        engine.set_corpus(corpus).unwrap();
+        let mut cpu = on(&config(), corpus, Compute::cpu(1));
+        cpu.restore(&state).unwrap();
+        let targets = all(corpus);
+        let (card, cpu) = (engine.predict(&targets).unwrap(), cpu.predict(&targets).unwrap());
+        assert!(error(&card.logits, &cpu.logits) < 1e-5, "{} utterances", corpus.len());
+        engine.train_step(&targets[..4], 0, 0.0).unwrap();
+    }
+    assert!(engine.set_corpus(&talk::corpus(1, &[3], 2, 11, 5)).unwrap_err().to_string().contains("11 wide"));
+}
+
+fn batches_beyond_the_configured_size() {
+    let corpus = conversations();
+    let small = Config { batch_size: 3, ..config() };
+    let mut engine = on(&small, &corpus, CARD);
+    let state = state(&small, &corpus);
+    engine.restore(&state).unwrap();
+    let objective = engine.objective(&all(&corpus)).unwrap();
+    // What was there has moved along.
+    assert!(bits(&engine.state().unwrap()) == bits(&state));
+    let mut cpu = on(&small, &corpus, Compute::cpu(1));
+    cpu.restore(&state).unwrap();
+    let expected = cpu.objective(&all(&corpus)).unwrap();
+    for ((name, found), (_, expected)) in parts(&objective).iter().zip(&parts(&expected)) {
+        assert!(error(found, expected) < 1e-5, "{name}");
+    }
+    engine.train_step(&all(&corpus)[..3], 0, 1e-3).unwrap();
+}
+
+/// How often a function of the driver was called; `None` on a real card, which does not count.
+fn calls(name: &str) -> Option<u64> {
+    // SAFETY: the driver is loaded already; the simulated one exports this function, of this type.
+    unsafe {
+        let driver = libloading::Library::new("libcuda.so.1").ok()?;
+        let calls: libloading::Symbol<unsafe extern "C" fn(*const std::ffi::c_char) -> u64> =
+            driver.get(b"simulatedGpuCalls\0").ok()?;
+        let name = CString::new(name).ok()?;
+        Some(calls(if name.is_empty() { std::ptr::null() } else { name.as_ptr() }))
+    }
+}
+
+fn a_warm_step_allocates_and_waits_for_nothing() {
+    let corpus = conversations();
+    let batches: Vec<Vec<u32>> = (0..6).map(|seed| draw(seed, &corpus, 40)).collect();
+    let mut engine = on(&config(), &corpus, CARD);
+    for (step, batch) in batches.iter().enumerate().take(3) {
+        engine.train_step(batch, step as u64, 1e-3).unwrap();
+    }
+    if calls("").is_none() {
+        return;
+    }
+    let expected = ["cuMemcpyHtoDAsync_v2", "cuGraphLaunch", "cuEventRecord", "cuEventSynchronize"];
+    let before: Vec<Option<u64>> = expected.iter().map(|name| calls(name)).collect();
+    let all_before = calls("").unwrap();
+    for (step, batch) in batches.iter().enumerate().skip(3) {
+        engine.train_step(batch, step as u64, 1e-3).unwrap();
+    }
+    // The batch, the graph, and the event by which a stage of pinned memory is known to be free: of two steps ago.
+    let mut own = 0;
+    for (name, before) in expected.iter().zip(before) {
+        let made = calls(name).unwrap() - before.unwrap();
+        assert_eq!(made, 3, "{name}");
+        own += made;
+    }
+    // cudarc makes its context current where it records or waits for an event, which is no work.
+    let current = ["cuCtxSetCurrent", "cuCtxGetCurrent"];
+    let rest = calls("").unwrap() - all_before - own;
+    let others = [
+        "cuMemAlloc_v2",
+        "cuMemAllocAsync",
+        "cuMemFree_v2",
+        "cuStreamSynchronize",
+        "cuCtxSynchronize",
+        "cuLaunchKernel",
+    ];
+    assert!(rest <= 24, "{rest} further calls in three steps besides {current:?}");
+    let made: Vec<u64> = others.iter().filter_map(|name| calls(name)).collect();
+    engine.train_step(&batches[0], 9, 1e-3).unwrap();
+    assert_eq!(made, others.iter().filter_map(|name| calls(name)).collect::<Vec<u64>>());
+}
+
+fn memory_is_foreseen() {
+    let corpus = talk::corpus(5, &[512; 40], 2, 4, 6);
+    let config =
+        Config { embedding_size: 256, history_length: 512, stacks: 6, batch_size: 20_000, ..config() };
+    let error = engine(&config, &corpus, &Standardisation::none(4), CARD).err().unwrap().to_string();
+    assert!(error.contains("the largest batch_size that fits is "), "{error}");
+    // What it says is true.
+    let size: usize = error.rsplit(' ').next().unwrap().parse().unwrap();
+    let fits = |batch_size: usize| {
+        let config = Config { batch_size, ..config.clone() };
+        coin::model::check_memory(&config, &corpus, CARD).is_ok()
+    };
+    assert!(fits(size) && !fits(size + 1), "{error}");
+}
+
+fn what_it_does_not_compute_is_refused() {
+    let corpus = conversations();
+    for (config, expected) in [
+        (Config { embedding_size: 257, ..config() }, "embedding_size is 257"),
+        (Config { history_length: 513, ..config() }, "history_length is 513"),
+        (Config { dtype: Precision::F64, ..config() }, "dtype is f64"),
+    ] {
+        let error = engine(&config, &corpus, &Standardisation::none(10), CARD).err().unwrap();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+    let none = Compute { device: Device::Cuda(64), threads: 1 };
+    let error = engine(&config(), &corpus, &Standardisation::none(10), none).err().unwrap();
+    assert!(error.to_string().contains("there is no card 64"), "{error}");
+}
+
+fn bad_targets_are_refused() {
+    let mut corpus = conversations();
+    corpus.conversations[1].utterances[0].label = None;
+    let mut engine = on(&config(), &corpus, CARD);
+    let before = bits(&engine.state().unwrap());
+    for (targets, expected) in [
+        (vec![], "the batch is empty"),
+        (vec![0, 121], "target 121 is past the last utterance, 120"),
+        (vec![1], "target 1 has no label"),
+    ] {
+        let error = engine.train_step(&targets, 0, 1e-3).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    assert!(bits(&engine.state().unwrap()) == before);
+    assert_eq!(engine.predict(&[1]).unwrap().history, [0]);
+}

@@ -1,0 +1,144 @@
+//! The CUDA engine against the CPU engine, on every card that there is: the simulated one always, a real one where a driver is.
+//!
+//! The driver is what the loader finds, and that is settled when a process begins. So the test runs itself once for each card, with
+//! the loader's path set; whatever the simulated card reports (races, uninitialised reads, leaks) fails the test. Filters work as
+//! with any test: `cargo test --test cuda objective`.
+
+mod engine;
+#[path = "../golden_files/mod.rs"]
+mod golden_files;
+#[path = "../talk/mod.rs"]
+mod talk;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Names the card in the process that tests it.
+const CARD: &str = "COIN_TEST_CARD";
+/// What the process is to print instead of running tests: [`engine::bits_of_a_run`].
+const BITS: &str = "COIN_TEST_BITS";
+
+/// Orders of blocks and warps that a run must not depend on.
+const SEEDS: [&str; 3] = ["0", "1", "2"];
+
+fn main() -> ExitCode {
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    if std::env::var_os(BITS).is_some() {
+        println!("{}", engine::bits_of_a_run());
+        return ExitCode::SUCCESS;
+    }
+    if let Some(card) = std::env::var_os(CARD) {
+        let card = card.to_string_lossy().into_owned();
+        let trials = engine::trials().into_iter().map(|(name, test)| {
+            Trial::test(format!("{card}::{name}"), move || {
+                test();
+                Ok(())
+            })
+        });
+        return libtest_mimic::run(&arguments, trials.collect()).exit_code();
+    }
+    let mut trials = vec![
+        Trial::test("simulated", || on_simulated_card(std::env::args().skip(1).collect())),
+        Trial::test("simulated_schedules", schedules),
+    ];
+    if has_real_driver() {
+        trials.push(Trial::test("real", || on_real_card(std::env::args().skip(1).collect())));
+    } else {
+        eprintln!("there is no CUDA driver on this machine: the simulated card alone is tested");
+    }
+    // Filters are for the tests on the cards, which these run.
+    let all = Arguments { filter: None, skip: Vec::new(), exact: false, ..arguments };
+    if all.list {
+        return libtest_mimic::run(&all, trials).exit_code();
+    }
+    libtest_mimic::run(&all, trials).exit_code()
+}
+
+/// A folder in which the loader finds the simulated driver, and what it reports.
+struct Simulated {
+    folder: tempfile::TempDir,
+}
+
+impl Simulated {
+    fn new() -> Simulated {
+        let folder = tempfile::tempdir().unwrap();
+        let library = library();
+        for name in ["libcuda.so", "libcuda.so.1"] {
+            std::os::unix::fs::symlink(&library, folder.path().join(name)).unwrap();
+        }
+        Simulated { folder }
+    }
+
+    fn report(&self) -> PathBuf {
+        self.folder.path().join("report.jsonl")
+    }
+
+    /// This test again, with the simulated card.
+    fn command(&self) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .env(CARD, "simulated")
+            .env("LD_LIBRARY_PATH", self.folder.path())
+            .env("SIMULATED_GPU_REPORT", self.report());
+        command
+    }
+
+    fn check_report(&self) -> Result<(), libtest_mimic::Failed> {
+        let report = std::fs::read_to_string(self.report()).unwrap_or_default();
+        let wrong: Vec<&str> = report
+            .lines()
+            .filter(|line| line.contains(r#""event":"fault""#) || line.contains(r#""event":"leak""#))
+            .collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    }
+}
+
+/// The simulated driver: built beside this test, since the test depends on it.
+fn library() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let library = own.parent().unwrap_or(Path::new(".")).join("libsimulated_cuda.so");
+    assert!(library.is_file(), "{} was not built", library.display());
+    library
+}
+
+fn on_simulated_card(arguments: Vec<String>) -> Result<(), libtest_mimic::Failed> {
+    let simulated = Simulated::new();
+    let status = simulated.command().args(arguments).status().unwrap();
+    simulated.check_report()?;
+    if status.success() { Ok(()) } else { Err(format!("the tests on the simulated card: {status}").into()) }
+}
+
+/// Whether the loader finds a driver.
+fn has_real_driver() -> bool {
+    let names = ["libcuda.so", "libcuda.so.1"];
+    // SAFETY: NVIDIA's driver may be loaded by any program.
+    names.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok())
+}
+
+fn on_real_card(arguments: Vec<String>) -> Result<(), libtest_mimic::Failed> {
+    let own = std::env::current_exe().unwrap();
+    let status = Command::new(own).args(arguments).env(CARD, "real").status().unwrap();
+    if status.success() { Ok(()) } else { Err(format!("the tests on the card: {status}").into()) }
+}
+
+/// The same bits, whatever the order of blocks and warps.
+fn schedules() -> Result<(), libtest_mimic::Failed> {
+    let run = |seed: &str| -> Result<Vec<u8>, libtest_mimic::Failed> {
+        let simulated = Simulated::new();
+        let output = simulated.command().env(BITS, "1").env("SIMULATED_GPU_SEED", seed).output().unwrap();
+        simulated.check_report()?;
+        if !output.status.success() || output.stdout.is_empty() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+        }
+        Ok(output.stdout)
+    };
+    let first = run(SEEDS[0])?;
+    for seed in &SEEDS[1..] {
+        if run(seed)? != first {
+            return Err(format!("schedule {seed} gives other bits than schedule {}", SEEDS[0]).into());
+        }
+    }
+    Ok(())
+}
