@@ -1,3 +1,12 @@
 //! Each CUDA kernel by itself on the simulated GPU, with every check of it on, against the same computed in float64.
 
 mod support;
+
+mod attention;
+mod batches;
+mod classifier;
+mod dropout;
+mod embedding;
+mod interaction;
+mod readout;
+mod work;
