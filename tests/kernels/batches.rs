@@ -189,7 +189,6 @@ pub struct Places {
     pub capacity: Capacity,
     pub header: Place,
     pub target: Place,
-    pub label: Place,
     pub offset: Place,
     pub pairs: Place,
     pub embedded: Place,
@@ -218,7 +217,6 @@ impl Places {
         let mut plain =
             |capacity: usize, of: fn(&Indices) -> &[u32]| work.buffer(capacity, [of(&runs[0]), of(&runs[1])]);
         let target = plain(capacity.samples, |run| &run.shard.target);
-        let label = plain(capacity.samples, |run| &run.shard.label);
         let offset = plain(capacity.samples + 1, |run| &run.shard.offset);
         let pairs = plain(capacity.samples + 1, |run| &run.shard.pairs);
         let embedded = plain(capacity.rows, |run| &run.shard.embedded);
@@ -265,7 +263,6 @@ impl Places {
             capacity,
             header,
             target,
-            label,
             offset,
             pairs,
             embedded,

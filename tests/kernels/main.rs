@@ -2,6 +2,8 @@
 
 mod support;
 
+mod adam;
+mod adversarial;
 mod attention;
 mod batches;
 mod classifier;
@@ -9,4 +11,6 @@ mod dropout;
 mod embedding;
 mod interaction;
 mod readout;
+mod reduce;
+mod standardise;
 mod work;
