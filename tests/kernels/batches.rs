@@ -163,9 +163,10 @@ pub fn talk(random: &mut Random, len: usize, speakers: usize) -> String {
 pub fn unequal(random: &mut Random, longest: usize) -> [Indices; 2] {
     let conversations =
         [talk(random, 45, 2), "A".repeat(20), talk(random, 30, 3), "ABABBA".into(), "AAAAAB".into()];
-    let targets =
-        [(0, 0), (0, 1), (0, 17), (0, 18), (0, 44), (1, 19), (1, 1), (2, 29), (2, 3), (3, 5), (4, 5), (4, 0)];
-    [Indices::new(&conversations, &targets, longest), Indices::new(&conversations[3..], &[(0, 4)], longest)]
+    let mut targets = vec![(0, 0), (0, 1), (0, 44), (1, 19), (1, 1), (2, 29), (2, 3), (3, 5), (4, 5), (4, 0)];
+    // Neighbours, whose windows share their utterances.
+    targets.extend((17..24).map(|i| (0, i)));
+    [Indices::new(&conversations, &targets, longest), Indices::new(&conversations[3..], &[(0, 5)], longest)]
 }
 
 /// Two runs of which one has no history at all, and the other one utterance.

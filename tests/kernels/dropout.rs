@@ -91,3 +91,14 @@ fn extremes_of_keep() {
         check(&runs, 50, &mask, Site::Classifier, true);
     }
 }
+
+/// A keep so near to 1 that its scale is 1 in f32, and still it drops: a step at which it does in the window of 40.
+#[test]
+fn a_scale_of_one_may_drop() {
+    let runs = unequal(&mut Random(3), 40);
+    let mask = Mask { seed: 5, step: 1092, pass: Pass::Clean, keep: 1.0 - f64::powi(0.5, 26) };
+    let ones = vec![1.0; runs[0].rows() * 100];
+    let masked = by_cpu(&runs[0], &mask, Site::Context(2), 100, &ones);
+    assert!(masked.iter().all(|&x| x == 0.0 || x == 1.0) && masked.contains(&0.0));
+    check(&runs, 50, &mask, Site::Context(2), true);
+}
