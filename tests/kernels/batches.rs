@@ -90,6 +90,7 @@ impl Indices {
         Indices::of(batch.shards()[0].clone(), batch.distinct.len())
     }
 
+    #[allow(clippy::needless_range_loop, reason = "samples and rows are numbered alike in every array")]
     fn of(shard: Shard, distinct: usize) -> Indices {
         let (samples, rows) = (shard.samples(), shard.rows());
         let mut owner = vec![NONE; rows];

@@ -35,6 +35,9 @@ fn gather(runs: &[Indices; 2], d: usize, displaced: bool) {
         args![x, q, at_table, at_targets, at_shift_x, at_shift_q, places.embedded, places.header, d],
     );
     let results = work.check();
+    if d.is_multiple_of(4) {
+        results.coalesced();
+    }
     for (run, indices) in runs.iter().enumerate() {
         // One addition: there is nothing to be off by.
         let mut expected = vec![crate::work::UNTOUCHED; capacity.rows * d];
@@ -80,6 +83,9 @@ fn scatter(runs: &[Indices; 2], d: usize, two: bool) {
         args![delta, at_d_x, at_second, places.utterance_start, places.utterance_rows, places.header, d],
     );
     let results = work.check();
+    if d.is_multiple_of(4) {
+        results.coalesced();
+    }
     fn sums<R: Real>(run: &Indices, d: usize, capacity: usize, from: &[&[f32]]) -> Vec<R> {
         let mut sums = untouched(capacity * d);
         sums[..run.distinct() * d].fill(R::of(0.0));

@@ -8,6 +8,8 @@ use std::cell::RefCell;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
+use simulator::Profile;
+
 use crate::support::{Argument, Card, SEEDS};
 
 /// What fills memory that a kernel must not touch: no computation gives these NaNs.
@@ -84,12 +86,22 @@ pub struct Work {
     launches: Vec<Launch>,
 }
 
-/// What the buffers of each run held at the end.
-pub struct Results([Vec<Vec<u8>>; 2]);
+/// What the buffers of each run held at the end, and what the first run's launches cost.
+pub struct Results([Vec<Vec<u8>>; 2], Vec<Profile>);
 
 impl Results {
     pub fn of<T: AnyBitPattern>(&self, run: usize, place: Place) -> Vec<T> {
         self.0[run][place.0].chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+    }
+
+    /// Demands that accesses are coalesced: that every launch touched at most half as many sectors of memory again as its bytes need. What
+    /// is above one are biases, whose rows are aligned to four bytes.
+    #[track_caller]
+    pub fn coalesced(&self) {
+        for profile in &self.1 {
+            let (found, ideal) = (profile.global_sectors, profile.ideal_global_sectors);
+            assert!(2 * found <= 3 * ideal, "{} touches {found} sectors for {ideal}", profile.kernel);
+        }
     }
 }
 
@@ -131,7 +143,8 @@ impl Work {
         self.launches.push(Launch { module, kernel, grid, block, shared, arguments });
     }
 
-    fn run(&self, card: &Card, runs: &[usize]) -> Vec<Vec<Vec<u8>>> {
+    fn run(&self, card: &Card, runs: &[usize]) -> (Vec<Vec<Vec<u8>>>, Vec<Profile>) {
+        let mut profiles = Vec::new();
         // As the engine places buffers: aligned to 256 bytes.
         let mut stride = 0;
         let offsets: Vec<usize> = self
@@ -179,7 +192,7 @@ impl Work {
             arguments.push(Argument::Wide(stride as u64));
             let grid = [launch.grid[0] as u32, launch.grid[1] as u32, runs.len() as u32];
             let shape = (grid, launch.block as u32, launch.shared as u32);
-            card.launch(launch.module, launch.kernel, shape, &arguments);
+            profiles.push(card.launch(launch.module, launch.kernel, shape, &arguments));
         }
         let results = (0..runs.len()).map(|index| {
             let buffers = self.buffers.iter().enumerate();
@@ -189,7 +202,7 @@ impl Work {
         for allocation in allocations {
             card.device.free(allocation).unwrap_or_else(|fault| panic!("{fault}"));
         }
-        results
+        (results, profiles)
     }
 
     /// Runs everything in every way, demands the same bits each time, and returns them.
@@ -198,8 +211,17 @@ impl Work {
             if cards.is_empty() {
                 cards.extend(SEEDS.map(Card::new));
             }
-            let alone: Vec<[Vec<Vec<u8>>; 2]> =
-                cards.iter().map(|card| [0, 1].map(|run| self.run(card, &[run]).remove(0))).collect();
+            let mut profiles = Vec::new();
+            let mut alone = Vec::new();
+            for card in cards.iter() {
+                alone.push([0, 1].map(|run| {
+                    let (mut results, of_run) = self.run(card, &[run]);
+                    if profiles.is_empty() {
+                        profiles = of_run;
+                    }
+                    results.remove(0)
+                }));
+            }
             let same = |a: &[Vec<u8>], b: &[Vec<u8>], what: &str| {
                 for (place, (a, b)) in a.iter().zip(b).enumerate() {
                     assert!(a == b, "{}: buffer {place} differs {what}", self.launches[0].kernel);
@@ -210,11 +232,11 @@ impl Work {
                     same(&alone[0][run], &other[run], "with another schedule");
                 }
             }
-            let together = self.run(&cards[1], &[0, 1]);
+            let (together, _) = self.run(&cards[1], &[0, 1]);
             for run in 0..2 {
                 same(&alone[0][run], &together[run], "where two runs are launched at once");
             }
-            Results(alone.into_iter().next().unwrap())
+            Results(alone.swap_remove(0), profiles)
         })
     }
 }
