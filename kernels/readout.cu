@@ -16,8 +16,8 @@
 // four and N the longest window:
 //     readout            4 * (W + 8 * max(N, W) + 3 * N)
 //     readout_backward   4 * (2 * W + 8 * max(N, W) + 6 * N)
-// Bytes, with P values in all blocks together: readout R * 8d + 4P + S * 16d; backward R * 16d + 8P + S * 24d; as much again where G or P has
-// left the caches between its two readings.
+// Bytes, with P values in all blocks together: readout R * 8d + 4P + S * 16d; backward R * 16d + 8P + S * 24d; and
+// what of G and P has left the caches between its two readings.
 
 #include "batch.cuh"
 #include "quad.cuh"
