@@ -53,8 +53,13 @@ gradient_finite(LossScale *__restrict__ state, const float *__restrict__ gradien
 }
 
 extern "C" __global__ void adam_begin(
-    Adam *__restrict__ adam, const LossScale *__restrict__ state /* or null */, const Header *__restrict__ header, double beta1, double beta2,
-    double epsilon, size_t run_stride) {
+    Adam *__restrict__ adam,
+    const LossScale *__restrict__ state,    // or null
+    const Header *__restrict__ header,
+    double beta1,
+    double beta2,
+    double epsilon,
+    size_t run_stride) {
     adam = of_run(adam, run_stride);
     state = of_run_or_null(state, run_stride);
     adam->skip = state && state->overflow;

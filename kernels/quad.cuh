@@ -31,14 +31,15 @@ __device__ __forceinline__ Quad load_quad(const float *row, unsigned quad, unsig
     return q;
 }
 
-// Columns past the width are not written.
+// Columns past the width are not written. By intrinsics: nvcc takes a plain store of a float4 apart, and does not always put it
+// together again.
 __device__ __forceinline__ void store_quad(float *row, unsigned quad, unsigned width, const Quad &q) {
     const unsigned column = 4 * quad;
     if (width % 4 == 0) {
-        *reinterpret_cast<float4 *>(row + column) = make_float4(q.x[0], q.x[1], q.x[2], q.x[3]);
+        __stwb(reinterpret_cast<float4 *>(row + column), make_float4(q.x[0], q.x[1], q.x[2], q.x[3]));
     } else if (width % 2 == 0) {
-        *reinterpret_cast<float2 *>(row + column) = make_float2(q.x[0], q.x[1]);
-        if (column + 2 < width) *reinterpret_cast<float2 *>(row + column + 2) = make_float2(q.x[2], q.x[3]);
+        __stwb(reinterpret_cast<float2 *>(row + column), make_float2(q.x[0], q.x[1]));
+        if (column + 2 < width) __stwb(reinterpret_cast<float2 *>(row + column + 2), make_float2(q.x[2], q.x[3]));
     } else {
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) {

@@ -16,8 +16,8 @@
 // four and N the longest window:
 //     readout            4 * (W + 8 * max(N, W) + 3 * N)
 //     readout_backward   4 * (2 * W + 8 * max(N, W) + 6 * N)
-// Bytes, with P values in all blocks together: readout R * 8d + 4P + S * 16d; backward R * 16d + 8P + S * 24d; as much again where G or P has
-// left the caches between its two readings.
+// Bytes, with P values in all blocks together: readout R * 8d + 4P + S * 16d; backward R * 16d + 8P + S * 24d; and
+// what of G and P has left the caches between its two readings.
 
 #include "batch.cuh"
 #include "quad.cuh"
@@ -100,7 +100,11 @@ __device__ __forceinline__ void sum_of_rows(float *partial, const float *g, cons
                 const Quad values = load_quad(row, quad, width);
 #pragma unroll
                 for (int c = 0; c < 4; c++) sums[k].x[c] += factor * values.x[c];
-                visit(i, quad);
+            }
+#pragma unroll
+            for (unsigned k = 0; k < HELD; k++) {
+                const unsigned quad = begin + lane + 32 * k;
+                if (quad < quads) visit(i, quad);
             }
         }
 #pragma unroll
@@ -255,13 +259,13 @@ readout_backward(
     dot = warp_sum(dot);
     for (unsigned j = thread; j < n; j += BLOCK) d_b[j] = a_here[j] * (d_y[j] - dot);
     __syncthreads();
-    sum_of_pairs(partial, block, d_b, n, [&](unsigned i, unsigned j) {
+    sum_of_pairs(partial, block, d_b, n, [=](unsigned i, unsigned j) {
         d_block[static_cast<size_t>(i) * n + j] = a_here[i] * d_p[j] + d_b[i] * y_here[j];
     });
     __syncthreads();
     for (unsigned j = thread; j < n; j += BLOCK) d_y[j] = total(partial, n, j);
     __syncthreads();
-    sum_of_rows(partial, g, d_y, n, width, [&](unsigned i, unsigned quad) {
+    sum_of_rows(partial, g, d_y, n, width, [=](unsigned i, unsigned quad) {
         const float4 d_e = *reinterpret_cast<const float4 *>(d_e_here + 4 * quad);
         const float4 w = *reinterpret_cast<const float4 *>(w_here + 4 * quad);
         const float along_e = p_here[i], along_w = d_y[i];

@@ -2,3 +2,16 @@
 
 mod product;
 mod support;
+
+mod adam;
+mod adversarial;
+mod attention;
+mod batches;
+mod classifier;
+mod dropout;
+mod embedding;
+mod interaction;
+mod readout;
+mod reduce;
+mod standardise;
+mod work;
