@@ -30,7 +30,7 @@ fn step(c: &mut Criterion) {
                 stream.shuffle(&mut targets);
                 let batch = &targets[..config.batch_size];
                 let loss = engine
-                    .train_step(batch, number, config.learning_rate)
+                    .step_and_loss(batch, number, config.learning_rate)
                     .expect("every utterance is labelled");
                 number += 1;
                 loss

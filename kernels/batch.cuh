@@ -12,7 +12,7 @@
 
 #include <type_traits>
 
-// Written by the host before each step; `Header` in src/device/cuda/batch.rs has the same fields.
+// Written by the host before each step; `Header` in src/ops/cuda/batch.rs has the same fields.
 struct Header {
     unsigned samples;   // S
     unsigned rows;      // R, of all windows together

@@ -110,11 +110,15 @@ fn on_simulated_card(arguments: Vec<String>) -> Result<(), libtest_mimic::Failed
     if status.success() { Ok(()) } else { Err(format!("the tests on the simulated card: {status}").into()) }
 }
 
-/// Whether the loader finds a driver.
+/// Whether the loader finds a driver that is not the simulation.
 fn has_real_driver() -> bool {
-    let names = ["libcuda.so", "libcuda.so.1"];
-    // SAFETY: NVIDIA's driver may be loaded by any program.
-    names.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok())
+    ["libcuda.so", "libcuda.so.1"].into_iter().any(|name| {
+        // SAFETY: NVIDIA's driver may be loaded by any program, and a symbol is only looked for.
+        unsafe {
+            libloading::Library::new(name)
+                .is_ok_and(|driver| driver.get::<unsafe extern "C" fn()>(b"simulatedGpuCalls\0").is_err())
+        }
+    })
 }
 
 fn on_real_card(arguments: Vec<String>) -> Result<(), libtest_mimic::Failed> {

@@ -167,7 +167,7 @@ fn check(runs: &[Indices; 2], d: usize, norm: AdversarialNorm) {
         };
         let sizes = Sizes { features: 1, classes: 6, d, stacks: 1 };
         let mut worker = Worker::<f32>::new(Arc::new(Layout::new(sizes)), 32, 512);
-        worker.perturb(&indices.shard, norm, EPSILON.into(), found_batch, &mut expected);
+        worker.perturb(&indices.shard, norm, EPSILON.into(), &vec![found_batch], &mut expected);
         expected.history.resize(capacity.rows * d, UNTOUCHED);
         expected.target.resize(capacity.samples * 2 * d, UNTOUCHED);
         same("history", &results.of(run, history), &expected.history);

@@ -23,7 +23,6 @@ pub struct Card {
 pub enum Argument {
     Address(u64),
     Unsigned(u32),
-    Signed(i32),
     Float(f32),
     Wide(u64),
 }
@@ -33,7 +32,6 @@ impl Argument {
         match self {
             Argument::Address(x) | Argument::Wide(x) => x.to_le_bytes().to_vec(),
             Argument::Unsigned(x) => x.to_le_bytes().to_vec(),
-            Argument::Signed(x) => x.to_le_bytes().to_vec(),
             Argument::Float(x) => x.to_le_bytes().to_vec(),
         }
     }

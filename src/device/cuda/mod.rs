@@ -1,9 +1,8 @@
-//! CUDA cards: context, kernels, memory, what a batch looks like on a card, and products of matrices. Knows nothing of COIN's
+//! CUDA cards: context, kernels, memory, captured work, and products of matrices. Knows nothing of COIN's
 //! layers.
 //!
 //! The driver is loaded when a card is first asked for: a program built with CUDA starts on a machine without one.
 
-pub mod batch;
 pub mod capture;
 pub mod card;
 pub mod memory;

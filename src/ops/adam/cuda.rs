@@ -1,8 +1,8 @@
 //! The card's Adam: `kernels/adam.cu`.
 
-use crate::device::cuda::batch::Indices;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::{Buffer, Plan};
+use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Worker, launch};
 
 /// What Adam keeps on the card.

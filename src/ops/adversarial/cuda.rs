@@ -1,10 +1,10 @@
 //! The card's perturbation: `kernels/adversarial.cu`, and the products with the Gram matrices.
 
 use super::{Adversarial, AdversarialNorm, Perturbation};
-use crate::device::cuda::batch::Indices;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
+use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Worker, launch};
 
 impl Worker {

@@ -1,10 +1,10 @@
 //! The card's attention: `kernels/attention.cu`, and a product for each window.
 
 use super::Attention;
-use crate::device::cuda::batch::Indices;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Of, Product};
+use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Worker, launch};
 
 impl Worker {

@@ -1,8 +1,8 @@
 //! The card's dropout: `kernels/dropout.cu`.
 
 use super::{Dropout, Mask, Site};
-use crate::device::cuda::batch::Indices;
 use crate::device::cuda::memory::Buffer;
+use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Worker, launch};
 
 impl Dropout for Worker {

@@ -1,11 +1,11 @@
 //! The card's embedding: `kernels/embedding.cu`, and the D-wide products.
 
 use super::{Correlation, Embedding};
-use crate::device::cuda::batch::Indices;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
 use crate::ops::adversarial::Perturbation;
+use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Worker, launch};
 use crate::ops::parameters::Linear;
 

@@ -4,11 +4,11 @@
 //! the input product is contiguous over both directions, in PyTorch's order of gates.
 
 use super::{Gru, Layer};
-use crate::device::cuda::batch::Indices;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
 use crate::error::Result;
+use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Worker, launch};
 use crate::ops::parameters;
 

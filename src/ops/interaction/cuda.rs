@@ -1,10 +1,10 @@
 //! The card's interaction: `kernels/interaction.cu`, and the products that make the gates.
 
 use super::Interaction;
-use crate::device::cuda::batch::Indices;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Epilogue, Extent, Product};
+use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Worker, launch};
 use crate::ops::dropout::{Mask, Site};
 

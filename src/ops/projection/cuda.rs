@@ -1,8 +1,8 @@
 //! The card's preparation of a step's weights.
 
-use crate::device::cuda::batch::Indices;
 use crate::device::cuda::product::Product;
 use crate::ops::cuda::Worker;
+use crate::ops::cuda::batch::Indices;
 use crate::ops::parameters::Linear;
 
 impl Worker {

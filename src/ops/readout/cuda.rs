@@ -1,10 +1,10 @@
 //! The card's readout: `kernels/readout.cu`, and the products with W_V.
 
 use super::{Readout, Saved, Scratch};
-use crate::device::cuda::batch::Indices;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Epilogue, Extent, Product};
+use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Worker, launch};
 
 /// Bytes of shared memory of `readout` and `readout_backward`, as `kernels/readout.cu` says.

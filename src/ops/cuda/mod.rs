@@ -3,16 +3,18 @@
 //! A launch only puts work into the card's stream. The first error is kept and told when the pass is over
 //! ([`Worker::finish`]); until then further launches are left out.
 
+pub mod batch;
+
 use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::parameters::{Layout, Linear, Sizes};
 use super::{Backend, Operations};
-use crate::device::cuda::batch::{Capacity, Indices};
 use crate::device::cuda::card::{Card, Shape, failed};
 use crate::device::cuda::memory::{Buffer, Plan};
 use crate::device::cuda::product::{CHUNK, Extent, Of, Product, WindowProduct};
 use crate::error::{Error, Result};
+use crate::ops::cuda::batch::{Capacity, Indices};
 
 /// Every kernel by its module: all are looked up when a card is opened.
 pub const KERNELS: &[(&str, &[&str])] = &[

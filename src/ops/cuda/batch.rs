@@ -1,7 +1,7 @@
 //! A batch as kernels see it: `kernels/batch.cuh`.
 
-use super::memory::{Buffer, Pinned, Plan};
 use crate::data::batch::{Batch, NONE, Sequences, Shard};
+use crate::device::cuda::memory::{Buffer, Pinned, Plan};
 
 /// Directions of a recurrence, and roles.
 const TWO: usize = 2;
