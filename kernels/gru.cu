@@ -1,0 +1,402 @@
+// The recurrent part of a bidirectional GRU over sequences of different lengths: all steps in one launch, forward and backward.
+//
+//     r = sigmoid(x_r + h W_hr + b_hr)      z = sigmoid(x_z + h W_hz + b_hz)
+//     hn = h W_hn + b_hn                    n = tanh(x_n + r hn)
+//     h' = (1 - z) n + z h                  h starts at zero
+//
+// and backward, from a sequence's last step to its first, with dh the gradient at h' from outside and from the step after:
+//
+//     dz = dh (h - n) z (1 - z)             dn = dh (1 - z) (1 - n^2)
+//     dr = dn hn r (1 - r)                  dhn = dn r
+//     dh_before = dh z + [dr, dz, dhn] W_hh
+//
+// The input products x = input W_ih + b_ih of all rows are one GEMM before, the gradients of the weights GEMMs behind.
+//
+//     header      whose sequences[first_group + group] is how many sequences a group has
+//     start       [groups, capacity]  first row of each sequence, sequences from the longest to the shortest
+//     length      [groups, capacity]
+//     parameters  the run's, with W_hh and b_hh where `places` says
+//     saved       [R, 8 d] f32        columns r0 z0 n0 | r1 z1 n1 | hn0 | hn1, each d wide, 0 the direction forward in time.
+//                                     Forward: in, x in r, z, n; out, the activations r, z, n, and hn.
+//                                     Backward: out, the gradients dr, dz, dn and dhn, in place.
+//     hidden      [R, 2 d] f32        h' of both directions
+//     d_hidden    [R, 2 d] f32        gradient from outside (backward only)
+//
+// Nothing of a row that belongs to no sequence is read or written, nor anything behind the sequences there are.
+//
+// Launch, all kernels: grid (ceil(capacity / tile), 2 groups, runs), blockIdx.y = 2 group + direction. Blocks without sequences
+// return at once. Tiles, block sizes and shared memory are below, with each kernel. A block keeps its sequences through all steps, so no
+// block waits for another; sums are made in a fixed order.
+
+#include "gru.cuh"
+
+// Widths that the kernels take.
+constexpr int WIDEST = 256;
+
+// ---------------------------------------------------------------------------------------------------------------------------------
+// float32
+//
+// Tile: 16 sequences, one direction. A quad of lanes makes the products of the same outputs, each lane for a quarter of the depth: a
+// quad's lanes read W_hh in PyTorch's layout by whole sectors, and each value of the state serves 6 products (forward; backward 4).
+// The quad's sums are then split by sequences: each lane finishes 4 of the 16.
+//
+// W_hh is read from shared memory for as much of the depth as the launch gives memory for, in L2 beyond that: at d = 100 half of it.
+//
+// Floor by step and tile: 2 * 16 * 3 d^2 FLOPs (at d = 100 and 64 fma a cycle 7500 cycles), DRAM 16 * 4 * (8 d forward, 11 d
+// backward) bytes (at d = 100 8700 and 12000 cycles of an SM's share of 616 GB/s), and what of 12 d^2 bytes is not in shared memory
+// from L2. So memory is what it waits for: what a step reads is fetched into L2
+// while the product of the step before is made.
+
+constexpr int F32_TILE = 16;
+constexpr int F32_DEPTH = 16;  // of a chunk of W_hh: 4 for each lane of a quad
+
+__host__ __device__ constexpr int round_up(int value, int multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+// Forward: a warp takes 16 units at a time, all three gates of them. At most 8 warps, so that a thread may have 255 registers.
+__host__ __device__ constexpr int f32_forward_threads(int d) {
+    return d <= 128 ? round_up(d, 16) * 2 : 256;
+}
+// Distance of two sequences' states in floats: 8 or 24 more than a multiple of 32, so that a quad's four sequences meet four different
+// groups of banks.
+__host__ __device__ constexpr int f32_forward_stride(int d) {
+    return round_up(d, 16) + 8;
+}
+// Shared memory that a launch must give, and how much more for each chunk of W_hh to be held; no chunk is held in part.
+__host__ __device__ constexpr unsigned f32_forward_bytes(int d) {
+    return 2 * F32_TILE * f32_forward_stride(d) * 4;
+}
+__host__ __device__ constexpr unsigned f32_forward_chunk_bytes(int d) {
+    return 3 * d * F32_DEPTH * 4;
+}
+
+// Backward: a warp makes 32 columns of [dr, dz, dhn] W_hh, over every `slices`-th chunk of the depth 3 d.
+__host__ __device__ constexpr int f32_backward_chunks(int d) {
+    return round_up(3 * d, F32_DEPTH) / F32_DEPTH;
+}
+__host__ __device__ constexpr int f32_backward_columns(int d) {
+    return round_up(d, 32) / 32;
+}
+__host__ __device__ constexpr int f32_backward_slices(int d) {
+    return 12 / f32_backward_columns(d) < f32_backward_chunks(d) ? 12 / f32_backward_columns(d) : f32_backward_chunks(d);
+}
+__host__ __device__ constexpr int f32_backward_threads(int d) {
+    return 32 * f32_backward_columns(d) * f32_backward_slices(d);
+}
+// Distance of two sequences' carries.
+__host__ __device__ constexpr int f32_backward_stride(int d) {
+    return round_up(d, 8);
+}
+__host__ __device__ constexpr unsigned f32_backward_bytes(int d) {
+    return F32_TILE * (round_up(3 * d, F32_DEPTH) + f32_backward_slices(d) * f32_backward_stride(d)) * 4;
+}
+// Distance of two rows of W_hh in shared memory: 2 more than a multiple of 8, so that a quad's four rows, 4 apart, meet four groups of
+// banks.
+__host__ __device__ constexpr int f32_backward_held_stride(int d) {
+    return round_up(d - 2, 8) + 2;
+}
+__host__ __device__ constexpr unsigned f32_backward_chunk_bytes(int d) {
+    return F32_DEPTH * f32_backward_held_stride(d) * 4;
+}
+
+static_assert(f32_forward_bytes(WIDEST) <= 65536 && f32_backward_bytes(WIDEST) <= 65536, "what a block may have on sm_75");
+
+extern __shared__ float4 dynamic_shared[];
+
+// Four values of a row, of which `count` are the row's; zeros behind. VECTOR is how many the row's address is aligned for.
+template <int VECTOR> __device__ __forceinline__ float4 load_four(const float *from, int count) {
+    if (count >= 4) {
+        if constexpr (VECTOR == 4) {
+            return *reinterpret_cast<const float4 *>(from);
+        } else if constexpr (VECTOR == 2) {
+            const float2 a = reinterpret_cast<const float2 *>(from)[0], b = reinterpret_cast<const float2 *>(from)[1];
+            return make_float4(a.x, a.y, b.x, b.y);
+        } else {
+            return make_float4(from[0], from[1], from[2], from[3]);
+        }
+    }
+    return make_float4(count > 0 ? from[0] : 0.0f, count > 1 ? from[1] : 0.0f, count > 2 ? from[2] : 0.0f, 0.0f);
+}
+
+__device__ __forceinline__ void multiply_add(float &sum, const float4 &a, const float4 &b) {
+    sum = fmaf(a.x, b.x, sum);
+    sum = fmaf(a.y, b.y, sum);
+    sum = fmaf(a.z, b.z, sum);
+    sum = fmaf(a.w, b.w, sum);
+}
+
+// Sums over a quad. Lane q is left with those of sequences q, q + 4, q + 8 and q + 12.
+__device__ __forceinline__ void sum_over_quad(const float (&part)[F32_TILE], float (&sum)[4]) {
+    const bool upper = threadIdx.x & 2, odd = threadIdx.x & 1;
+    float half[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const float low = part[i / 2 * 4 + i % 2], high = part[i / 2 * 4 + 2 + i % 2];
+        half[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, 2);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float low = half[2 * i], high = half[2 * i + 1];
+        sum[i] = (odd ? high : low) + __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
+    }
+}
+
+// Adds h W_hh at 2 units, 8 apart, all gates and sequences, over the lane's part of the depth.
+template <int VECTOR>
+__device__ __forceinline__ void f32_forward_product(float (&sums)[3][2][F32_TILE], const float *state, const float *held, int chunks_held,
+                                                    const float *weight, int unit, int d) {
+    const int quarter = threadIdx.x % 4 * 4;
+    const int stride = f32_forward_stride(d);
+    // Units from d on are made like the last one, and not used.
+    const int rows[2] = {min(unit, d - 1), min(unit + 8, d - 1)};
+#pragma unroll 1
+    for (int chunk = 0; chunk * F32_DEPTH < d; chunk++) {
+        const int depth = chunk * F32_DEPTH + quarter;
+        float4 weights[3][2];
+        if (chunk < chunks_held) {
+#pragma unroll
+            for (int i = 0; i < 6; i++) {
+                const int row = i / 2 * d + rows[i % 2];
+                weights[i / 2][i % 2] = *reinterpret_cast<const float4 *>(held + (chunk * 3 * d + row) * F32_DEPTH + quarter);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < 6; i++) {
+                const int row = i / 2 * d + rows[i % 2];
+                weights[i / 2][i % 2] = load_four<VECTOR>(weight + row * d + depth, d - depth);
+            }
+        }
+#pragma unroll
+        for (int s = 0; s < F32_TILE; s++) {
+            const float4 h = *reinterpret_cast<const float4 *>(state + s * stride + depth);
+#pragma unroll
+            for (int i = 0; i < 6; i++) multiply_add(sums[i / 2][i % 2][s], weights[i / 2][i % 2], h);
+        }
+    }
+}
+
+// Shared memory: h twice [2, 16, stride]: a step reads one and writes the other, so that it has one barrier; then chunks of W_hh
+// [chunk, 3 d, 16]. Registers: the sums of 6 rows and 16 sequences.
+//
+// Launch: f32_forward_threads(d), f32_forward_bytes(d) and up to ceil(d / 16) times f32_forward_chunk_bytes(d) more.
+extern "C" __global__ void __launch_bounds__(256)
+gru_forward_f32(const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,
+                float *saved, float *hidden, int first_group, int capacity, int d, size_t run_stride) {
+    const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F32_TILE);
+    if (share.first >= share.sequences) return;
+    saved = of_run(saved, run_stride) + share.gates;
+    float *const saved_hn = saved - share.gates + share.hn;
+    hidden = of_run(hidden, run_stride) + share.hidden;
+
+    const int stride = f32_forward_stride(d);
+    float *const states = reinterpret_cast<float *>(dynamic_shared);
+    float *const held = states + 2 * F32_TILE * stride;
+    const int chunks = round_up(d, F32_DEPTH) / F32_DEPTH;
+    const int chunks_held = min(chunks, static_cast<int>((dynamic_shared_bytes() - f32_forward_bytes(d)) / f32_forward_chunk_bytes(d)));
+    for (int i = threadIdx.x; i < 2 * F32_TILE * stride; i += blockDim.x) states[i] = 0.0f;
+    for (int i = threadIdx.x; i < chunks_held * 3 * d * F32_DEPTH; i += blockDim.x) {
+        const int depth = i / (3 * d * F32_DEPTH) * F32_DEPTH + i % F32_DEPTH, row = i / F32_DEPTH % (3 * d);
+        held[i] = depth < d ? share.weight[row * d + depth] : 0.0f;
+    }
+    const size_t address = reinterpret_cast<size_t>(share.weight);
+    const int vector = d % 4 == 0 && address % 16 == 0 ? 4 : d % 2 == 0 && address % 8 == 0 ? 2 : 1;
+
+    const int quad = threadIdx.x % 32 / 4, lane = threadIdx.x % 4;
+    Rows rows[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) rows[i] = Rows(share, i * 4 + lane);
+    const int longest = share.longest();
+    __syncthreads();
+
+    for (int step = 0; step < longest; step++) {
+        const float *const before = states + step % 2 * F32_TILE * stride;
+        float *const after = states + (step + 1) % 2 * F32_TILE * stride;
+        for (int pass = threadIdx.x / 32 * 16; pass < d; pass += blockDim.x / 2) {
+            const int unit = pass + quad;
+            // What the next step will read comes to L2 meanwhile: one lane asks for the 8 units that lie side by side.
+            if (quad == 0) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    if (step + 1 >= rows[i].length) continue;
+                    const float *const next = saved + rows[i].at(share, step + 1) * 8 * d;
+#pragma unroll
+                    for (int gate = 0; gate < 3; gate++) {
+                        prefetch(next + gate * d + unit);
+                        if (unit + 8 < d) prefetch(next + gate * d + unit + 8);
+                    }
+                }
+            }
+
+            float sums[3][2][F32_TILE];
+#pragma unroll
+            for (int i = 0; i < 6 * F32_TILE; i++) sums[i / 2 / F32_TILE][i / F32_TILE % 2][i % F32_TILE] = 0.0f;
+            // The state before the first step is zero.
+            if (step > 0) {
+                if (vector == 4) {
+                    f32_forward_product<4>(sums, before, held, chunks_held, share.weight, unit, d);
+                } else if (vector == 2) {
+                    f32_forward_product<2>(sums, before, held, chunks_held, share.weight, unit, d);
+                } else {
+                    f32_forward_product<1>(sums, before, held, chunks_held, share.weight, unit, d);
+                }
+            }
+            float product[3][2][4];
+#pragma unroll
+            for (int i = 0; i < 6; i++) sum_over_quad(sums[i / 2][i % 2], product[i / 2][i % 2]);
+
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int u = unit + half * 8;
+                if (u >= d) continue;
+                const float bias_r = share.bias[u], bias_z = share.bias[d + u], bias_n = share.bias[2 * d + u];
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    if (step >= rows[i].length) continue;
+                    const int state = (i * 4 + lane) * stride + u;
+                    const size_t row = rows[i].at(share, step);
+                    float *const gates = saved + row * 8 * d + u;
+                    const float r = sigmoid(gates[0] + (product[0][half][i] + bias_r));
+                    const float z = sigmoid(gates[d] + (product[1][half][i] + bias_z));
+                    const float hn = product[2][half][i] + bias_n;
+                    const float n = hyperbolic_tangent(fmaf(r, hn, gates[2 * d]));
+                    const float h = fmaf(z, before[state] - n, n);
+                    after[state] = h;
+                    gates[0] = r;
+                    gates[d] = z;
+                    gates[2 * d] = n;
+                    saved_hn[row * 8 * d + u] = hn;
+                    hidden[row * 2 * d + u] = h;
+                }
+            }
+        }
+        // The next step reads what this one wrote, and writes over what this one read.
+        __syncthreads();
+    }
+}
+
+// Shared memory: [dr, dz, dhn] of the step [16, 3 d rounded up to 16]; the carries, one for each slice of the depth [slices, 16, stride],
+// of which the first also holds dh z; then chunks of W_hh [chunk, 16, held stride]. Registers: the sums of 4 columns and 16 sequences.
+// Two barriers a step: the gradients are whole before the product, the carries before the step before.
+//
+// Launch: f32_backward_threads(d), f32_backward_bytes(d) and up to f32_backward_chunks(d) times f32_backward_chunk_bytes(d) more.
+extern "C" __global__ void __launch_bounds__(384)
+gru_backward_f32(const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,
+                 float *saved, const float *hidden, const float *d_hidden, int first_group, int capacity, int d, size_t run_stride) {
+    const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F32_TILE);
+    if (share.first >= share.sequences) return;
+    saved = of_run(saved, run_stride) + share.gates;
+    float *const saved_hn = saved - share.gates + share.hn;
+    hidden = of_run(hidden, run_stride) + share.hidden;
+    d_hidden = of_run(d_hidden, run_stride) + share.hidden;
+
+    const int depth = round_up(3 * d, F32_DEPTH), stride = f32_backward_stride(d), slices = f32_backward_slices(d);
+    const int held_stride = f32_backward_held_stride(d);
+    float *const gradients = reinterpret_cast<float *>(dynamic_shared);
+    float *const carries = gradients + F32_TILE * depth;
+    float *const held = carries + slices * F32_TILE * stride;
+    const int chunks = f32_backward_chunks(d);
+    const int chunks_held =
+        min(chunks, static_cast<int>((dynamic_shared_bytes() - f32_backward_bytes(d)) / f32_backward_chunk_bytes(d)));
+    // Sequences that have not begun, and the depth from 3 d on, are zeros.
+    for (int i = threadIdx.x; i < F32_TILE * (depth + slices * stride); i += blockDim.x) gradients[i] = 0.0f;
+    for (int i = threadIdx.x; i < chunks_held * F32_DEPTH * d; i += blockDim.x) {
+        held[i / d * held_stride + i % d] = i < 3 * d * d ? share.weight[i] : 0.0f;
+    }
+
+    // The gates: threads of a sequence side by side.
+    const int beside = blockDim.x / F32_TILE;
+    const int sequence = threadIdx.x / beside;
+    const Rows rows(share, sequence);
+    // The product.
+    const int columns = f32_backward_columns(d);
+    const int slice = threadIdx.x / 32 / columns, lane = threadIdx.x % 4;
+    const int first_column = threadIdx.x / 32 % columns * 32 + threadIdx.x % 32 / 4;
+    const int longest = share.longest();
+    __syncthreads();
+
+    for (int step = longest - 1;; step--) {
+        if (step < rows.length) {
+            const size_t row = rows.at(share, step);
+            float *const gates = saved + row * 8 * d, *const at_hn = saved_hn + row * 8 * d;
+            const float *const from_outside = d_hidden + row * 2 * d;
+            const size_t row_before = step > 0 ? rows.at(share, step - 1) : 0;
+            const float *const before = hidden + row_before * 2 * d;
+            // What the step before will read comes to L2 meanwhile.
+            if (step > 0) {
+                const float *const next = saved + row_before * 8 * d, *const next_hn = saved_hn + row_before * 8 * d;
+                const float *const next_outside = d_hidden + row_before * 2 * d;
+                const float *const next_before = hidden + (step > 1 ? rows.at(share, step - 2) : row_before) * 2 * d;
+                for (int u = threadIdx.x % beside * 8; u < d; u += beside * 8) {
+                    prefetch(next + u);
+                    prefetch(next + d + u);
+                    prefetch(next + 2 * d + u);
+                    prefetch(next_hn + u);
+                    prefetch(next_outside + u);
+                    prefetch(next_before + u);
+                }
+            }
+#pragma unroll 2
+            for (int u = threadIdx.x % beside; u < d; u += beside) {
+                float dh = from_outside[u];
+                for (int i = 0; i < slices; i++) dh += carries[(i * F32_TILE + sequence) * stride + u];
+                const GateGradients gradient =
+                    gate_gradients(dh, gates[u], gates[d + u], gates[2 * d + u], at_hn[u], step > 0 ? before[u] : 0.0f);
+                gates[u] = gradient.r;
+                gates[d + u] = gradient.z;
+                gates[2 * d + u] = gradient.n;
+                at_hn[u] = gradient.hn;
+                gradients[sequence * depth + u] = gradient.r;
+                gradients[sequence * depth + d + u] = gradient.z;
+                gradients[sequence * depth + 2 * d + u] = gradient.hn;
+                carries[sequence * stride + u] = gradient.h;
+            }
+        }
+        if (step == 0) break;
+        __syncthreads();
+
+        float sums[4][F32_TILE];
+#pragma unroll
+        for (int i = 0; i < 4 * F32_TILE; i++) sums[i / F32_TILE][i % F32_TILE] = 0.0f;
+#pragma unroll 1
+        for (int chunk = slice; chunk < chunks; chunk += slices) {
+            const int first = chunk * F32_DEPTH + lane * 4;
+            // By column, along the depth.
+            float4 weights[4];
+            const bool is_held = chunk < chunks_held;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                // Columns from d on are made like the last one, and not used.
+                const int column = min(first_column + i * 8, d - 1);
+                if (is_held) {
+                    const float *const from = held + first * held_stride + column;
+                    weights[i] = make_float4(from[0], from[held_stride], from[2 * held_stride], from[3 * held_stride]);
+                } else {
+                    const float *const from = share.weight + first * d + column;
+                    const int left = 3 * d - first;
+                    weights[i] = make_float4(left > 0 ? from[0] : 0.0f, left > 1 ? from[d] : 0.0f, left > 2 ? from[2 * d] : 0.0f,
+                                             left > 3 ? from[3 * d] : 0.0f);
+                }
+            }
+#pragma unroll
+            for (int s = 0; s < F32_TILE; s++) {
+                const float4 gradient = *reinterpret_cast<const float4 *>(gradients + s * depth + first);
+#pragma unroll
+                for (int i = 0; i < 4; i++) multiply_add(sums[i][s], weights[i], gradient);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float sum[4];
+            sum_over_quad(sums[i], sum);
+            const int column = first_column + i * 8;
+            if (column >= d) continue;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float *const carry = carries + (slice * F32_TILE + j * 4 + lane) * stride + column;
+                *carry = slice == 0 ? *carry + sum[j] : sum[j];
+            }
+        }
+        __syncthreads();
+    }
+}

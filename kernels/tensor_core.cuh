@@ -1,0 +1,47 @@
+// Matrix products of a warp: PTX's `mma` and `ldmatrix` in the shapes that Turing has.
+//
+// A fragment is a small matrix that lies spread over a warp's registers. With group = lane / 4 and pair = lane % 4:
+//
+//     A  16 x 8, f16   word 0: row group,      columns 2 pair, 2 pair + 1
+//                      word 1: row group + 8,  the same columns
+//     B   8 x 8, f16   word 0: rows 2 pair, 2 pair + 1 of column group
+//     C  16 x 8, f32   0, 1:   row group,      columns 2 pair, 2 pair + 1
+//                      2, 3:   row group + 8,  the same columns
+//
+// `ldmatrix` fills such words from shared memory: lane l gives the address of a row of 8 halves (16 bytes, aligned so), of
+// matrix l / 8 and row l % 8 of it; word m of a lane is then (row group, columns 2 pair and 2 pair + 1) of matrix m. With
+// `.trans` rows and columns change places. A row's 8 addresses fall into different banks where the distance between rows is an
+// odd multiple of 16 bytes: that is what the padding of the tiles is for.
+#pragma once
+
+#include <cuda_fp16.h>
+
+// c += a b, exact products summed in f32.
+__device__ __forceinline__ void multiply_add(float (&c)[4], unsigned a0, unsigned a1, unsigned b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(b));
+}
+
+__device__ __forceinline__ unsigned shared_address(const __half *row) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(row));
+}
+
+// One matrix; the rows' addresses are those of lanes 0 to 7.
+__device__ __forceinline__ void load_matrix(unsigned &word, const __half *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(word) : "r"(shared_address(row)) : "memory");
+}
+
+__device__ __forceinline__ void load_four_matrices(unsigned (&words)[4], const __half *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+__device__ __forceinline__ void load_four_transposed(unsigned (&words)[4], const __half *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
