@@ -236,6 +236,49 @@ fn backward_f32(d: usize, limit: u32) -> Kernel {
     Kernel { name: "gru_backward_f32", tile: 16, block: 32 * columns * slices, shared: bytes + held * chunk }
 }
 
+/// A specialised kernel of this width where there is one, with the pieces of W_hh that it holds in shared memory.
+fn f16(names: [&'static str; 4], d: usize, bytes: u32, shared: [u32; 4]) -> Kernel {
+    let place = [50, 100, 150, 200].iter().position(|&width| width == d).expect("a width that has a kernel");
+    let warps = (d as u32).div_ceil(16);
+    Kernel { name: names[place], tile: 8, block: 32 * warps, shared: bytes + shared[place] * 256 * warps }
+}
+
+fn forward_f16_bytes(d: usize) -> u32 {
+    let d = d as u32;
+    2 * 8 * (round_up(d, 32) + 8) * 2 + 3 * round_up(d, 16) * 4
+}
+
+fn backward_f16_bytes(d: usize) -> u32 {
+    2 * 8 * (round_up(3 * round_up(d as u32, 8), 32) + 8) * 2
+}
+
+fn forward_f16(d: usize) -> Kernel {
+    let names = ["gru_forward_f16_50", "gru_forward_f16_100", "gru_forward_f16_150", "gru_forward_f16_200"];
+    f16(names, d, forward_f16_bytes(d), SHARED_FORWARD)
+}
+
+fn backward_f16(d: usize) -> Kernel {
+    let names =
+        ["gru_backward_f16_50", "gru_backward_f16_100", "gru_backward_f16_150", "gru_backward_f16_200"];
+    f16(names, d, backward_f16_bytes(d), SHARED_BACKWARD)
+}
+
+/// The kernels for any width, with as many pieces of W_hh in shared memory as fit into `limit` bytes.
+fn any_f16(d: usize, limit: u32) -> [Kernel; 2] {
+    let warps = (d as u32).div_ceil(16);
+    let pieces = 3 * (d as u32).div_ceil(8);
+    [("gru_forward_f16", forward_f16_bytes(d)), ("gru_backward_f16", backward_f16_bytes(d))].map(
+        |(name, bytes)| {
+            let held = pieces.min(limit.saturating_sub(bytes) / (256 * warps));
+            Kernel { name, tile: 8, block: 32 * warps, shared: bytes + held * 256 * warps }
+        },
+    )
+}
+
+/// Pieces of W_hh that the kernels for 50, 100, 150 and 200 hold in shared memory.
+const SHARED_FORWARD: [u32; 4] = [0, 9, 18, 15];
+const SHARED_BACKWARD: [u32; 4] = [0, 12, 18, 13];
+
 /// What a launch left in `saved` and `hidden`, by run, and shared memory's passes over the fewest possible.
 struct Outcome {
     saved: Vec<Vec<u32>>,
@@ -408,6 +451,71 @@ fn check_f32(problem: &Problem, limit: u32) -> [Outcome; 2] {
     [forward, backward]
 }
 
+/// Against f64 with the roundings to f16 that the kernels make. What remains is f32's error, which a rounding to f16 turns into
+/// one of its units, 2^-11 of the value, where the value lies next to a tie; a weight is about 0.1 and few of its row are hit.
+fn check_f16(problem: &Problem, [forward, backward]: [Kernel; 2]) -> [Outcome; 2] {
+    const TOLERANCE: f64 = 2e-4;
+    let d = problem.d;
+    let (saved, hidden) = problem.forward::<f64>(to_f16);
+    let forward = launch(0, forward, &[problem], None);
+    assert_guards(problem, &forward.saved[0], 8 * d);
+    assert_guards(problem, &forward.hidden[0], 2 * d);
+    let at_gates = error(problem, 8 * d, floats(&forward.saved[0]), &saved);
+    let at_states = error(problem, 2 * d, floats(&forward.hidden[0]), &hidden);
+    assert!(at_gates < TOLERANCE && at_states < TOLERANCE, "d {d}: gates {at_gates:e}, states {at_states:e}");
+
+    let (activations, states) = (narrow(&saved), narrow(&hidden));
+    let gradients = problem.backward::<f64>(&activations, &states, to_f16);
+    let backward = launch(0, backward, &[problem], Some(&[(activations, states.clone())]));
+    assert_guards(problem, &backward.saved[0], 8 * d);
+    assert_guards(problem, &backward.hidden[0], 2 * d);
+    let at_gradients = error(problem, 8 * d, floats(&backward.saved[0]), &gradients);
+    let largest = gradients.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+    assert!(at_gradients <= TOLERANCE * largest, "d {d}: gradients {at_gradients:e} of {largest:e}");
+    println!("d {d}: gates {at_gates:e}, states {at_states:e}, gradients {at_gradients:e} of {largest:e}");
+    [forward, backward]
+}
+
+#[test]
+fn f16_fixed_widths() {
+    for d in [50, 100, 150, 200] {
+        let lengths: &[&[u32]] =
+            if d < 150 { &[RAGGED, &[4, 1]] } else { &[&[5, 4, 4, 2, 2, 1, 1, 1, 1], &[3]] };
+        let kernels = [forward_f16(d), backward_f16(d)];
+        let outcomes = check_f16(&Problem::new(d as u64, d, lengths), kernels);
+        println!("d {d}: shared wavefronts over the ideal {:?}", outcomes.map(|outcome| outcome.conflicts));
+        check_f16(&Problem::new(100 + d as u64, d, &[&[3, 6, 1]]), kernels);
+    }
+}
+
+#[test]
+fn f16_any_width() {
+    for (d, limit) in
+        [(1, 0), (2, 65536), (7, 0), (16, 65536), (33, 20000), (50, 65536), (100, 65536), (131, 0)]
+    {
+        check_f16(&Problem::new(d as u64, d, &[RAGGED, &[4, 1]]), any_f16(d, limit));
+        check_f16(&Problem::new(100 + d as u64, d, &[&[3, 6, 1]]), any_f16(d, limit));
+    }
+    check_f16(&Problem::new(256, 256, &[&[4, 3, 1], &[2, 1, 1, 1, 1, 1, 1, 1, 1]]), any_f16(256, 65536));
+}
+
+/// The kernels for any width compute what the ones for a width do, to the last bit.
+#[test]
+fn f16_specialised_and_general_agree() {
+    let d = 100;
+    let problem = Problem::new(11, d, &[&[5, 4, 1]]);
+    let (saved, hidden) = problem.forward::<f64>(|x| x);
+    let activations = [(narrow(&saved), narrow(&hidden))];
+    for (special, general, activations) in [
+        (forward_f16(d), any_f16(d, 65536)[0], None),
+        (backward_f16(d), any_f16(d, 30000)[1], Some(&activations[..])),
+    ] {
+        let special = launch(0, special, &[&problem], activations);
+        let general = launch(0, general, &[&problem], activations);
+        assert!(special.saved == general.saved && special.hidden == general.hidden);
+    }
+}
+
 /// The lengths of a batch that has everything: a full tile and a tail, long sequences and such of one step.
 const RAGGED: &[u32] = &[11, 9, 9, 8, 7, 6, 5, 5, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1];
 
@@ -431,12 +539,17 @@ fn f32_wide() {
 fn groups_without_sequences() {
     for lengths in [[&[][..], &[3, 1]], [&[2], &[]], [&[], &[]]] {
         check_f32(&Problem::new(5, 20, &lengths), 65536);
+        check_f16(&Problem::new(5, 20, &lengths), any_f16(20, 65536));
     }
 }
 
 /// The kernels with their shared memory as it is on a card.
 fn kernels(d: usize) -> Vec<[Kernel; 2]> {
-    vec![[forward_f32(d, 65536), backward_f32(d, 65536)]]
+    let mut kernels = vec![[forward_f32(d, 65536), backward_f32(d, 65536)], any_f16(d, 65536), any_f16(d, 0)];
+    if d == 50 {
+        kernels.push([forward_f16(d), backward_f16(d)]);
+    }
+    kernels
 }
 
 #[test]
