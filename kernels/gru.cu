@@ -29,6 +29,7 @@
 // block waits for another; sums are made in a fixed order.
 
 #include "gru.cuh"
+#include "tensor_core.cuh"
 
 // Widths that the kernels take.
 constexpr int WIDEST = 256;
@@ -400,3 +401,353 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
         __syncthreads();
     }
 }
+
+// ---------------------------------------------------------------------------------------------------------------------------------
+// float16 operands on tensor cores, float32 sums
+//
+// Tile: 8 sequences, one direction. Each warp makes 16 units of it: forward the rows of r, z and n of W_hh [3 d, d] times h [d, 8], so
+// that the three gates of a unit meet in one thread; backward the rows of W_hh^T [d, 3 d] times [dr, dz, dhn] [3 d, 8]. A thread
+// finishes 4 states, units u and u + 8 of sequences 2 p and 2 p + 1, and keeps h, backward the carry, in f32. What enters the product
+// is rounded to f16, there and nowhere else: W_hh, h, and the gradients dr, dz and dhn, which the caller's loss scale keeps in range.
+//
+// The left operand is W_hh in pieces of 16 x 8, which are 2 registers a thread. The first `held` pieces of a warp stay in registers
+// through all steps, the next `shared` ones in shared memory as fragments; the rest is read from L2 as f32 and converted in each step:
+//
+//     kernel     d    warps   pieces   held   shared   streamed   blocks an SM
+//     forward    50   4       21       21     0        0          4
+//     forward    100  7       39       30     9        0          2
+//     forward    150  10      57       39     18       0          1
+//     forward    200  13      75       24     15       36         1
+//     backward   50   4       21       21     0        0          4
+//     backward   100  7       39       27     12       0          2
+//     backward   150  10      57       39     18       0          1
+//     backward   200  13      75       24     13       38         1
+//     any d           d / 16  3 d / 8  0      what the launch gives memory for, the rest streamed
+//
+// Shared memory, forward: h in f16 [2, 8, row], read in one step and written for the next, so that there is one barrier a step; b_hh
+// [3, d rounded up to 16]; fragments [warp, piece, lane]. Backward: [dr, dz, dhn] in f16 [2, 8, row], each gate's columns rounded up to
+// 8; fragments. Columns that stand for nothing are zero.
+//
+// Floor: DRAM, as for float32 (`saved` and `hidden` are the same): 8 * 4 * (8 d, 11 d) bytes a step and tile, at d = 100 and two
+// tiles an SM 8700 and 12000 cycles of its share of 616 GB/s; the products take 39 tensor-core instructions a warp. What a step
+// reads is loaded into registers while the product of the step before is made, and asked for in L2 one step earlier still.
+
+constexpr int F16_TILE = 8;
+
+__host__ __device__ constexpr int f16_warps(int d) {
+    return round_up(d, 16) / 16;
+}
+__host__ __device__ constexpr int f16_threads(int d) {
+    return 32 * f16_warps(d);
+}
+// Depth of a gate in pieces.
+__host__ __device__ constexpr int f16_depths(int d) {
+    return round_up(d, 8) / 8;
+}
+// Distance of two sequences in halves: an odd multiple of 8, so that the rows of `ldmatrix` meet different banks; four pieces are read
+// at once.
+__host__ __device__ constexpr int f16_forward_row(int d) {
+    return round_up(d, 32) + 8;
+}
+__host__ __device__ constexpr int f16_backward_row(int d) {
+    return round_up(3 * f16_depths(d) * 8, 32) + 8;
+}
+// Shared memory that a launch must give, and more for each piece of every warp that is held there.
+__host__ __device__ constexpr unsigned f16_forward_bytes(int d) {
+    return 2 * F16_TILE * f16_forward_row(d) * 2 + 3 * round_up(d, 16) * 4;
+}
+__host__ __device__ constexpr unsigned f16_backward_bytes(int d) {
+    return 2 * F16_TILE * f16_backward_row(d) * 2;
+}
+__host__ __device__ constexpr unsigned f16_piece_bytes(int d) {
+    return 256 * f16_warps(d);
+}
+
+// The pieces of W_hh that a warp multiplies by. `Stream` reads a piece from the parameters.
+template <int HELD> struct Pieces {
+    unsigned in_registers[HELD > 0 ? HELD : 1][2];
+    const uint2 *in_shared;
+    int end_of_shared;
+
+    template <class Stream> __device__ __forceinline__ Pieces(int pieces, int shared, uint2 *memory, const Stream &stream) {
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            const uint2 piece = stream(i);
+            in_registers[i][0] = piece.x;
+            in_registers[i][1] = piece.y;
+        }
+        end_of_shared = min(pieces, HELD + shared);
+        // Read by the lane that writes: no barrier is needed.
+        uint2 *const own = memory + (threadIdx.x / 32 * (end_of_shared - HELD)) * 32 + threadIdx.x % 32;
+        for (int i = HELD; i < end_of_shared; i++) own[(i - HELD) * 32] = stream(i);
+        in_shared = own;
+    }
+
+    template <class Stream> __device__ __forceinline__ uint2 at(int i, const Stream &stream) const {
+        if (i < HELD) return make_uint2(in_registers[i][0], in_registers[i][1]);
+        return i < end_of_shared ? in_shared[(i - HELD) * 32] : stream(i);
+    }
+};
+
+// D is the width, or 0 for one that is only known when the kernel runs; SHARED then counts for nothing.
+template <int D, int HELD, int SHARED>
+__device__ __forceinline__ void f16_forward(const Header *header, const unsigned *start, const unsigned *length, const float *parameters,
+                                            const GruPlaces &places, float *saved, float *hidden, int first_group, int capacity,
+                                            int width, size_t run_stride) {
+    const int d = D > 0 ? D : width;
+    const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F16_TILE);
+    if (share.first >= share.sequences) return;
+    saved = of_run(saved, run_stride) + share.gates;
+    const size_t to_hn = share.hn - share.gates;
+    hidden = of_run(hidden, run_stride) + share.hidden;
+
+    const int row_size = f16_forward_row(d), depths = f16_depths(d), bias_size = round_up(d, 16);
+    __half *const states = reinterpret_cast<__half *>(dynamic_shared);
+    float *const biases = reinterpret_cast<float *>(states + 2 * F16_TILE * row_size);
+    uint2 *const fragments = reinterpret_cast<uint2 *>(biases + 3 * bias_size);
+    for (int i = threadIdx.x; i < 2 * F16_TILE * row_size; i += blockDim.x) states[i] = __float2half(0.0f);
+    for (int i = threadIdx.x; i < 3 * bias_size; i += blockDim.x) {
+        biases[i] = i % bias_size < d ? share.bias[i / bias_size * d + i % bias_size] : 0.0f;
+    }
+
+    const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
+    // A thread's four states, by the index i of C's words.
+    const int first_unit = threadIdx.x / 32 * 16 + group;
+    const auto unit_of = [&](int i) { return first_unit + i / 2 * 8; };
+
+    // Piece 3 depth + gate: units of a gate by 8 columns of W_hh.
+    const bool aligned = d % 2 == 0 && reinterpret_cast<size_t>(share.weight) % 8 == 0;
+    const auto stream = [&](int piece) {
+        const int column = piece / 3 * 8 + pair * 2;
+        unsigned words[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int unit = first_unit + half * 8;
+            const float *const from = share.weight + (piece % 3 * d + unit) * d + column;
+            float2 values = make_float2(0.0f, 0.0f);
+            if (unit < d && column < d) {
+                if (aligned) {
+                    values = __ldg(reinterpret_cast<const float2 *>(from));
+                } else {
+                    values = make_float2(__ldg(from), column + 1 < d ? __ldg(from + 1) : 0.0f);
+                }
+            }
+            words[half] = pack(values.x, values.y);
+        }
+        return make_uint2(words[0], words[1]);
+    };
+    const int shared_pieces = D > 0 ? SHARED : static_cast<int>((dynamic_shared_bytes() - f16_forward_bytes(d)) / f16_piece_bytes(d));
+    const Pieces<HELD> weights(3 * depths, shared_pieces, fragments, stream);
+
+    const Rows rows[2] = {Rows(share, pair * 2), Rows(share, pair * 2 + 1)};
+    const int longest = share.longest();
+    float inputs[3][4];
+    const auto fetch = [&](int step) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const bool wanted = step < rows[i % 2].length && unit_of(i) < d;
+            const float *const from = saved + rows[i % 2].at(share, step) * 8 * d + unit_of(i);
+#pragma unroll
+            for (int gate = 0; gate < 3; gate++) inputs[gate][i] = wanted ? from[gate * d] : 0.0f;
+        }
+    };
+    // The 8 units of a fragment's rows lie side by side: of the 8 lanes that will read them, one a gate asks for them.
+    const float *const announced = saved + group * d + first_unit - group;
+    const auto announce = [&](int step) {
+        if (group > 2) return;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (step >= rows[i % 2].length || unit_of(i) - group >= d) continue;
+            prefetch(announced + rows[i % 2].at(share, step) * 8 * d + i / 2 * 8);
+        }
+    };
+    float h[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    fetch(0);
+    announce(1);
+    __syncthreads();
+
+    for (int step = 0; step < longest; step++) {
+        const __half *const before = states + step % 2 * F16_TILE * row_size;
+        __half *const after = states + (step + 1) % 2 * F16_TILE * row_size;
+        float sums[3][4];
+#pragma unroll
+        for (int i = 0; i < 12; i++) sums[i / 4][i % 4] = 0.0f;
+#pragma unroll(D > 0 ? (D + 31) / 32 : 1)
+        for (int depth = 0; depth < depths; depth += 4) {
+            unsigned words[4];
+            load_four_matrices(words, before + lane % 8 * row_size + (depth + lane / 8) * 8);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (depth + i >= depths) continue;
+#pragma unroll
+                for (int gate = 0; gate < 3; gate++) {
+                    const uint2 piece = weights.at((depth + i) * 3 + gate, stream);
+                    multiply_add(sums[gate], piece.x, piece.y, words[i]);
+                }
+            }
+        }
+
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            // A sequence that is over keeps its h, which nobody reads.
+            if (step >= rows[i % 2].length || unit_of(i) >= d) continue;
+            const float *const bias = biases + unit_of(i);
+            const float r = sigmoid(inputs[0][i] + (sums[0][i] + bias[0]));
+            const float z = sigmoid(inputs[1][i] + (sums[1][i] + bias[bias_size]));
+            const float hn = sums[2][i] + bias[2 * bias_size];
+            const float n = hyperbolic_tangent(fmaf(r, hn, inputs[2][i]));
+            h[i] = fmaf(z, h[i] - n, n);
+            after[(pair * 2 + i % 2) * row_size + unit_of(i)] = __float2half(h[i]);
+            const size_t row = rows[i % 2].at(share, step);
+            float *const gates = saved + row * 8 * d + unit_of(i);
+            gates[0] = r;
+            gates[d] = z;
+            gates[2 * d] = n;
+            gates[to_hn] = hn;
+            hidden[row * 2 * d + unit_of(i)] = h[i];
+        }
+        fetch(step + 1);
+        announce(step + 2);
+        // What this step has written is whole, and what it has read may be written by the next.
+        __syncthreads();
+    }
+}
+
+template <int D, int HELD, int SHARED>
+__device__ __forceinline__ void f16_backward(const Header *header, const unsigned *start, const unsigned *length, const float *parameters,
+                                             const GruPlaces &places, float *saved, const float *hidden, const float *d_hidden,
+                                             int first_group, int capacity, int width, size_t run_stride) {
+    const int d = D > 0 ? D : width;
+    const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F16_TILE);
+    if (share.first >= share.sequences) return;
+    saved = of_run(saved, run_stride) + share.gates;
+    const size_t to_hn = share.hn - share.gates;
+    hidden = of_run(hidden, run_stride) + share.hidden;
+    d_hidden = of_run(d_hidden, run_stride) + share.hidden;
+
+    const int row_size = f16_backward_row(d), depths = f16_depths(d), pieces = 3 * depths;
+    __half *const gradients = reinterpret_cast<__half *>(dynamic_shared);
+    uint2 *const fragments = reinterpret_cast<uint2 *>(gradients + 2 * F16_TILE * row_size);
+    // Sequences that have not begun are zeros too.
+    for (int i = threadIdx.x; i < 2 * F16_TILE * row_size; i += blockDim.x) gradients[i] = __float2half(0.0f);
+
+    const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
+    const int first_unit = threadIdx.x / 32 * 16 + group;
+    const auto unit_of = [&](int i) { return first_unit + i / 2 * 8; };
+
+    // Piece depths gate + depth: units by 8 rows of a gate of W_hh.
+    const auto stream = [&](int piece) {
+        const int row = piece % depths * 8 + pair * 2;
+        unsigned words[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int unit = first_unit + half * 8;
+            const float *const from = share.weight + (piece / depths * d + row) * d + unit;
+            words[half] = pack(unit < d && row < d ? __ldg(from) : 0.0f, unit < d && row + 1 < d ? __ldg(from + d) : 0.0f);
+        }
+        return make_uint2(words[0], words[1]);
+    };
+    const int shared_pieces = D > 0 ? SHARED : static_cast<int>((dynamic_shared_bytes() - f16_backward_bytes(d)) / f16_piece_bytes(d));
+    const Pieces<HELD> weights(pieces, shared_pieces, fragments, stream);
+
+    const Rows rows[2] = {Rows(share, pair * 2), Rows(share, pair * 2 + 1)};
+    // Of the step to come: r, z, n, hn, the gradient from outside, the state before.
+    float values[6][4];
+    const auto fetch = [&](int step) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const bool wanted = step < rows[i % 2].length && unit_of(i) < d;
+            const size_t row = rows[i % 2].at(share, step);
+            const float *const gates = saved + row * 8 * d + unit_of(i);
+#pragma unroll
+            for (int gate = 0; gate < 3; gate++) values[gate][i] = wanted ? gates[gate * d] : 0.0f;
+            values[3][i] = wanted ? gates[to_hn] : 0.0f;
+            values[4][i] = wanted ? d_hidden[row * 2 * d + unit_of(i)] : 0.0f;
+            values[5][i] = wanted && step > 0 ? hidden[rows[i % 2].at(share, step - 1) * 2 * d + unit_of(i)] : 0.0f;
+        }
+    };
+    // The 8 units of a fragment's rows lie side by side: of the 8 lanes that will read them, one an array asks for them.
+    const float *const announced =
+        (group < 3 ? saved + group * d : group == 3 ? saved + to_hn : group == 4 ? d_hidden : hidden) + first_unit - group;
+    const int announced_width = group < 4 ? 8 * d : 2 * d, earlier = group == 5;
+    const auto announce = [&](int step) {
+        if (group > 5 || step < earlier) return;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (step >= rows[i % 2].length || unit_of(i) - group >= d) continue;
+            prefetch(announced + rows[i % 2].at(share, step - earlier) * announced_width + i / 2 * 8);
+        }
+    };
+    float carry[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    const int longest = share.longest();
+    fetch(longest - 1);
+    announce(longest - 2);
+    __syncthreads();
+
+    for (int step = longest - 1;; step--) {
+        __half *const own = gradients + step % 2 * F16_TILE * row_size;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (step >= rows[i % 2].length || unit_of(i) >= d) continue;
+            const GateGradients gradient =
+                gate_gradients(carry[i] + values[4][i], values[0][i], values[1][i], values[2][i], values[3][i], values[5][i]);
+            float *const gates = saved + rows[i % 2].at(share, step) * 8 * d + unit_of(i);
+            gates[0] = gradient.r;
+            gates[d] = gradient.z;
+            gates[2 * d] = gradient.n;
+            gates[to_hn] = gradient.hn;
+            __half *const to = own + (pair * 2 + i % 2) * row_size + unit_of(i);
+            to[0] = __float2half(gradient.r);
+            to[depths * 8] = __float2half(gradient.z);
+            to[2 * depths * 8] = __float2half(gradient.hn);
+            carry[i] = gradient.h;
+        }
+        if (step == 0) break;
+        fetch(step - 1);
+        announce(step - 2);
+        // The step's gradients are whole. The other buffer was last read before it.
+        __syncthreads();
+
+        // Two sums, so that a tensor-core instruction need not wait for the one before it.
+        float sums[2][4];
+#pragma unroll
+        for (int i = 0; i < 8; i++) sums[i / 4][i % 4] = 0.0f;
+#pragma unroll(D > 0 ? (3 * ((D + 7) / 8) + 3) / 4 : 1)
+        for (int piece = 0; piece < pieces; piece += 4) {
+            unsigned words[4];
+            load_four_matrices(words, own + lane % 8 * row_size + (piece + lane / 8) * 8);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (piece + i >= pieces) continue;
+                const uint2 left = weights.at(piece + i, stream);
+                multiply_add(sums[i % 2], left.x, left.y, words[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) carry[i] += sums[0][i] + sums[1][i];
+    }
+}
+
+// What a specialised kernel holds in shared memory is fixed: f16_forward_bytes(d) + shared * f16_piece_bytes(d), and so backward.
+#define GRU_F16(name, d, held_forward, shared_forward, held_backward, shared_backward, blocks)                                           \
+    static_assert(f16_forward_bytes(d) + shared_forward * f16_piece_bytes(d) <= 65536 / blocks, "shared memory of an SM");               \
+    static_assert(f16_backward_bytes(d) + shared_backward * f16_piece_bytes(d) <= 65536 / blocks, "shared memory of an SM");             \
+    extern "C" __global__ void __launch_bounds__(f16_threads(d), blocks) gru_forward_f16##name(                                          \
+        const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,            \
+        float *saved, float *hidden, int first_group, int capacity, int width, size_t run_stride) {                                      \
+        f16_forward<(#name[0] == '_' ? d : 0), held_forward, shared_forward>(header, start, length, parameters, places, saved, hidden,   \
+                                                                             first_group, capacity, width, run_stride);                  \
+    }                                                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(f16_threads(d), blocks) gru_backward_f16##name(                                         \
+        const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,            \
+        float *saved, const float *hidden, const float *d_hidden, int first_group, int capacity, int width, size_t run_stride) {         \
+        f16_backward<(#name[0] == '_' ? d : 0), held_backward, shared_backward>(header, start, length, parameters, places, saved,        \
+                                                                                hidden, d_hidden, first_group, capacity, width,         \
+                                                                                run_stride);                                             \
+    }
+
+GRU_F16(_50, 50, 21, 0, 21, 0, 4)
+GRU_F16(_100, 100, 30, 9, 27, 12, 2)
+GRU_F16(_150, 150, 39, 18, 39, 18, 1)
+GRU_F16(_200, 200, 24, 15, 24, 13, 1)
+GRU_F16(, WIDEST, 0, 0, 0, 0, 1)

@@ -70,7 +70,7 @@ struct Share {
 // The rows of one sequence in the order of a direction.
 struct Rows {
     int length = 0;  // 0 where the tile has no such sequence
-    size_t begin = 0;
+    unsigned begin = 0;
 
     __device__ __forceinline__ Rows() {}
     __device__ __forceinline__ Rows(const Share &share, int sequence) {
@@ -80,7 +80,7 @@ struct Rows {
         if (share.direction == 1) begin += length - 1;
     }
     __device__ __forceinline__ size_t at(const Share &share, int step) const {
-        return share.direction == 1 ? begin - step : begin + step;
+        return begin + (share.direction == 1 ? -step : step);
     }
 };
 

@@ -27,11 +27,6 @@ __device__ __forceinline__ unsigned shared_address(const __half *row) {
     return static_cast<unsigned>(__cvta_generic_to_shared(row));
 }
 
-// One matrix; the rows' addresses are those of lanes 0 to 7.
-__device__ __forceinline__ void load_matrix(unsigned &word, const __half *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(word) : "r"(shared_address(row)) : "memory");
-}
-
 __device__ __forceinline__ void load_four_matrices(unsigned (&words)[4], const __half *row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
@@ -39,9 +34,8 @@ __device__ __forceinline__ void load_four_matrices(unsigned (&words)[4], const _
                  : "memory");
 }
 
-__device__ __forceinline__ void load_four_transposed(unsigned (&words)[4], const __half *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(shared_address(row))
-                 : "memory");
+// Two values as a word of a fragment, the first in the lower half.
+__device__ __forceinline__ unsigned pack(float first, float second) {
+    const __half2 both = __floats2half2_rn(first, second);
+    return *reinterpret_cast<const unsigned *>(&both);
 }

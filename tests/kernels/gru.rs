@@ -1,0 +1,646 @@
+//! kernels/gru.cu: the recurrence of a GRU, forward and backward.
+
+use std::ops::{Add, Mul, Sub};
+
+use crate::support::{Argument, Card, Random, SEEDS};
+
+/// Unlike anything that a kernel computes; bits, because it is compared as such.
+const SENTINEL: u32 = 0x7fc1_2345;
+
+/// A scalar type in which the reference computes.
+trait Real: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> {
+    fn of(x: f32) -> Self;
+    fn sigmoid(self) -> Self;
+    fn tanh(self) -> Self;
+    fn wide(self) -> f64;
+}
+
+impl Real for f64 {
+    fn of(x: f32) -> f64 {
+        x.into()
+    }
+    fn sigmoid(self) -> f64 {
+        1.0 / (1.0 + (-self).exp())
+    }
+    fn tanh(self) -> f64 {
+        f64::tanh(self)
+    }
+    fn wide(self) -> f64 {
+        self
+    }
+}
+
+impl Real for f32 {
+    fn of(x: f32) -> f32 {
+        x
+    }
+    fn sigmoid(self) -> f32 {
+        1.0 / (1.0 + (-self).exp())
+    }
+    fn tanh(self) -> f32 {
+        f32::tanh(self)
+    }
+    fn wide(self) -> f64 {
+        self.into()
+    }
+}
+
+/// Rounds to f16, to nearest even; what is too large for it does not occur here.
+fn to_f16(x: f64) -> f64 {
+    let exponent = (((x.abs().to_bits() >> 52) as i32) - 1023).max(-14);
+    let unit = 2f64.powi(exponent - 10);
+    (x / unit).round_ties_even() * unit
+}
+
+/// The inputs of one run.
+#[derive(Clone)]
+struct Problem {
+    d: usize,
+    rows: usize,
+    capacity: usize,
+    first_group: usize,
+    /// By group: (first row, length), longest first.
+    sequences: Vec<Vec<(u32, u32)>>,
+    /// By group and direction: W_hh `[3d, d]`, b_hh `[3d]`.
+    weights: Vec<[(Vec<f32>, Vec<f32>); 2]>,
+    /// `[R, 6d]`
+    inputs: Vec<f32>,
+    /// `[R, 2d]`
+    d_hidden: Vec<f32>,
+}
+
+impl Problem {
+    /// Groups of sequences of these lengths, scattered over rows of which some belong to no sequence.
+    fn new(seed: u64, d: usize, lengths: &[&[u32]]) -> Problem {
+        let mut random = Random(seed);
+        let mut rows = 1;
+        let mut sequences = Vec::new();
+        for of_group in lengths {
+            let mut sorted: Vec<(u32, u32)> = Vec::new();
+            for &length in *of_group {
+                sorted.push((rows, length));
+                rows += length + u32::from(random.below(4) == 0);
+            }
+            sorted.sort_by_key(|&(start, length)| (std::cmp::Reverse(length), start));
+            sequences.push(sorted);
+        }
+        let rows = rows as usize + 1;
+        let scale = 1.0 / (d as f32).sqrt();
+        let mut of_direction = || (random.floats(3 * d * d, scale), random.floats(3 * d, scale));
+        let weights = lengths.iter().map(|_| [of_direction(), of_direction()]).collect();
+        Problem {
+            d,
+            rows,
+            capacity: lengths.iter().map(|lengths| lengths.len()).max().unwrap() + 3,
+            first_group: 3 - lengths.len() - random.below(4 - lengths.len()),
+            sequences,
+            weights,
+            inputs: random.floats(rows * 6 * d, 2.0),
+            d_hidden: random.floats(rows * 2 * d, 1.0),
+        }
+    }
+
+    /// Direction's rows of a sequence in its order.
+    fn order(direction: usize, (start, length): (u32, u32)) -> Vec<usize> {
+        let rows = start as usize..(start + length) as usize;
+        if direction == 0 { rows.collect() } else { rows.rev().collect() }
+    }
+
+    /// Calls with group, direction and rows of each sequence.
+    fn each(&self, mut call: impl FnMut(usize, usize, &[usize])) {
+        for (group, sequences) in self.sequences.iter().enumerate() {
+            for direction in 0..2 {
+                for &sequence in sequences {
+                    call(group, direction, &Self::order(direction, sequence));
+                }
+            }
+        }
+    }
+
+    /// By row: whether it belongs to a sequence.
+    fn belongs(&self) -> Vec<bool> {
+        let mut belongs = vec![false; self.rows];
+        self.each(|_, _, rows| rows.iter().for_each(|&row| belongs[row] = true));
+        belongs
+    }
+
+    /// `saved` and `hidden`. Weights and the state that is multiplied by them go through `round`.
+    fn forward<R: Real>(&self, round: fn(R) -> R) -> (Vec<R>, Vec<R>) {
+        let d = self.d;
+        let mut saved = vec![R::of(0.0); self.rows * 8 * d];
+        let mut hidden = vec![R::of(0.0); self.rows * 2 * d];
+        self.each(|group, direction, rows| {
+            let (weight, bias) = &self.weights[group][direction];
+            let weight: Vec<R> = weight.iter().map(|&x| round(R::of(x))).collect();
+            let mut h = vec![R::of(0.0); d];
+            for &row in rows {
+                let rounded: Vec<R> = h.iter().map(|&x| round(x)).collect();
+                for u in 0..d {
+                    let product = |gate: usize| {
+                        let mut sum = R::of(0.0);
+                        for k in 0..d {
+                            sum = sum + weight[(gate * d + u) * d + k] * rounded[k];
+                        }
+                        sum + R::of(bias[gate * d + u])
+                    };
+                    let x = |gate: usize| R::of(self.inputs[row * 6 * d + (direction * 3 + gate) * d + u]);
+                    let r = (x(0) + product(0)).sigmoid();
+                    let z = (x(1) + product(1)).sigmoid();
+                    let hn = product(2);
+                    let n = (x(2) + r * hn).tanh();
+                    h[u] = (R::of(1.0) - z) * n + z * h[u];
+                    for (gate, value) in [r, z, n].into_iter().enumerate() {
+                        saved[row * 8 * d + (direction * 3 + gate) * d + u] = value;
+                    }
+                    saved[row * 8 * d + (6 + direction) * d + u] = hn;
+                    hidden[row * 2 * d + direction * d + u] = h[u];
+                }
+            }
+        });
+        (saved, hidden)
+    }
+
+    /// `saved` with the gradients, from the activations. Weights and the gradients that are multiplied by them go through `round`.
+    fn backward<R: Real>(&self, activations: &[f32], hidden: &[f32], round: fn(R) -> R) -> Vec<R> {
+        let d = self.d;
+        let one = R::of(1.0);
+        let mut saved = vec![R::of(0.0); self.rows * 8 * d];
+        self.each(|group, direction, rows| {
+            let weight: Vec<R> = self.weights[group][direction].0.iter().map(|&x| round(R::of(x))).collect();
+            let mut carry = vec![R::of(0.0); d];
+            for (step, &row) in rows.iter().enumerate().rev() {
+                let mut at_product = vec![R::of(0.0); 3 * d];
+                for u in 0..d {
+                    let column = |gate: usize| row * 8 * d + (direction * 3 + gate) * d + u;
+                    let at_hn = row * 8 * d + (6 + direction) * d + u;
+                    let [r, z, n] = [0, 1, 2].map(|gate| R::of(activations[column(gate)]));
+                    let before = match step {
+                        0 => R::of(0.0),
+                        _ => R::of(hidden[rows[step - 1] * 2 * d + direction * d + u]),
+                    };
+                    let dh = R::of(self.d_hidden[row * 2 * d + direction * d + u]) + carry[u];
+                    let dz = dh * (before - n) * z * (one - z);
+                    let dn = dh * (one - z) * (one - n * n);
+                    let dr = dn * R::of(activations[at_hn]) * r * (one - r);
+                    let dhn = dn * r;
+                    for (gate, value) in [dr, dz, dn].into_iter().enumerate() {
+                        saved[column(gate)] = value;
+                    }
+                    saved[at_hn] = dhn;
+                    for (gate, value) in [dr, dz, dhn].into_iter().enumerate() {
+                        at_product[gate * d + u] = round(value);
+                    }
+                    carry[u] = dh * z;
+                }
+                for u in 0..d {
+                    for m in 0..3 * d {
+                        carry[u] = carry[u] + at_product[m] * weight[m * d + u];
+                    }
+                }
+            }
+        });
+        saved
+    }
+}
+
+/// A kernel and how it is launched.
+#[derive(Clone, Copy)]
+struct Kernel {
+    name: &'static str,
+    tile: usize,
+    block: u32,
+    shared: u32,
+}
+
+fn round_up(value: u32, multiple: u32) -> u32 {
+    value.div_ceil(multiple) * multiple
+}
+
+/// With as much shared memory for weights as fits into `limit` bytes.
+fn forward_f32(d: usize, limit: u32) -> Kernel {
+    let d = d as u32;
+    let block = if d <= 128 { round_up(d, 16) * 2 } else { 256 };
+    let bytes = 2 * 16 * (round_up(d, 16) + 8) * 4;
+    let chunk = 3 * d * 16 * 4;
+    let held = d.div_ceil(16).min(limit.saturating_sub(bytes) / chunk);
+    Kernel { name: "gru_forward_f32", tile: 16, block, shared: bytes + held * chunk }
+}
+
+fn backward_f32(d: usize, limit: u32) -> Kernel {
+    let d = d as u32;
+    let (columns, chunks) = (d.div_ceil(32), (3 * d).div_ceil(16));
+    let slices = (12 / columns).min(chunks);
+    let bytes = 16 * (chunks * 16 + slices * round_up(d, 8)) * 4;
+    let chunk = 16 * (if d < 2 { 2 } else { round_up(d - 2, 8) + 2 }) * 4;
+    let held = chunks.min(limit.saturating_sub(bytes) / chunk);
+    Kernel { name: "gru_backward_f32", tile: 16, block: 32 * columns * slices, shared: bytes + held * chunk }
+}
+
+/// A specialised kernel of this width where there is one, with the pieces of W_hh that it holds in shared memory.
+fn f16(names: [&'static str; 4], d: usize, bytes: u32, shared: [u32; 4]) -> Kernel {
+    let place = [50, 100, 150, 200].iter().position(|&width| width == d).expect("a width that has a kernel");
+    let warps = (d as u32).div_ceil(16);
+    Kernel { name: names[place], tile: 8, block: 32 * warps, shared: bytes + shared[place] * 256 * warps }
+}
+
+fn forward_f16_bytes(d: usize) -> u32 {
+    let d = d as u32;
+    2 * 8 * (round_up(d, 32) + 8) * 2 + 3 * round_up(d, 16) * 4
+}
+
+fn backward_f16_bytes(d: usize) -> u32 {
+    2 * 8 * (round_up(3 * round_up(d as u32, 8), 32) + 8) * 2
+}
+
+fn forward_f16(d: usize) -> Kernel {
+    let names = ["gru_forward_f16_50", "gru_forward_f16_100", "gru_forward_f16_150", "gru_forward_f16_200"];
+    f16(names, d, forward_f16_bytes(d), SHARED_FORWARD)
+}
+
+fn backward_f16(d: usize) -> Kernel {
+    let names =
+        ["gru_backward_f16_50", "gru_backward_f16_100", "gru_backward_f16_150", "gru_backward_f16_200"];
+    f16(names, d, backward_f16_bytes(d), SHARED_BACKWARD)
+}
+
+/// The kernels for any width, with as many pieces of W_hh in shared memory as fit into `limit` bytes.
+fn any_f16(d: usize, limit: u32) -> [Kernel; 2] {
+    let warps = (d as u32).div_ceil(16);
+    let pieces = 3 * (d as u32).div_ceil(8);
+    [("gru_forward_f16", forward_f16_bytes(d)), ("gru_backward_f16", backward_f16_bytes(d))].map(
+        |(name, bytes)| {
+            let held = pieces.min(limit.saturating_sub(bytes) / (256 * warps));
+            Kernel { name, tile: 8, block: 32 * warps, shared: bytes + held * 256 * warps }
+        },
+    )
+}
+
+/// Pieces of W_hh that the kernels for 50, 100, 150 and 200 hold in shared memory.
+const SHARED_FORWARD: [u32; 4] = [0, 9, 18, 15];
+const SHARED_BACKWARD: [u32; 4] = [0, 12, 18, 13];
+
+/// What a launch left in `saved` and `hidden`, by run, and shared memory's passes over the fewest possible.
+struct Outcome {
+    saved: Vec<Vec<u32>>,
+    hidden: Vec<Vec<u32>>,
+    conflicts: f64,
+}
+
+/// Launches for problems of one shape as runs side by side. What the kernel must not read is unwritten, what it must not write
+/// has sentinels. With `activations` it is the way back.
+fn launch(
+    seed: u64,
+    kernel: Kernel,
+    problems: &[&Problem],
+    activations: Option<&[(Vec<f32>, Vec<f32>)]>,
+) -> Outcome {
+    let card = Card::new(seed);
+    let Problem { d, rows, capacity, first_group, .. } = *problems[0];
+    let groups = problems[0].sequences.len();
+    let parameters = groups * 2 * (3 * d * d + 3 * d) + 64;
+    let stride = ((rows * 8 * d).max(parameters).max(2 * capacity) * 4 + 512).next_multiple_of(256);
+    let allocate = || card.allocate::<u8>(stride * problems.len());
+    let [header, start, length, parameter, saved, hidden, d_hidden] = std::array::from_fn(|_| allocate());
+    let write = |to: u64, run: usize, offset: usize, values: &[u32]| {
+        let to = to + (run * stride + offset * 4) as u64;
+        card.device.write(to, bytemuck::cast_slice(values)).unwrap_or_else(|fault| panic!("{fault}"));
+    };
+    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+    let mut places = [0u32; 8];
+    for (run, problem) in problems.iter().enumerate() {
+        // The i-th word of the header: samples, rows, rows of A, distinct, then the numbers of sequences.
+        for (group, sequences) in problem.sequences.iter().enumerate() {
+            write(header, run, 4 + first_group + group, &[sequences.len() as u32]);
+            let (starts, lengths): (Vec<u32>, Vec<u32>) = sequences.iter().copied().unzip();
+            write(start, run, group * capacity, &starts);
+            write(length, run, group * capacity, &lengths);
+        }
+        let mut offset = 4;
+        for (group, directions) in problem.weights.iter().enumerate() {
+            for (direction, (weight, bias)) in directions.iter().enumerate() {
+                places[group * 2 + direction] = offset as u32;
+                write(parameter, run, offset, &bits(weight));
+                offset += weight.len() + 1;
+                places[4 + group * 2 + direction] = offset as u32;
+                write(parameter, run, offset, &bits(bias));
+                offset = (offset + bias.len()).next_multiple_of(4);
+            }
+        }
+        for (row, belongs) in problem.belongs().into_iter().enumerate() {
+            if !belongs {
+                write(saved, run, row * 8 * d, &vec![SENTINEL; 8 * d]);
+                write(hidden, run, row * 2 * d, &vec![SENTINEL; 2 * d]);
+            } else if let Some(activations) = activations {
+                let (gates, states) = &activations[run];
+                write(saved, run, row * 8 * d, &bits(&gates[row * 8 * d..][..8 * d]));
+                write(hidden, run, row * 2 * d, &bits(&states[row * 2 * d..][..2 * d]));
+                write(d_hidden, run, row * 2 * d, &bits(&problem.d_hidden[row * 2 * d..][..2 * d]));
+            } else {
+                write(saved, run, row * 8 * d, &bits(&problem.inputs[row * 6 * d..][..6 * d]));
+            }
+        }
+        // Guards behind the last row.
+        write(saved, run, rows * 8 * d, &[SENTINEL; 64]);
+        write(hidden, run, rows * 2 * d, &[SENTINEL; 64]);
+    }
+    let mut arguments = vec![
+        header.to_le_bytes().to_vec(),
+        start.to_le_bytes().to_vec(),
+        length.to_le_bytes().to_vec(),
+        parameter.to_le_bytes().to_vec(),
+        bytemuck::cast_slice(&places).to_vec(),
+        saved.to_le_bytes().to_vec(),
+        hidden.to_le_bytes().to_vec(),
+    ];
+    if activations.is_some() {
+        arguments.push(d_hidden.to_le_bytes().to_vec());
+    }
+    for value in [first_group, capacity, d] {
+        arguments.push((value as u32).to_le_bytes().to_vec());
+    }
+    arguments.push((stride as u64).to_le_bytes().to_vec());
+    let grid = [capacity.div_ceil(kernel.tile) as u32, groups as u32 * 2, problems.len() as u32];
+    let profile = card
+        .launch_raw("gru", kernel.name, (grid, kernel.block, kernel.shared), &arguments)
+        .unwrap_or_else(|fault| panic!("{} d {d}: {fault}", kernel.name));
+    let read = |from: u64, width: usize| {
+        let of_run = |run: usize| card.read::<u32>(from + (run * stride) as u64, rows * width + 64);
+        (0..problems.len()).map(of_run).collect::<Vec<_>>()
+    };
+    let conflicts = profile.shared_wavefronts as f64 / profile.ideal_shared_wavefronts.max(1) as f64;
+    Outcome { saved: read(saved, 8 * d), hidden: read(hidden, 2 * d), conflicts }
+}
+
+/// Panics where something was written that does not belong to a sequence.
+fn assert_guards(problem: &Problem, values: &[u32], width: usize) {
+    for (row, belongs) in problem.belongs().into_iter().chain([false]).enumerate() {
+        let end = ((row + 1) * width).min(values.len());
+        if !belongs {
+            assert!(values[row * width..end].iter().all(|&x| x == SENTINEL), "row {row} was written to");
+        }
+    }
+}
+
+/// The largest difference between two buffers at rows of sequences.
+fn error(problem: &Problem, width: usize, actual: impl Fn(usize) -> f64, expected: &[f64]) -> f64 {
+    let mut largest = 0f64;
+    for (row, belongs) in problem.belongs().into_iter().enumerate() {
+        for i in row * width..(row + 1) * width {
+            let difference = (actual(i) - expected[i]).abs();
+            if belongs && (difference > largest || difference.is_nan()) {
+                largest = difference;
+            }
+        }
+    }
+    largest
+}
+
+fn floats(bits: &[u32]) -> impl Fn(usize) -> f64 + '_ {
+    |i| f32::from_bits(bits[i]).into()
+}
+
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&x| x as f32).collect()
+}
+
+/// No worse than twice the plain computation in f32, each as far from f64 as it is at its farthest; a few roundings of values
+/// about 1 are nobody's fault.
+fn assert_as_exact(what: &str, ours: f64, plain: f64) {
+    let bound = 2.0 * plain.max(f32::EPSILON.into());
+    assert!(ours <= bound, "{what}: the error is {ours:e}, that of the plain computation {plain:e}");
+}
+
+fn check_f32(problem: &Problem, limit: u32) -> [Outcome; 2] {
+    let d = problem.d;
+    let (saved, hidden) = problem.forward::<f64>(|x| x);
+    let (plain_saved, plain_hidden) = problem.forward::<f32>(|x| x);
+    let forward = launch(0, forward_f32(d, limit), &[problem], None);
+    assert_guards(problem, &forward.saved[0], 8 * d);
+    assert_guards(problem, &forward.hidden[0], 2 * d);
+    assert_as_exact(
+        &format!("gates, d {d}"),
+        error(problem, 8 * d, floats(&forward.saved[0]), &saved),
+        error(problem, 8 * d, |i| plain_saved[i].wide(), &saved),
+    );
+    assert_as_exact(
+        &format!("states, d {d}"),
+        error(problem, 2 * d, floats(&forward.hidden[0]), &hidden),
+        error(problem, 2 * d, |i| plain_hidden[i].wide(), &hidden),
+    );
+
+    let (activations, states) = (narrow(&saved), narrow(&hidden));
+    let gradients = problem.backward::<f64>(&activations, &states, |x| x);
+    let plain = problem.backward::<f32>(&activations, &states, |x| x);
+    let backward = launch(0, backward_f32(d, limit), &[problem], Some(&[(activations, states.clone())]));
+    assert_guards(problem, &backward.saved[0], 8 * d);
+    assert_guards(problem, &backward.hidden[0], 2 * d);
+    assert_eq!(
+        error(
+            problem,
+            2 * d,
+            floats(&backward.hidden[0]),
+            &states.iter().map(|&x| x.into()).collect::<Vec<_>>()
+        ),
+        0.0
+    );
+    assert_as_exact(
+        &format!("gradients, d {d}"),
+        error(problem, 8 * d, floats(&backward.saved[0]), &gradients),
+        error(problem, 8 * d, |i| plain[i].wide(), &gradients),
+    );
+    [forward, backward]
+}
+
+/// Against f64 with the roundings to f16 that the kernels make. What remains is f32's error, which a rounding to f16 turns into
+/// one of its units, 2^-11 of the value, where the value lies next to a tie; a weight is about 0.1 and few of its row are hit.
+fn check_f16(problem: &Problem, [forward, backward]: [Kernel; 2]) -> [Outcome; 2] {
+    const TOLERANCE: f64 = 2e-4;
+    let d = problem.d;
+    let (saved, hidden) = problem.forward::<f64>(to_f16);
+    let forward = launch(0, forward, &[problem], None);
+    assert_guards(problem, &forward.saved[0], 8 * d);
+    assert_guards(problem, &forward.hidden[0], 2 * d);
+    let at_gates = error(problem, 8 * d, floats(&forward.saved[0]), &saved);
+    let at_states = error(problem, 2 * d, floats(&forward.hidden[0]), &hidden);
+    assert!(at_gates < TOLERANCE && at_states < TOLERANCE, "d {d}: gates {at_gates:e}, states {at_states:e}");
+
+    let (activations, states) = (narrow(&saved), narrow(&hidden));
+    let gradients = problem.backward::<f64>(&activations, &states, to_f16);
+    let backward = launch(0, backward, &[problem], Some(&[(activations, states.clone())]));
+    assert_guards(problem, &backward.saved[0], 8 * d);
+    assert_guards(problem, &backward.hidden[0], 2 * d);
+    let at_gradients = error(problem, 8 * d, floats(&backward.saved[0]), &gradients);
+    let largest = gradients.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+    assert!(at_gradients <= TOLERANCE * largest, "d {d}: gradients {at_gradients:e} of {largest:e}");
+    println!("d {d}: gates {at_gates:e}, states {at_states:e}, gradients {at_gradients:e} of {largest:e}");
+    [forward, backward]
+}
+
+#[test]
+fn f16_fixed_widths() {
+    for d in [50, 100, 150, 200] {
+        let lengths: &[&[u32]] =
+            if d < 150 { &[RAGGED, &[4, 1]] } else { &[&[5, 4, 4, 2, 2, 1, 1, 1, 1], &[3]] };
+        let kernels = [forward_f16(d), backward_f16(d)];
+        let outcomes = check_f16(&Problem::new(d as u64, d, lengths), kernels);
+        println!("d {d}: shared wavefronts over the ideal {:?}", outcomes.map(|outcome| outcome.conflicts));
+        check_f16(&Problem::new(100 + d as u64, d, &[&[3, 6, 1]]), kernels);
+    }
+}
+
+#[test]
+fn f16_any_width() {
+    for (d, limit) in
+        [(1, 0), (2, 65536), (7, 0), (16, 65536), (33, 20000), (50, 65536), (100, 65536), (131, 0)]
+    {
+        check_f16(&Problem::new(d as u64, d, &[RAGGED, &[4, 1]]), any_f16(d, limit));
+        check_f16(&Problem::new(100 + d as u64, d, &[&[3, 6, 1]]), any_f16(d, limit));
+    }
+    check_f16(&Problem::new(256, 256, &[&[4, 3, 1], &[2, 1, 1, 1, 1, 1, 1, 1, 1]]), any_f16(256, 65536));
+}
+
+/// The kernels for any width compute what the ones for a width do, to the last bit.
+#[test]
+fn f16_specialised_and_general_agree() {
+    let d = 100;
+    let problem = Problem::new(11, d, &[&[5, 4, 1]]);
+    let (saved, hidden) = problem.forward::<f64>(|x| x);
+    let activations = [(narrow(&saved), narrow(&hidden))];
+    for (special, general, activations) in [
+        (forward_f16(d), any_f16(d, 65536)[0], None),
+        (backward_f16(d), any_f16(d, 30000)[1], Some(&activations[..])),
+    ] {
+        let special = launch(0, special, &[&problem], activations);
+        let general = launch(0, general, &[&problem], activations);
+        assert!(special.saved == general.saved && special.hidden == general.hidden);
+    }
+}
+
+/// The lengths of a batch that has everything: a full tile and a tail, long sequences and such of one step.
+const RAGGED: &[u32] = &[11, 9, 9, 8, 7, 6, 5, 5, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1];
+
+#[test]
+fn f32_small() {
+    for d in [1, 2, 7, 16, 17, 33, 50] {
+        check_f32(&Problem::new(d as u64, d, &[RAGGED, &[4, 1]]), 65536);
+        check_f32(&Problem::new(100 + d as u64, d, &[&[3, 7, 1]]), 0);
+    }
+}
+
+#[test]
+fn f32_wide() {
+    for (d, limit) in [(100, 65536), (100, 0), (150, 65536), (200, 40000), (256, 65536)] {
+        let outcomes = check_f32(&Problem::new(d as u64, d, &[&[5, 3, 3, 2, 1], &[1; 17]]), limit);
+        println!("d {d}: shared wavefronts over the ideal {:?}", outcomes.map(|outcome| outcome.conflicts));
+    }
+}
+
+#[test]
+fn groups_without_sequences() {
+    for lengths in [[&[][..], &[3, 1]], [&[2], &[]], [&[], &[]]] {
+        check_f32(&Problem::new(5, 20, &lengths), 65536);
+        check_f16(&Problem::new(5, 20, &lengths), any_f16(20, 65536));
+    }
+}
+
+/// The kernels with their shared memory as it is on a card.
+fn kernels(d: usize) -> Vec<[Kernel; 2]> {
+    let mut kernels = vec![[forward_f32(d, 65536), backward_f32(d, 65536)], any_f16(d, 65536), any_f16(d, 0)];
+    if d == 50 {
+        kernels.push([forward_f16(d), backward_f16(d)]);
+    }
+    kernels
+}
+
+#[test]
+fn runs_and_schedules_change_no_bit() {
+    for d in [33, 50] {
+        // One shape, different contents: capacity and first group are the launch's.
+        let one = Problem::new(1, d, &[RAGGED, &[3, 2, 2]]);
+        let mut other = Problem::new(2, d, &[&RAGGED[3..], &[6, 3, 2]]);
+        other.capacity = one.capacity;
+        other.first_group = one.first_group;
+        other.rows = one.rows;
+        other.inputs = Random(3).floats(other.rows * 6 * d, 2.0);
+        other.d_hidden = Random(4).floats(other.rows * 2 * d, 1.0);
+        let values = |problem: &Problem| {
+            let (saved, hidden) = problem.forward::<f64>(|x| x);
+            (narrow(&saved), narrow(&hidden))
+        };
+        let activations = [values(&one), values(&other)];
+        for [forward, backward] in kernels(d) {
+            for (kernel, activations) in [(forward, None), (backward, Some(&activations))] {
+                let alone: Vec<Outcome> = [&one, &other]
+                    .iter()
+                    .enumerate()
+                    .map(|(i, problem)| {
+                        launch(0, kernel, &[problem], activations.map(|both| std::slice::from_ref(&both[i])))
+                    })
+                    .collect();
+                for seed in SEEDS {
+                    let both = launch(seed, kernel, &[&one, &other], activations.map(|both| &both[..]));
+                    for run in 0..2 {
+                        assert_eq!(both.saved[run], alone[run].saved[0], "{} seed {seed}", kernel.name);
+                        assert_eq!(both.hidden[run], alone[run].hidden[0], "{} seed {seed}", kernel.name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Inputs far from zero: gates at exactly 0 and 1, n at exactly -1 and 1, no NaN.
+#[test]
+fn gates_saturate() {
+    let mut problem = Problem::new(9, 16, &[&[4, 2]]);
+    let steps = [f32::MAX, -f32::MAX, 200.0, -200.0, 100.0, -100.0, 0.0, 1e-30];
+    problem.inputs.iter_mut().zip(steps.into_iter().cycle()).for_each(|(x, value)| *x = value);
+    let (saved, hidden) = problem.forward::<f64>(|x| x);
+    for [forward, _] in kernels(16) {
+        let outcome = launch(0, forward, &[&problem], None);
+        assert!(error(&problem, 8 * 16, floats(&outcome.saved[0]), &saved) < 1e-3);
+        assert!(error(&problem, 2 * 16, floats(&outcome.hidden[0]), &hidden) < 1e-3);
+    }
+}
+
+/// The reference itself: its gradients are those of its forward pass.
+#[test]
+fn reference_against_finite_differences() {
+    let d = 3;
+    let mut problem = Problem::new(7, d, &[&[4, 2]]);
+    let loss = |problem: &Problem| {
+        let (_, hidden) = problem.forward::<f64>(|x| x);
+        hidden.iter().zip(&problem.d_hidden).map(|(h, &g)| h * f64::from(g)).sum::<f64>()
+    };
+    let (saved, hidden) = problem.forward::<f64>(|x| x);
+    let gradients = problem.backward::<f64>(&narrow(&saved), &narrow(&hidden), |x| x);
+    let step = 2f32.powi(-10);
+    let belongs = problem.belongs();
+    for row in (0..problem.rows).filter(|&row| belongs[row]) {
+        for column in 0..6 * d {
+            let at = row * 6 * d + column;
+            let value = problem.inputs[at];
+            let [above, below] = [value + step, value - step].map(|x| {
+                problem.inputs[at] = x;
+                (loss(&problem), x)
+            });
+            problem.inputs[at] = value;
+            let slope = (above.0 - below.0) / f64::from(above.1 - below.1);
+            let gradient = gradients[row * 8 * d + column];
+            assert!((slope - gradient).abs() < 1e-5, "row {row}, column {column}: {slope} and {gradient}");
+        }
+    }
+    for direction in 0..2 {
+        for u in 0..d {
+            let sum: f64 =
+                (0..problem.rows).map(|row| gradients[row * 8 * d + (6 + direction) * d + u]).sum();
+            let [above, below] = [step, -step].map(|x| {
+                let mut moved = problem.clone();
+                moved.weights[0][direction].1[2 * d + u] += x;
+                (loss(&moved), moved.weights[0][direction].1[2 * d + u])
+            });
+            let slope = (above.0 - below.0) / f64::from(above.1 - below.1);
+            assert!((slope - sum).abs() < 1e-5, "bias of hn, unit {u}: {slope} and {sum}");
+        }
+    }
+}
