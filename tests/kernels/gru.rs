@@ -1,8 +1,10 @@
 //! kernels/gru.cu: the recurrence of a GRU, forward and backward.
 
+#![allow(clippy::needless_range_loop, reason = "rows, columns and runs are numbered alike in every array")]
+
 use std::ops::{Add, Mul, Sub};
 
-use crate::support::{Argument, Card, Random, SEEDS};
+use crate::support::{Card, Random, SEEDS};
 
 /// Unlike anything that a kernel computes; bits, because it is compared as such.
 const SENTINEL: u32 = 0x7fc1_2345;
