@@ -40,7 +40,7 @@ struct Product {
     unsigned accumulate;
     unsigned a_shared, b_shared;  // an operand that all runs share
     unsigned chunk;               // of k (tn); 0: one block sums all of k and writes to C itself
-    unsigned padding;
+    unsigned exact;               // which kernel the host takes
 };
 static_assert(sizeof(Product) == 18 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
 

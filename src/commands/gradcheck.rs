@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use super::model::Threads;
+use super::model::Computing;
 use super::output;
 use crate::error::{Error, Result};
 use crate::model::StepLoss;
+use crate::model::device::{Compute, Device};
 use crate::model::gradcheck::{self, Agreement, Case, Report};
 
 /// Check the gradient of the whole objective against central differences, in float64
@@ -24,9 +25,9 @@ pub struct Arguments {
     /// Seed of the data, the parameters and the dropout masks
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Largest relative error that passes
-    #[arg(long, value_name = "X", default_value_t = 1e-6)]
-    tolerance: f64,
+    /// Largest relative error that passes [default: 1e-6; of a card's gradient, which is in float32, 1e-3]
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f64>,
     /// Check this configuration alone
     #[arg(long, value_name = "NAME")]
     configuration: Option<String>,
@@ -34,11 +35,13 @@ pub struct Arguments {
     #[arg(long)]
     list: bool,
     #[command(flatten)]
-    threads: Threads,
+    computing: Computing,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let Arguments { seed, tolerance, .. } = arguments;
+    let Compute { device, threads } = arguments.computing.get();
+    let tolerance = tolerance.unwrap_or(if device == Device::Cpu { 1e-6 } else { 1e-3 });
     if !(tolerance > 0.0 && tolerance.is_finite()) {
         return Err(Error::input(format!("--tolerance is {tolerance}; it must be above 0")));
     }
@@ -53,7 +56,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let mut summary = Summary::default();
     for case in &cases {
-        let report = case.check(seed, arguments.threads.get())?;
+        let report = match device {
+            Device::Cpu => case.check(seed, threads)?,
+            Device::Cuda(index) => case.check_on_card(seed, threads, index)?,
+        };
         output::print(&text(case, &report, tolerance))?;
         summary.add(case, &report, tolerance);
     }

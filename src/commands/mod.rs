@@ -2,6 +2,7 @@
 
 mod bench;
 mod convert;
+mod devices;
 mod evaluate;
 mod gradcheck;
 mod init;
@@ -48,6 +49,7 @@ enum Command {
     Step(step::Arguments),
     Gradcheck(gradcheck::Arguments),
     Bench(bench::Arguments),
+    Devices(devices::Arguments),
 }
 
 /// How a command ended when it did not fail.
@@ -76,6 +78,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Step(arguments) => step::run(arguments)?,
         Command::Gradcheck(arguments) => gradcheck::run(arguments)?,
         Command::Bench(arguments) => bench::run(arguments)?,
+        Command::Devices(arguments) => devices::run(arguments)?,
     }
     Ok(Outcome::Done)
 }

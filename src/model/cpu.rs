@@ -775,6 +775,7 @@ impl<R: Real> Engine for CpuEngine<R> {
             first_moment: tensors(&self.layout, &self.first_moment),
             second_moment: tensors(&self.layout, &self.second_moment),
             updates: self.updates,
+            scaling: None,
         })
     }
 

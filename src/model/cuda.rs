@@ -18,7 +18,9 @@ use std::sync::Arc;
 use super::config::{Config, Precision, StackInput};
 use super::flops::flops;
 use super::graph::{Activations, Graph, Size};
-use super::{Engine, Losses, Objective, Predictions, State, StepLoss, check_targets, flatten, tensors};
+use super::{
+    Engine, Losses, Objective, Predictions, Scaling, State, StepLoss, check_targets, flatten, tensors,
+};
 use crate::data::Corpus;
 use crate::data::batch::Batch;
 use crate::data::standardise::Standardisation;
@@ -33,7 +35,7 @@ use crate::ops::cuda::batch::{Capacity, Header, Indices};
 use crate::ops::cuda::{Folded, KERNELS, Places, Worker};
 use crate::ops::dropout::{Mask, Pass};
 use crate::ops::embedding::{Correlation, Embedding};
-use crate::ops::parameters::{Layout, Sizes};
+use crate::ops::parameters::{Layout, Linear, Sizes};
 
 /// Rows of features that are standardised at once.
 const STANDARDISED: usize = 4096;
@@ -158,7 +160,9 @@ impl CudaEngine {
             layout,
         };
         let parameters: Vec<f32> = engine.layout.initialise(config.seed);
-        engine.place.memory.write(engine.place.state.parameters.address, &parameters)?;
+        let state = engine.place.state;
+        engine.place.memory.write(state.parameters.address, &parameters)?;
+        engine.place.memory.write(state.optimiser.loss_scale.address, &Optimiser::loss_scale(None))?;
         engine.set_corpus(corpus)?;
         Ok(engine)
     }
@@ -308,6 +312,64 @@ impl CudaEngine {
             Some(step) => step.launch(),
             None => Ok(()),
         }
+    }
+
+    /// The objective over `targets` under `mask`, with its gradient in [`CudaEngine::gradient`].
+    pub fn differentiate(&mut self, targets: &[u32], mask: Mask) -> Result<StepLoss> {
+        // The sums of the steps before stay what they were.
+        let before = self.take_losses()?;
+        self.begin(targets, mask, 0.0)?;
+        self.launch(Purpose::Objective, mask)?;
+        let sums = self.take_losses()?;
+        self.place.memory.write(self.place.state.losses.address, &before)?;
+        let count = targets.len() as f64;
+        let adversarial = self.config.adversarial.then_some(sums[1] / count);
+        Ok(StepLoss { clean: sums[0] / count, adversarial })
+    }
+
+    /// What mixed precision has multiplied gradients with; 1 otherwise.
+    fn loss_scale(&self) -> Result<f32> {
+        match self.config.dtype {
+            Precision::Mixed => Ok(self.read_f32(self.place.state.optimiser.loss_scale, 1)?[0]),
+            _ => Ok(1.0),
+        }
+    }
+
+    /// The parameters' gradient of the last objective, in [`Layout`]'s order.
+    pub fn gradient(&self) -> Result<Vec<f32>> {
+        let mut gradient = self.read_f32(self.place.work.gradient, self.layout.len)?;
+        let scale = self.loss_scale()?;
+        // By a power of two, exactly.
+        gradient.iter_mut().for_each(|x| *x /= scale);
+        Ok(gradient)
+    }
+
+    /// The last objective's gradient at the standardised features, `[N, D]`, the perturbation held constant.
+    pub fn feature_gradient(&self) -> Result<Vec<f64>> {
+        let Sizes { d, features: width, .. } = self.layout.sizes;
+        let parameters = self.read_f32(self.place.state.parameters, self.layout.len)?;
+        let scale = f64::from(self.loss_scale()?);
+        let mut gradient = vec![0.0; self.windows.len() * width];
+        let mut add = |place: Linear, utterance: u32, delta: &[f32]| {
+            let weight = &parameters[self.layout.specs[place.weight].range()];
+            let to = &mut gradient[utterance as usize * width..][..width];
+            for (&delta, weight) in delta.iter().zip(weight.chunks_exact(width)) {
+                let delta = f64::from(delta) / scale;
+                to.iter_mut().zip(weight).for_each(|(to, &w)| *to += delta * f64::from(w));
+            }
+        };
+        for shard in self.batch.shards() {
+            // The gradients at the targets have been added up over the passes.
+            let d_q = self.read_f32(self.place.work.delta[0].1, shard.samples() * 2 * d)?;
+            for (delta, &target) in d_q.chunks_exact(2 * d).zip(&shard.target) {
+                add(self.layout.target_embedding, target, delta);
+            }
+            let by_utterance = self.read_f32(self.place.work.by_utterance, self.batch.distinct.len() * d)?;
+            for (delta, &utterance) in by_utterance.chunks_exact(d).zip(&self.batch.distinct) {
+                add(self.layout.history_embedding, utterance, delta);
+            }
+        }
+        Ok(gradient)
     }
 
     fn read_f32(&self, from: Buffer, len: usize) -> Result<Vec<f32>> {
@@ -586,24 +648,18 @@ impl Engine for CudaEngine {
 
     fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
         check_targets(&self.windows, targets, true)?;
-        // The sums of the steps before stay what they were.
-        let before = self.take_losses()?;
-        let mask = self.mask(0, Pass::Clean, 1.0);
-        self.begin(targets, mask, 0.0)?;
-        self.launch(Purpose::Objective, mask)?;
-        let sums = self.take_losses()?;
-        self.place.memory.write(self.place.state.losses.address, &before)?;
+        let loss = self.differentiate(targets, self.mask(0, Pass::Clean, 1.0))?;
         let (samples, classes) = (targets.len(), self.layout.sizes.classes);
-        let count = samples as f64;
         let adversarial = self.config.adversarial;
         let work = &self.place.work;
         let logits = self.read_f32(work.logits[0], samples * classes)?;
         let moved = if adversarial { self.read_f32(work.logits[1], samples * classes)? } else { Vec::new() };
-        let gradient = self.read_f32(work.gradient, self.layout.len)?;
+        let gradient = self.gradient()?;
         let squared: Vec<f64> = self.place.memory.read(work.perturbation.squared_norm.address, samples)?;
-        let norms: Vec<f64> = squared.iter().map(|square| square.sqrt()).collect();
+        let scale = f64::from(self.loss_scale()?);
+        let norms: Vec<f64> = squared.iter().map(|square| square.sqrt() / scale).collect();
         Ok(Objective {
-            loss: StepLoss { clean: sums[0] / count, adversarial: adversarial.then_some(sums[1] / count) },
+            loss,
             logits: self.by_slot(classes, &logits),
             logits_adversarial: if adversarial { self.by_slot(classes, &moved) } else { Vec::new() },
             gradient: tensors(&self.layout, &gradient),
@@ -687,11 +743,22 @@ impl Engine for CudaEngine {
     fn state(&mut self) -> Result<State> {
         let StatePlace { parameters, optimiser, .. } = self.place.state;
         let read = |buffer: Buffer| Ok(tensors(&self.layout, &self.read_f32(buffer, self.layout.len)?));
+        let scaling = match self.config.dtype {
+            Precision::Mixed => {
+                let counter: Vec<u32> = self.place.memory.read(optimiser.counter.address, 2)?;
+                let scale: Vec<u32> = self.place.memory.read(optimiser.loss_scale.address, 2)?;
+                let made = Optimiser::updates([counter[0], counter[1]]);
+                let skipped = self.updates.saturating_sub(made);
+                Some(Scaling { scale: f32::from_bits(scale[0]), good: scale[1], skipped })
+            }
+            _ => None,
+        };
         Ok(State {
             parameters: read(parameters)?,
             first_moment: read(optimiser.first_moment)?,
             second_moment: read(optimiser.second_moment)?,
             updates: self.updates,
+            scaling,
         })
     }
 
@@ -703,7 +770,11 @@ impl Engine for CudaEngine {
         self.place.memory.write(place.parameters.address, &parameters)?;
         self.place.memory.write(place.optimiser.first_moment.address, &first)?;
         self.place.memory.write(place.optimiser.second_moment.address, &second)?;
-        self.place.memory.write(place.optimiser.counter.address, &Optimiser::counter(state.updates))?;
+        let skipped = state.scaling.map_or(0, |scaling| scaling.skipped);
+        let counter = Optimiser::counter(state.updates.saturating_sub(skipped));
+        self.place.memory.write(place.optimiser.counter.address, &counter)?;
+        let scale = Optimiser::loss_scale(state.scaling.map(|scaling| (scaling.scale, scaling.good)));
+        self.place.memory.write(place.optimiser.loss_scale.address, &scale)?;
         self.updates = state.updates;
         Ok(())
     }

@@ -13,9 +13,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::Engine;
 use super::StepLoss;
-use super::config::{AdversarialNorm, Config, StackInput};
+use super::config::{AdversarialNorm, Config, Precision, StackInput};
 use super::cpu::{CpuEngine, FeaturePerturbation};
+use super::cuda::CudaEngine;
+use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
 use crate::data::{Conversation, Corpus, Modality, Split, Utterance};
 use crate::device::cpu::pool::Pool;
@@ -35,6 +38,9 @@ const SUSPECT: f64 = 1e-7;
 /// alone leaves is below 1e-7, and at the tolerance of 1e-6 no derivative, however small, may be off by more than
 /// 1e-10 of the largest.
 const FLOOR: f64 = 1e-4;
+
+/// [`FLOOR`] for a gradient in float32, whose sums have an absolute error too: near 1e-7 of the largest.
+const FLOOR_F32: f64 = 1e-2;
 
 /// Derivatives that one task takes.
 const BLOCK: usize = 16;
@@ -268,6 +274,13 @@ struct Part {
     variables: Vec<Variable>,
 }
 
+/// What the gradient is held against: the differences of which model, and from which size on derivatives count.
+struct Side {
+    seed: u64,
+    single: bool,
+    floor: f64,
+}
+
 /// A derivative by differences, and how far it is from the analytic one.
 #[derive(Debug, Clone, Copy, Default)]
 struct Difference {
@@ -331,12 +344,16 @@ impl Case {
 
     /// A model far from a linear one: its gates are spread out and its attention makes distinctions (with small
     /// weights it is next to uniform, and its derivatives are next to nothing).
-    fn engine(&self, seed: u64) -> Result<CpuEngine<f64>> {
+    ///
+    /// With `single` its numbers are float32's, so that a card has the same model; the corpus goes with it.
+    fn model(&self, seed: u64, single: bool) -> Result<(CpuEngine<f64>, Corpus)> {
+        let rounded = |x: f64| if single { f64::from(x as f32) } else { x };
         let mut engine = CpuEngine::new(&self.config, self.features, self.classes, 1)?;
         let mut stream = Stream::new(seed, purpose::TEST);
-        let corpus = self.corpus(&mut stream);
+        let mut corpus = self.corpus(&mut stream);
+        corpus.features.iter_mut().for_each(|x| *x = rounded(*x));
         let windows = Windows::new(&corpus, self.config.history_length);
-        engine.set_data(corpus.features, windows);
+        engine.set_data(corpus.features.clone(), windows);
         let layout = engine.layout().clone();
         let embeddings = [layout.history_embedding.weight, layout.target_embedding.weight];
         for (index, spec) in layout.specs.iter().enumerate() {
@@ -353,13 +370,13 @@ impl Case {
                 _ => 0.3,
             };
             for value in &mut engine.parameters_mut()[spec.range()] {
-                *value = deviation * stream.normal();
+                *value = rounded(deviation * stream.normal());
                 if self.zero == Zero::Embeddings && embeddings.contains(&index) {
                     *value = 0.0;
                 }
             }
         }
-        Ok(engine)
+        Ok((engine, corpus))
     }
 
     fn analytic(&self, engine: &mut CpuEngine<f64>) -> Analytic {
@@ -377,22 +394,44 @@ impl Case {
     /// # Errors
     /// When the system refuses threads.
     pub fn check(&self, seed: u64, threads: usize) -> Result<Report> {
-        let analytic = self.analytic(&mut self.engine(seed)?);
-        self.compare(&analytic, seed, threads)
+        let analytic = self.analytic(&mut self.model(seed, false)?.0);
+        self.compare(&analytic, &Side { seed, single: false, floor: FLOOR }, threads)
+    }
+
+    /// Checks the derivatives that card `index` computes, in float32: the same differences of the same objective in
+    /// float64, on numbers that float32 has.
+    ///
+    /// # Errors
+    /// When there is no such card, or it fails.
+    pub fn check_on_card(&self, seed: u64, threads: usize, index: usize) -> Result<Report> {
+        let (mut engine, corpus) = self.model(seed, true)?;
+        let plain = self.analytic(&mut engine);
+        let config = Config { dtype: Precision::F32, ..self.config.clone() };
+        let mut card = CudaEngine::new(&config, &corpus, &Standardisation::none(self.features), index)?;
+        card.restore(&engine.state()?)?;
+        let loss = card.differentiate(&self.targets(), engine.mask(UPDATE))?;
+        let analytic = Analytic {
+            loss,
+            parameters: card.gradient()?.iter().map(|&x| f64::from(x)).collect(),
+            features: card.feature_gradient()?,
+            perturbation: plain.perturbation,
+        };
+        self.compare(&analytic, &Side { seed, single: true, floor: FLOOR_F32 }, threads)
     }
 
     /// Holds `analytic` against differences.
-    fn compare(&self, analytic: &Analytic, seed: u64, threads: usize) -> Result<Report> {
+    fn compare(&self, analytic: &Analytic, side: &Side, threads: usize) -> Result<Report> {
         let pool = Pool::new(threads)
             .map_err(|error| Error::System(format!("cannot start {threads} threads: {error}")))?;
-        let engines: Vec<_> =
-            (0..threads).map(|_| self.engine(seed).map(Mutex::new)).collect::<Result<_>>()?;
+        let engines: Vec<_> = (0..threads)
+            .map(|_| self.model(side.seed, side.single).map(|model| Mutex::new(model.0)))
+            .collect::<Result<_>>()?;
         let targets = self.targets();
-        let parts = self.parts(&lock(&engines[0]).layout().specs, analytic.features.len(), seed);
+        let parts = self.parts(&lock(&engines[0]).layout().specs, analytic.features.len(), side.seed);
         let variables: Vec<Variable> = parts.iter().flat_map(|part| part.variables.iter().copied()).collect();
 
         let derivatives: Vec<f64> = variables.iter().map(|&variable| analytic.by(variable)).collect();
-        let floor = (FLOOR * largest(&derivatives)).max(f64::MIN_POSITIVE);
+        let floor = (side.floor * largest(&derivatives)).max(f64::MIN_POSITIVE);
 
         let mut differences = vec![Difference::default(); variables.len()];
         pool.chunks([&mut differences], BLOCK, |block, [differences], worker| {
@@ -506,6 +545,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    const PLAIN: Side = Side { seed: 1, single: false, floor: FLOOR };
+
     const TOLERANCE: f64 = 1e-6;
 
     fn failed(report: &Report) -> Vec<&str> {
@@ -519,7 +560,7 @@ mod tests {
             let report = case.check(1, 2).unwrap();
             assert!(failed(&report).is_empty(), "{}: {:?}", case.name, report.tensors);
             let elements: usize = report.tensors.iter().map(|tensor| tensor.elements).sum();
-            let layout = case.engine(1).unwrap().layout().clone();
+            let layout = case.model(1, false).unwrap().0.layout().clone();
             let all = layout.len + case.conversations.concat().len() * case.features;
             assert_eq!(elements < all, case.at_most < usize::MAX, "{}: a part, or every element", case.name);
             // Above the floor every tensor is held to its own derivatives.
@@ -534,7 +575,7 @@ mod tests {
     #[test]
     fn one_wrong_element_is_found() {
         let case = case("short-window").unwrap();
-        let engine = &mut case.engine(1).unwrap();
+        let engine = &mut case.model(1, false).unwrap().0;
         let right = case.analytic(engine);
         let specs = engine.layout().specs.clone();
         for name in ["speaker_gru.b.bias_ih_l0_reverse", "context.1.value.weight", "target_embedding.weight"]
@@ -544,14 +585,14 @@ mod tests {
                 spec.range().max_by(|&i, &j| right.parameters[i].abs().total_cmp(&right.parameters[j].abs()));
             let mut wrong = right.clone();
             wrong.parameters[largest.unwrap()] *= 1.0 + 1e-5;
-            let report = case.compare(&wrong, 1, 2).unwrap();
+            let report = case.compare(&wrong, &PLAIN, 2).unwrap();
             assert_eq!(failed(&report), [name]);
             let tensor = report.tensors.iter().find(|tensor| tensor.tensor == name).unwrap();
             assert_eq!(tensor.worst.element + spec.offset, largest.unwrap());
         }
         let mut wrong = right.clone();
         wrong.features[5] = f64::NAN;
-        assert_eq!(failed(&case.compare(&wrong, 1, 2).unwrap()), ["features"]);
+        assert_eq!(failed(&case.compare(&wrong, &PLAIN, 2).unwrap()), ["features"]);
     }
 
     /// The gradient of another objective: without the adversarial pass, with stacks that read something else.
@@ -561,15 +602,15 @@ mod tests {
         let change = |change: fn(&mut Config)| {
             let mut case = right.clone();
             change(&mut case.config);
-            case.analytic(&mut case.engine(1).unwrap())
+            case.analytic(&mut case.model(1, false).unwrap().0)
         };
-        let perturbation = right.analytic(&mut right.engine(1).unwrap()).perturbation;
+        let perturbation = right.analytic(&mut right.model(1, false).unwrap().0).perturbation;
         let wrong =
             Analytic { perturbation: perturbation.clone(), ..change(|config| config.adversarial = false) };
-        let report = right.compare(&wrong, 1, 2).unwrap();
+        let report = right.compare(&wrong, &PLAIN, 2).unwrap();
         assert_eq!(failed(&report).len(), report.tensors.len(), "{:?}", failed(&report));
         let wrong = Analytic { perturbation, ..change(|config| config.stack_input = StackInput::Gru) };
-        let report = right.compare(&wrong, 1, 2).unwrap();
+        let report = right.compare(&wrong, &PLAIN, 2).unwrap();
         assert!(failed(&report).contains(&"context.0.value.weight"), "{:?}", failed(&report));
     }
 

@@ -274,8 +274,22 @@ pub struct State {
     pub first_moment: Vec<Tensor>,
     /// Adam's running means of the squared gradient, named as the parameters.
     pub second_moment: Vec<Tensor>,
-    /// Updates made so far.
+    /// Updates made so far, those that mixed precision skipped included.
     pub updates: u64,
+    /// Of mixed precision.
+    pub scaling: Option<Scaling>,
+}
+
+/// What mixed precision carries on with besides: its gradients are those of the losses times a scale, which keeps them
+/// within f16's range. An update whose gradient overflows all the same is skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// A power of two.
+    pub scale: f32,
+    /// Updates since it last changed.
+    pub good: u32,
+    /// Updates skipped so far.
+    pub skipped: u64,
 }
 
 impl Values {

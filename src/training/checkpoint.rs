@@ -182,8 +182,11 @@ impl Checkpoint {
                 first_moment: training.first_moment.clone(),
                 second_moment: training.second_moment.clone(),
                 updates: training.progress.updates,
+                scaling: training.progress.scaling,
             },
-            None => State { parameters, first_moment: zeros(), second_moment: zeros(), updates: 0 },
+            None => {
+                State { parameters, first_moment: zeros(), second_moment: zeros(), updates: 0, scaling: None }
+            }
         }
     }
 

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::early_stopping::EarlyStopping;
-use crate::model::Losses;
 use crate::model::config::Config;
+use crate::model::{Losses, Scaling};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -17,6 +17,9 @@ pub struct Progress {
     pub updates: u64,
     /// Over the utterances of the epoch under way.
     pub losses: Losses,
+    /// Of mixed precision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     pub stopping: EarlyStopping,
     /// One record for each finished epoch.
     pub history: Vec<EpochRecord>,
@@ -59,6 +62,7 @@ impl Progress {
             steps: 0,
             updates: 0,
             losses: Losses::default(),
+            scaling: None,
             stopping: EarlyStopping::default(),
             history: Vec::new(),
         }

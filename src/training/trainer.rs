@@ -256,6 +256,7 @@ impl Trainer<'_> {
                 self.diverged(&format!("{name} is not finite in epoch {epoch}, after update {updates}"))
             );
         }
+        self.progress.scaling = state.scaling;
         self.around.folder.write_last(&Checkpoint {
             config: self.around.setup.config.clone(),
             origin: self.around.setup.origin.clone(),

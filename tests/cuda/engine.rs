@@ -7,6 +7,7 @@ use coin::data::Corpus;
 use coin::data::standardise::Standardisation;
 use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
 use coin::model::device::{Compute, Device};
+use coin::model::gradcheck;
 use coin::model::{Engine, Objective, State, Tensor, Values, engine};
 use coin::random::{Stream, purpose};
 
@@ -21,6 +22,7 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("objective_of_long_windows", objective_of_long_windows),
         ("objective_of_one_and_of_nothing_before", objective_of_one_and_of_nothing_before),
         ("golden_files", golden_files),
+        ("derivatives_agree_with_differences", derivatives_agree_with_differences),
         ("training_follows_the_cpu", training_follows_the_cpu),
         ("same_bits_twice", same_bits_twice),
         ("a_resumed_run_is_the_same", a_resumed_run_is_the_same),
@@ -180,6 +182,16 @@ fn golden_files() {
         golden.check("input_gradient_norm", &objective.input_gradient_norm, TOLERANCE);
         for tensor in &objective.gradient {
             golden.check(&format!("gradient.{}", tensor.name), &values(tensor), TOLERANCE);
+        }
+    }
+}
+
+/// Dropout's masks included. `coin gradcheck --device cuda` has all configurations.
+fn derivatives_agree_with_differences() {
+    for name in ["dropout", "dropout-gru-batch"] {
+        let report = gradcheck::case(name).unwrap().check_on_card(1, 2, 0).unwrap();
+        for agreement in &report.tensors {
+            assert!(agreement.within(1e-3), "{name}: {agreement:?}");
         }
     }
 }

@@ -103,7 +103,7 @@ impl Golden {
                 Tensor { values: Values::F64(vec![0.0; size]), ..tensor.clone() }
             })
             .collect();
-        State { parameters, first_moment: zeros.clone(), second_moment: zeros, updates: 0 }
+        State { parameters, first_moment: zeros.clone(), second_moment: zeros, updates: 0, scaling: None }
     }
 
     pub fn targets(&self) -> Vec<u32> {

@@ -63,7 +63,8 @@ pub struct Product {
     pub a_shared: u32,
     pub b_shared: u32,
     pub chunk: u32,
-    pub padding: u32,
+    /// In float32 where the rest is in mixed precision; kernels do not look at it.
+    pub exact: u32,
 }
 
 const _: () = assert!(size_of::<Product>() == 18 * 8 + 16 * 4);
@@ -117,7 +118,7 @@ impl Product {
             a_shared: 0,
             b_shared: 0,
             chunk: 0,
-            padding: 0,
+            exact: 0,
         }
     }
 
@@ -131,6 +132,12 @@ impl Product {
 
     pub fn bias(mut self, bias: Buffer) -> Self {
         self.bias = bias.address;
+        self
+    }
+
+    /// Multiplied in float32 in mixed precision too.
+    pub fn exact(mut self) -> Self {
+        self.exact = 1;
         self
     }
 

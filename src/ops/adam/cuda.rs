@@ -31,16 +31,22 @@ impl Optimiser {
         }
     }
 
-    /// What `counter` holds after `updates` updates.
+    /// What `counter` holds after so many updates that were not skipped.
     pub fn counter(updates: u64) -> [u32; 12] {
         let mut words = [0; 12];
         words[..2].copy_from_slice(&[updates as u32, (updates >> 32) as u32]);
         words
     }
 
-    /// What `loss_scale` holds at first.
-    pub fn first_scale() -> [u32; 3] {
-        [FIRST_SCALE.to_bits(), 0, 0]
+    /// Updates that were not skipped.
+    pub fn updates(counter: [u32; 2]) -> u64 {
+        u64::from(counter[0]) | u64::from(counter[1]) << 32
+    }
+
+    /// What `loss_scale` holds; `None` at first.
+    pub fn loss_scale(scale_and_good: Option<(f32, u32)>) -> [u32; 3] {
+        let (scale, good) = scale_and_good.unwrap_or((FIRST_SCALE, 0));
+        [scale.to_bits(), good, 0]
     }
 }
 

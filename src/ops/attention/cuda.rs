@@ -5,7 +5,7 @@ use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Of, Product};
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{Window, Worker, launch};
 
 impl Worker {
     /// `1 / sqrt(d)`
@@ -35,7 +35,7 @@ impl Attention for Worker {
         let product = Product::new((rows, width, width), (*g, width), score, (*projected, width));
         self.product_nn(layout, product.extent(Extent::Rows));
         let (scores, rows_of) = ((*probabilities, Of::Pairs), (*g, Of::Rows));
-        self.window("window_nt", layout, (*projected, Of::Rows), rows_of, scores, false);
+        self.window(Window::Nt, layout, (*projected, Of::Rows), rows_of, scores, false);
         let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
         // SAFETY: the probabilities are n x n for each window.
         unsafe {
@@ -56,7 +56,7 @@ impl Attention for Worker {
 
     fn attend(&mut self, layout: &Indices, probabilities: &Buffer, g: &Buffer, attended: &mut Buffer) {
         let (p, g, to) = ((*probabilities, Of::Pairs), (*g, Of::Rows), (*attended, Of::Rows));
-        self.window("window_nn", layout, p, g, to, false);
+        self.window(Window::Nn, layout, p, g, to, false);
     }
 
     fn attend_backward(
@@ -69,8 +69,8 @@ impl Attention for Worker {
         d_g: &mut Buffer,
     ) {
         let d_rows = (*d_attended, Of::Rows);
-        self.window("window_nt", layout, d_rows, (*g, Of::Rows), (*d_probabilities, Of::Pairs), true);
-        self.window("window_tn", layout, (*probabilities, Of::Pairs), d_rows, (*d_g, Of::Rows), true);
+        self.window(Window::Nt, layout, d_rows, (*g, Of::Rows), (*d_probabilities, Of::Pairs), true);
+        self.window(Window::Tn, layout, (*probabilities, Of::Pairs), d_rows, (*d_g, Of::Rows), true);
     }
 
     fn add_rows(&mut self, layout: &Indices, from: &Buffer, to: &mut Buffer) {
@@ -126,8 +126,8 @@ impl Attention for Worker {
             )
         }
         let d_scores = (*d_probabilities, Of::Pairs);
-        self.window("window_nn", layout, d_scores, (*g, Of::Rows), (*d_projected, Of::Rows), false);
-        self.window("window_tn", layout, d_scores, (*projected, Of::Rows), (*d_g, Of::Rows), true);
+        self.window(Window::Nn, layout, d_scores, (*g, Of::Rows), (*d_projected, Of::Rows), false);
+        self.window(Window::Tn, layout, d_scores, (*projected, Of::Rows), (*d_g, Of::Rows), true);
         let score = (self.folded.score[stack], width);
         let product = Product::new((rows, width, width), (*d_projected, width), score, (*d_g, width));
         self.product_nt(layout, product.extent(Extent::Rows).accumulate());

@@ -24,7 +24,23 @@ pub const KERNELS: &[(&str, &[&str])] = &[
     ("classifier", &["cross_entropy", "metrics"]),
     ("dropout", &["dropout"]),
     ("embedding", &["embedding_gather", "embedding_scatter"]),
-    ("gru", &["gru_forward_f32", "gru_backward_f32"]),
+    (
+        "gru",
+        &[
+            "gru_forward_f32",
+            "gru_backward_f32",
+            "gru_forward_f16",
+            "gru_backward_f16",
+            "gru_forward_f16_50",
+            "gru_backward_f16_50",
+            "gru_forward_f16_100",
+            "gru_backward_f16_100",
+            "gru_forward_f16_150",
+            "gru_backward_f16_150",
+            "gru_forward_f16_200",
+            "gru_backward_f16_200",
+        ],
+    ),
     ("interaction", &["interaction", "interaction_backward", "interaction_silent", "interaction_silent_sum"]),
     (
         "product",
@@ -91,6 +107,17 @@ pub struct Worker {
     /// Mixed precision's: the first float is what losses are multiplied with.
     loss_scale: Option<Buffer>,
     failed: Option<Error>,
+}
+
+/// Which operand of a window's product is transposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Window {
+    /// `A B^T`
+    Nt,
+    /// `A B`
+    Nn,
+    /// `A^T B`
+    Tn,
 }
 
 /// Where things lie that a [`Worker`] needs.
@@ -167,6 +194,11 @@ impl Worker {
             self.card.allow_shared(kernel, bytes)?;
         }
         Ok(())
+    }
+
+    /// Whether products are made on tensor cores.
+    pub(super) fn mixed(&self) -> bool {
+        self.loss_scale.is_some()
     }
 
     /// Address of the loss scale; 0 where there is none.
@@ -284,26 +316,28 @@ impl Worker {
         self.layout.specs[to].offset as i64 - self.layout.specs[from].offset as i64
     }
 
-    fn product(&mut self, kernel: &str, indices: &Indices, mut product: Product) {
+    /// `kernels` are the one in float32 and the one on tensor cores.
+    fn product(&mut self, kernels: [&str; 2], indices: &Indices, mut product: Product) {
         product.run_stride = self.run_stride;
+        let kernel = kernels[usize::from(self.mixed() && product.exact == 0)];
         // SAFETY: the operations build products whose operands hold what their shapes say.
         unsafe { launch!(self, kernel, product.shape(self.runs), indices.header.address, product) }
     }
 
     /// `C = A B^T`
     pub(super) fn product_nt(&mut self, indices: &Indices, product: Product) {
-        self.product("product_nt", indices, product);
+        self.product(["product_nt", "product_nt_f16"], indices, product);
     }
 
     /// `C = A B`
     pub(super) fn product_nn(&mut self, indices: &Indices, product: Product) {
-        self.product("product_nn", indices, product);
+        self.product(["product_nn", "product_nn_f16"], indices, product);
     }
 
     /// `C = A^T B` over a fixed k.
     pub(super) fn product_tn(&mut self, indices: &Indices, product: Product) {
         assert_eq!(product.extent, Extent::Fixed);
-        self.product("product_tn", indices, product);
+        self.product(["product_tn", "product_tn_f16"], indices, product);
     }
 
     /// `C += A^T B` over the batch's rows: chunks of them side by side, then their sum in order.
@@ -314,7 +348,7 @@ impl Worker {
             * chunked.n as usize
             * (chunked.inner * chunked.outer * chunked.chunks()) as usize;
         assert!(words <= self.workspace.len, "a workspace too small for a weight's gradient");
-        self.product("product_tn", indices, chunked);
+        self.product(["product_tn", "product_tn_f16"], indices, chunked);
         let mut folding = Product { a: self.workspace.address, c: to, ..chunked }.accumulate();
         folding.run_stride = self.run_stride;
         let shape = folding.fold_shape(self.runs);
@@ -322,10 +356,10 @@ impl Worker {
         unsafe { launch!(self, "product_fold", shape, indices.header.address, folding) }
     }
 
-    /// A product for each window; `kernel` is `window_nt`, `window_nn` or `window_tn`.
+    /// A product for each window, with the transpose that `of` says.
     pub(super) fn window(
         &mut self,
-        kernel: &str,
+        of: Window,
         indices: &Indices,
         (a, a_of): (Buffer, Of),
         (b, b_of): (Buffer, Of),
@@ -347,6 +381,12 @@ impl Worker {
             longest: indices.capacity.longest as u32,
         };
         let shape = product.shape(indices.capacity.samples as u32, self.runs);
+        let kernels = match of {
+            Window::Nt => ["window_nt", "window_nt_f16"],
+            Window::Nn => ["window_nn", "window_nn_f16"],
+            Window::Tn => ["window_tn", "window_tn_f16"],
+        };
+        let kernel = kernels[usize::from(self.mixed())];
         // SAFETY: rows are 2d wide and pairs n x n a window, in every buffer that an operation gives.
         unsafe { launch!(self, kernel, shape, indices.header.address, product) }
     }

@@ -102,7 +102,7 @@ impl Worker {
             let (weights, to) = ((self.parameter(weight), width), (self.gradient(weight), width));
             self.product_nn(
                 indices,
-                Product::new((out, width, out), (correlation, out), weights, to).accumulate(),
+                Product::new((out, width, out), (correlation, out), weights, to).accumulate().exact(),
             );
         }
     }

@@ -45,6 +45,39 @@ fn f32_block(backward: bool, d: usize, most: usize) -> (u32, u32) {
     (threads as u32, (needed + held * chunk) as u32)
 }
 
+/// Sequences that a block of the kernels on tensor cores works on.
+const F16_TILE: u32 = 8;
+
+/// The kernel on tensor cores for d, and how many pieces of W_hh a warp of it holds in shared memory; `None`: as many as fit.
+fn f16_kernel(backward: bool, d: usize) -> (&'static str, Option<usize>) {
+    match (d, backward) {
+        (50, false) => ("gru_forward_f16_50", Some(0)),
+        (50, true) => ("gru_backward_f16_50", Some(0)),
+        (100, false) => ("gru_forward_f16_100", Some(9)),
+        (100, true) => ("gru_backward_f16_100", Some(12)),
+        (150, false) => ("gru_forward_f16_150", Some(18)),
+        (150, true) => ("gru_backward_f16_150", Some(18)),
+        (200, false) => ("gru_forward_f16_200", Some(15)),
+        (200, true) => ("gru_backward_f16_200", Some(13)),
+        (_, false) => ("gru_forward_f16", None),
+        (_, true) => ("gru_backward_f16", None),
+    }
+}
+
+/// Threads and bytes of dynamic shared memory of a kernel on tensor cores, with the formulas of `kernels/gru.cu`.
+fn f16_block(backward: bool, d: usize, pieces: Option<usize>, most: usize) -> (u32, u32) {
+    let warps = d.div_ceil(16);
+    let depths = d.div_ceil(8);
+    let needed = if backward {
+        2 * F16_TILE as usize * ((3 * depths * 8).next_multiple_of(32) + 8) * 2
+    } else {
+        2 * F16_TILE as usize * (d.next_multiple_of(32) + 8) * 2 + 3 * d.next_multiple_of(16) * 4
+    };
+    let piece = 256 * warps;
+    let held = pieces.unwrap_or_else(|| (most.saturating_sub(needed) / piece).min(3 * depths));
+    (32 * warps as u32, (needed + held * piece) as u32)
+}
+
 /// The groups of a layer: which rows, and the parameters by direction.
 struct Groups {
     extent: Extent,
@@ -58,9 +91,15 @@ struct Groups {
 impl Worker {
     /// A kernel, and how it is launched for up to `capacity` sequences in so many groups and directions.
     fn gru_kernel(&self, backward: bool, capacity: usize, directions: u32) -> (&'static str, Shape) {
-        let name = if backward { "gru_backward_f32" } else { "gru_forward_f32" };
-        let (block, shared) = f32_block(backward, self.d, self.card.shared_memory);
-        (name, Shape { grid: [(capacity as u32).div_ceil(TILE), directions, self.runs], block, shared })
+        let most = self.card.shared_memory;
+        let (name, tile, (block, shared)) = if self.mixed() {
+            let (name, pieces) = f16_kernel(backward, self.d);
+            (name, F16_TILE, f16_block(backward, self.d, pieces, most))
+        } else {
+            let name = if backward { "gru_backward_f32" } else { "gru_forward_f32" };
+            (name, TILE, f32_block(backward, self.d, most))
+        };
+        (name, Shape { grid: [(capacity as u32).div_ceil(tile), directions, self.runs], block, shared })
     }
 
     /// Asks leave for the shared memory of the recurrence.

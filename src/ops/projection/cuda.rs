@@ -18,19 +18,19 @@ impl Worker {
             // W [out, D]: the Gram matrix of its rows.
             let (out, features) = (layout.specs[bias].len(), layout.sizes.features);
             let weight = (self.parameter(weight), features);
-            self.product_nt(indices, Product::new((out, out, features), weight, weight, (gram, out)));
+            self.product_nt(indices, Product::new((out, out, features), weight, weight, (gram, out)).exact());
         }
         for (l, place) in layout.context.iter().enumerate() {
             // score[i, j] = sum over o of query[o, i] key[o, j]
             let (query, key) = ((self.parameter(place.query), width), (self.parameter(place.key), width));
             let score = (self.folded.score[l], width);
-            self.product_tn(indices, Product::new((width, width, width), query, key, score));
+            self.product_tn(indices, Product::new((width, width, width), query, key, score).exact());
             if attended && l > 0 {
                 let [forward, backward] = place.gru;
                 let input = (self.parameter(forward.weight_ih), width);
                 let value = (self.parameter(layout.context[l - 1].value), width);
                 let mut product =
-                    Product::new((3 * d, width, width), input, value, (self.folded.input[l], width));
+                    Product::new((3 * d, width, width), input, value, (self.folded.input[l], width)).exact();
                 product.inner = 2;
                 product.a_inner = self.distance(forward.weight_ih, backward.weight_ih);
                 product.c_inner = (3 * d * width) as i64;
@@ -49,8 +49,8 @@ impl Worker {
             let d_score = (self.folded.d_score[l], width);
             // key' = query score', query' = key score'^T
             let (d_query, d_key) = ((self.gradient(place.query), width), (self.gradient(place.key), width));
-            self.product_nn(indices, Product::new(square, query, d_score, d_key).accumulate());
-            self.product_nt(indices, Product::new(square, key, d_score, d_query).accumulate());
+            self.product_nn(indices, Product::new(square, query, d_score, d_key).accumulate().exact());
+            self.product_nt(indices, Product::new(square, key, d_score, d_query).accumulate().exact());
             if !(attended && l > 0) {
                 continue;
             }
@@ -64,14 +64,15 @@ impl Worker {
                 let d_value = (self.gradient(value), width);
                 self.product_tn(
                     indices,
-                    Product::new((width, width, 3 * d), input, d_folded, d_value).accumulate(),
+                    Product::new((width, width, 3 * d), input, d_folded, d_value).accumulate().exact(),
                 );
             }
             // input' = folded' value^T
             let d_folded = (self.folded.d_input[l], width);
             let d_input = (self.gradient(forward.weight_ih), width);
             let value = (self.parameter(value), width);
-            let mut product = Product::new((3 * d, width, width), d_folded, value, d_input).accumulate();
+            let mut product =
+                Product::new((3 * d, width, width), d_folded, value, d_input).accumulate().exact();
             product.inner = 2;
             product.a_inner = (3 * d * width) as i64;
             product.c_inner = apart;
