@@ -135,7 +135,8 @@ constexpr int F16_BACKWARD_SHARED[4] = {0, 12, 18, 13};
 // quad's lanes read W_hh in PyTorch's layout by whole sectors, and each value of the state serves 6 products (forward; backward 4).
 // The quad's sums are then split by sequences: each lane finishes 4 of the 16.
 //
-// W_hh is read from shared memory for as much of the depth as the launch gives memory for, in L2 beyond that: at d = 100 half of it.
+// W_hh is read from shared memory for as much of the depth as the launch gives memory for, from L2 beyond that: in 64 KiB all of it
+// forward at d = 50, at d = 100 two chunks of seven, backward ten of ten and three of nineteen.
 //
 // Floor by step and tile: 2 * 16 * 3 d^2 FLOPs (at d = 100 and 64 fma a cycle 7500 cycles), DRAM 16 * 4 * (8 d forward, 10 d backward)
 // bytes (at d = 100 8700 and 10900 cycles of an SM's share of 616 GB/s), and what of 12 d^2 bytes is not in shared memory from L2. So
