@@ -25,35 +25,24 @@
 // Nothing of a row that belongs to no sequence is read or written, nor anything behind the sequences there are.
 //
 // Launch, all kernels: grid (ceil(capacity / tile), 2 groups, runs), blockIdx.y = 2 group + direction. Blocks without sequences
-// return at once. Tiles, block sizes and shared memory are below, with each kernel. A block keeps its sequences through all steps, so no
+// return at once. Tiles, block sizes and shared memory are below. A block keeps its sequences through all steps, so no
 // block waits for another; sums are made in a fixed order.
 
 #include "gru.cuh"
 #include "tensor_core.cuh"
 
-// Widths that the kernels take.
+// Launch shapes: what a host must know. Bytes are of dynamic shared memory; more than 48 KiB has to be asked for.
+
+// The widest d.
 constexpr int WIDEST = 256;
-
-// ---------------------------------------------------------------------------------------------------------------------------------
-// float32
-//
-// Tile: 16 sequences, one direction. A quad of lanes makes the products of the same outputs, each lane for a quarter of the depth: a
-// quad's lanes read W_hh in PyTorch's layout by whole sectors, and each value of the state serves 6 products (forward; backward 4).
-// The quad's sums are then split by sequences: each lane finishes 4 of the 16.
-//
-// W_hh is read from shared memory for as much of the depth as the launch gives memory for, in L2 beyond that: at d = 100 half of it.
-//
-// Floor by step and tile: 2 * 16 * 3 d^2 FLOPs (at d = 100 and 64 fma a cycle 7500 cycles), DRAM 16 * 4 * (8 d forward, 11 d
-// backward) bytes (at d = 100 8700 and 12000 cycles of an SM's share of 616 GB/s), and what of 12 d^2 bytes is not in shared memory
-// from L2. So memory is what it waits for: what a step reads is fetched into L2
-// while the product of the step before is made.
-
-constexpr int F32_TILE = 16;
-constexpr int F32_DEPTH = 16;  // of a chunk of W_hh: 4 for each lane of a quad
 
 __host__ __device__ constexpr int round_up(int value, int multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
+
+// In float32.
+constexpr int F32_TILE = 16;
+constexpr int F32_DEPTH = 16;  // of a chunk of W_hh: 4 for each lane of a quad
 
 // Forward: a warp takes 16 units at a time, all three gates of them. At most 8 warps, so that a thread may have 255 registers.
 __host__ __device__ constexpr int f32_forward_threads(int d) {
@@ -102,6 +91,58 @@ __host__ __device__ constexpr unsigned f32_backward_chunk_bytes(int d) {
 }
 
 static_assert(f32_forward_bytes(WIDEST) <= 65536 && f32_backward_bytes(WIDEST) <= 65536, "what a block may have on sm_75");
+
+// On tensor cores.
+constexpr int F16_TILE = 8;
+
+__host__ __device__ constexpr int f16_warps(int d) {
+    return round_up(d, 16) / 16;
+}
+__host__ __device__ constexpr int f16_threads(int d) {
+    return 32 * f16_warps(d);
+}
+// Depth of a gate in pieces.
+__host__ __device__ constexpr int f16_depths(int d) {
+    return round_up(d, 8) / 8;
+}
+// Distance of two sequences in halves: an odd multiple of 8, so that the rows of `ldmatrix` meet different banks; four pieces are read
+// at once.
+__host__ __device__ constexpr int f16_forward_row(int d) {
+    return round_up(d, 32) + 8;
+}
+__host__ __device__ constexpr int f16_backward_row(int d) {
+    return round_up(3 * f16_depths(d) * 8, 32) + 8;
+}
+// Shared memory that a launch must give, and more for each piece of every warp that is held there.
+__host__ __device__ constexpr unsigned f16_forward_bytes(int d) {
+    return 2 * F16_TILE * f16_forward_row(d) * 2 + 3 * round_up(d, 16) * 4;
+}
+__host__ __device__ constexpr unsigned f16_backward_bytes(int d) {
+    return 2 * F16_TILE * f16_backward_row(d) * 2;
+}
+__host__ __device__ constexpr unsigned f16_piece_bytes(int d) {
+    return 256 * f16_warps(d);
+}
+// Pieces that the kernels for d = 50, 100, 150 and 200 hold in shared memory; the ones for any d as many as the launch gives memory for,
+// up to all 3 f16_depths(d).
+constexpr int F16_FORWARD_SHARED[4] = {0, 12, 21, 15};
+constexpr int F16_BACKWARD_SHARED[4] = {0, 12, 18, 13};
+
+// ---------------------------------------------------------------------------------------------------------------------------------
+// float32
+//
+// Tile: 16 sequences, one direction. A quad of lanes makes the products of the same outputs, each lane for a quarter of the depth: a
+// quad's lanes read W_hh in PyTorch's layout by whole sectors, and each value of the state serves 6 products (forward; backward 4).
+// The quad's sums are then split by sequences: each lane finishes 4 of the 16.
+//
+// W_hh is read from shared memory for as much of the depth as the launch gives memory for, from L2 beyond that: in 64 KiB all of it
+// forward at d = 50, at d = 100 two chunks of seven, backward ten of ten and three of nineteen.
+//
+// Floor by step and tile: 2 * 16 * 3 d^2 FLOPs (at d = 100 and 64 fma a cycle 7500 cycles), DRAM 16 * 4 * (8 d forward, 10 d backward)
+// bytes (at d = 100 8700 and 10900 cycles of an SM's share of 616 GB/s), and what of 12 d^2 bytes is not in shared memory from L2. So
+// memory is what it waits for: what a step reads is fetched into L2 while the product of the step before is made.
+//
+// Registers on sm_75 (nvcc 13.0): forward 252, backward 128, no spills; one block an SM where the shared memory is used up.
 
 extern __shared__ float4 dynamic_shared[];
 
@@ -313,6 +354,10 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
     const int columns = f32_backward_columns(d);
     const int slice = threadIdx.x / 32 / columns, lane = threadIdx.x % 4;
     const int first_column = threadIdx.x / 32 % columns * 32 + threadIdx.x % 32 / 4;
+    // Columns from d on are made like the last one, and not used.
+    int column_of[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) column_of[i] = min(first_column + i * 8, d - 1);
     const int longest = share.longest();
     __syncthreads();
 
@@ -364,19 +409,22 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
             const int first = chunk * F32_DEPTH + lane * 4;
             // By column, along the depth.
             float4 weights[4];
-            const bool is_held = chunk < chunks_held;
+            if (chunk < chunks_held) {
+                const float *const from = held + first * held_stride;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                // Columns from d on are made like the last one, and not used.
-                const int column = min(first_column + i * 8, d - 1);
-                if (is_held) {
-                    const float *const from = held + first * held_stride + column;
-                    weights[i] = make_float4(from[0], from[held_stride], from[2 * held_stride], from[3 * held_stride]);
-                } else {
-                    const float *const from = share.weight + first * d + column;
-                    const int left = 3 * d - first;
-                    weights[i] = make_float4(left > 0 ? from[0] : 0.0f, left > 1 ? from[d] : 0.0f, left > 2 ? from[2 * d] : 0.0f,
-                                             left > 3 ? from[3 * d] : 0.0f);
+                for (int i = 0; i < 4; i++) {
+                    const float *const top = from + column_of[i];
+                    weights[i] = make_float4(top[0], top[held_stride], top[2 * held_stride], top[3 * held_stride]);
+                }
+            } else {
+                const float *const from = share.weight + first * d;
+                // Rows that the last chunk lacks.
+                const int left = chunk + 1 < chunks ? 4 : 3 * d - first;
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const float *const top = from + column_of[i];
+                    weights[i] = make_float4(left > 0 ? __ldg(top) : 0.0f, left > 1 ? __ldg(top + d) : 0.0f,
+                                             left > 2 ? __ldg(top + 2 * d) : 0.0f, left > 3 ? __ldg(top + 3 * d) : 0.0f);
                 }
             }
 #pragma unroll
@@ -415,53 +463,25 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 //
 //     kernel     d    warps   pieces   held   shared   streamed   blocks an SM
 //     forward    50   4       21       21     0        0          4
-//     forward    100  7       39       30     9        0          2
-//     forward    150  10      57       39     18       0          1
+//     forward    100  7       39       27     12       0          2
+//     forward    150  10      57       36     21       0          1
 //     forward    200  13      75       24     15       36         1
 //     backward   50   4       21       21     0        0          4
 //     backward   100  7       39       27     12       0          2
 //     backward   150  10      57       39     18       0          1
-//     backward   200  13      75       24     13       38         1
+//     backward   200  13      75       20     13       42         1
 //     any d           d / 16  3 d / 8  0      what the launch gives memory for, the rest streamed
 //
 // Shared memory, forward: h in f16 [2, 8, row], read in one step and written for the next, so that there is one barrier a step; b_hh
 // [3, d rounded up to 16]; fragments [warp, piece, lane]. Backward: [dr, dz, dhn] in f16 [2, 8, row], each gate's columns rounded up to
 // 8; fragments. Columns that stand for nothing are zero.
 //
-// Floor: DRAM, as for float32 (`saved` and `hidden` are the same): 8 * 4 * (8 d, 11 d) bytes a step and tile, at d = 100 and two
-// tiles an SM 8700 and 12000 cycles of its share of 616 GB/s; the products take 39 tensor-core instructions a warp. What a step
-// reads is loaded into registers while the product of the step before is made, and asked for in L2 one step earlier still.
-
-constexpr int F16_TILE = 8;
-
-__host__ __device__ constexpr int f16_warps(int d) {
-    return round_up(d, 16) / 16;
-}
-__host__ __device__ constexpr int f16_threads(int d) {
-    return 32 * f16_warps(d);
-}
-// Depth of a gate in pieces.
-__host__ __device__ constexpr int f16_depths(int d) {
-    return round_up(d, 8) / 8;
-}
-// Distance of two sequences in halves: an odd multiple of 8, so that the rows of `ldmatrix` meet different banks; four pieces are read
-// at once.
-__host__ __device__ constexpr int f16_forward_row(int d) {
-    return round_up(d, 32) + 8;
-}
-__host__ __device__ constexpr int f16_backward_row(int d) {
-    return round_up(3 * f16_depths(d) * 8, 32) + 8;
-}
-// Shared memory that a launch must give, and more for each piece of every warp that is held there.
-__host__ __device__ constexpr unsigned f16_forward_bytes(int d) {
-    return 2 * F16_TILE * f16_forward_row(d) * 2 + 3 * round_up(d, 16) * 4;
-}
-__host__ __device__ constexpr unsigned f16_backward_bytes(int d) {
-    return 2 * F16_TILE * f16_backward_row(d) * 2;
-}
-__host__ __device__ constexpr unsigned f16_piece_bytes(int d) {
-    return 256 * f16_warps(d);
-}
+// Floor: DRAM, as for float32 (`saved` and `hidden` are the same): 8 * 4 * (8 d, 10 d) bytes a step and tile, at d = 100 and two
+// tiles an SM 8700 and 10900 cycles of its share of 616 GB/s; 2 * 8 * 3 d^2 FLOPs, which are 39 tensor-core instructions a warp. What a
+// step reads is loaded into registers while the product of the step before is made, and asked for in L2 one step earlier still.
+//
+// Registers on sm_75 (nvcc 13.0), forward and backward: d = 50 128 and 127, 100 128 and 128, 150 168 and 168, 200 128 and 128, any d 88
+// and 104, no spills.
 
 // The pieces of W_hh that a warp multiplies by. `Stream` reads a piece from the parameters.
 template <int HELD> struct Pieces {
@@ -470,17 +490,19 @@ template <int HELD> struct Pieces {
     int end_of_shared;
 
     template <class Stream> __device__ __forceinline__ Pieces(int pieces, int shared, uint2 *memory, const Stream &stream) {
+        end_of_shared = min(pieces, HELD + shared);
+        // Read by the lane that writes: no barrier is needed.
+        uint2 *const own = memory + (threadIdx.x / 32 * (end_of_shared - HELD)) * 32 + threadIdx.x % 32;
+        // With more loads under way registers would spill.
+#pragma unroll 2
+        for (int i = HELD; i < end_of_shared; i++) own[(i - HELD) * 32] = stream(i);
+        in_shared = own;
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
             const uint2 piece = stream(i);
             in_registers[i][0] = piece.x;
             in_registers[i][1] = piece.y;
         }
-        end_of_shared = min(pieces, HELD + shared);
-        // Read by the lane that writes: no barrier is needed.
-        uint2 *const own = memory + (threadIdx.x / 32 * (end_of_shared - HELD)) * 32 + threadIdx.x % 32;
-        for (int i = HELD; i < end_of_shared; i++) own[(i - HELD) * 32] = stream(i);
-        in_shared = own;
     }
 
     template <class Stream> __device__ __forceinline__ uint2 at(int i, const Stream &stream) const {
@@ -516,20 +538,23 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
     const auto unit_of = [&](int i) { return first_unit + i / 2 * 8; };
 
     // Piece 3 depth + gate: units of a gate by 8 columns of W_hh.
-    const bool aligned = d % 2 == 0 && reinterpret_cast<size_t>(share.weight) % 8 == 0;
+    const float *const corner = share.weight + first_unit * d + pair * 2;
+    // Worth a branch only where it is done in each step.
+    constexpr bool STREAMED = D == 0 || HELD + SHARED < 3 * f16_depths(D);
+    const bool aligned = STREAMED && d % 2 == 0 && reinterpret_cast<size_t>(share.weight) % 8 == 0;
     const auto stream = [&](int piece) {
         const int column = piece / 3 * 8 + pair * 2;
         unsigned words[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int unit = first_unit + half * 8;
-            const float *const from = share.weight + (piece % 3 * d + unit) * d + column;
+            const float *const from = corner + ((piece % 3 * d + half * 8) * d + piece / 3 * 8);
             float2 values = make_float2(0.0f, 0.0f);
             if (unit < d && column < d) {
                 if (aligned) {
                     values = __ldg(reinterpret_cast<const float2 *>(from));
                 } else {
-                    values = make_float2(__ldg(from), column + 1 < d ? __ldg(from + 1) : 0.0f);
+                    values = make_float2(__ldg(from), d % 2 == 0 || column + 1 < d ? __ldg(from + 1) : 0.0f);
                 }
             }
             words[half] = pack(values.x, values.y);
@@ -636,13 +661,14 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     const auto unit_of = [&](int i) { return first_unit + i / 2 * 8; };
 
     // Piece depths gate + depth: units by 8 rows of a gate of W_hh.
+    const float *const corner = share.weight + pair * 2 * d + first_unit;
     const auto stream = [&](int piece) {
         const int row = piece % depths * 8 + pair * 2;
         unsigned words[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int unit = first_unit + half * 8;
-            const float *const from = share.weight + (piece / depths * d + row) * d + unit;
+            const float *const from = corner + ((piece / depths * d + piece % depths * 8) * d + half * 8);
             words[half] = pack(unit < d && row < d ? __ldg(from) : 0.0f, unit < d && row + 1 < d ? __ldg(from + d) : 0.0f);
         }
         return make_uint2(words[0], words[1]);
@@ -728,26 +754,26 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     }
 }
 
-// What a specialised kernel holds in shared memory is fixed: f16_forward_bytes(d) + shared * f16_piece_bytes(d), and so backward.
-#define GRU_F16(name, d, held_forward, shared_forward, held_backward, shared_backward, blocks)                                           \
-    static_assert(f16_forward_bytes(d) + shared_forward * f16_piece_bytes(d) <= 65536 / blocks, "shared memory of an SM");               \
-    static_assert(f16_backward_bytes(d) + shared_backward * f16_piece_bytes(d) <= 65536 / blocks, "shared memory of an SM");             \
-    extern "C" __global__ void __launch_bounds__(f16_threads(d), blocks) gru_forward_f16##name(                                          \
+// `D` is the kernel's one width, which `width` must then be, or 0; what it holds in shared memory is fixed. A launch gives it
+// f16_forward_bytes(d) + shared * f16_piece_bytes(d), backward likewise.
+#define GRU_F16(name, D, widest, held_forward, shared_forward, held_backward, shared_backward, blocks)                                  \
+    static_assert(f16_forward_bytes(widest) + shared_forward * f16_piece_bytes(widest) <= 65536 / blocks, "an SM's shared memory");      \
+    static_assert(f16_backward_bytes(widest) + shared_backward * f16_piece_bytes(widest) <= 65536 / blocks, "an SM's shared memory");    \
+    extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_forward_f16##name(                                     \
         const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,            \
         float *saved, float *hidden, int first_group, int capacity, int width, size_t run_stride) {                                      \
-        f16_forward<(#name[0] == '_' ? d : 0), held_forward, shared_forward>(header, start, length, parameters, places, saved, hidden,   \
-                                                                             first_group, capacity, width, run_stride);                  \
+        f16_forward<D, held_forward, shared_forward>(header, start, length, parameters, places, saved, hidden, first_group, capacity,    \
+                                                     width, run_stride);                                                                 \
     }                                                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(f16_threads(d), blocks) gru_backward_f16##name(                                         \
+    extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_backward_f16##name(                                    \
         const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,            \
         float *saved, const float *hidden, const float *d_hidden, int first_group, int capacity, int width, size_t run_stride) {         \
-        f16_backward<(#name[0] == '_' ? d : 0), held_backward, shared_backward>(header, start, length, parameters, places, saved,        \
-                                                                                hidden, d_hidden, first_group, capacity, width,         \
-                                                                                run_stride);                                             \
+        f16_backward<D, held_backward, shared_backward>(header, start, length, parameters, places, saved, hidden, d_hidden,              \
+                                                        first_group, capacity, width, run_stride);                                       \
     }
 
-GRU_F16(_50, 50, 21, 0, 21, 0, 4)
-GRU_F16(_100, 100, 30, 9, 27, 12, 2)
-GRU_F16(_150, 150, 39, 18, 39, 18, 1)
-GRU_F16(_200, 200, 24, 15, 24, 13, 1)
-GRU_F16(, WIDEST, 0, 0, 0, 0, 1)
+GRU_F16(_50, 50, 50, 21, F16_FORWARD_SHARED[0], 21, F16_BACKWARD_SHARED[0], 4)
+GRU_F16(_100, 100, 100, 27, F16_FORWARD_SHARED[1], 27, F16_BACKWARD_SHARED[1], 2)
+GRU_F16(_150, 150, 150, 36, F16_FORWARD_SHARED[2], 39, F16_BACKWARD_SHARED[2], 1)
+GRU_F16(_200, 200, 200, 24, F16_FORWARD_SHARED[3], 20, F16_BACKWARD_SHARED[3], 1)
+GRU_F16(, 0, WIDEST, 0, 0, 0, 0, 1)

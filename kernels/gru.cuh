@@ -40,6 +40,7 @@ __device__ __forceinline__ GateGradients gate_gradients(float dh, float r, float
 // What a block works on: sequences first, first + 1, ... of a group, in one direction.
 struct Share {
     int direction;  // 1: from a sequence's last row to its first
+    int sign;       // of a step
     int first;
     int sequences;  // of the group; a block whose first is not below it has no work
     const unsigned *start, *length;  // of the group
@@ -51,6 +52,7 @@ struct Share {
                                      size_t run_stride, int tile) {
         const int group = blockIdx.y / 2;
         direction = blockIdx.y % 2;
+        sign = 1 - 2 * direction;
         first = blockIdx.x * tile;
         sequences = of_run(header, run_stride)->sequences[first_group + group];
         start = of_run(all_starts, run_stride) + static_cast<size_t>(group) * capacity;
@@ -79,9 +81,7 @@ struct Rows {
         begin = share.start[share.first + sequence];
         if (share.direction == 1) begin += length - 1;
     }
-    __device__ __forceinline__ size_t at(const Share &share, int step) const {
-        return begin + (share.direction == 1 ? -step : step);
-    }
+    __device__ __forceinline__ size_t at(const Share &share, int step) const { return begin + share.sign * step; }
 };
 
 // Asks for the sector that holds an address to be in L2 when it is read.
