@@ -53,9 +53,9 @@ fn f16_kernel(backward: bool, d: usize) -> (&'static str, Option<usize>) {
     match (d, backward) {
         (50, false) => ("gru_forward_f16_50", Some(0)),
         (50, true) => ("gru_backward_f16_50", Some(0)),
-        (100, false) => ("gru_forward_f16_100", Some(9)),
+        (100, false) => ("gru_forward_f16_100", Some(12)),
         (100, true) => ("gru_backward_f16_100", Some(12)),
-        (150, false) => ("gru_forward_f16_150", Some(18)),
+        (150, false) => ("gru_forward_f16_150", Some(21)),
         (150, true) => ("gru_backward_f16_150", Some(18)),
         (200, false) => ("gru_forward_f16_200", Some(15)),
         (200, true) => ("gru_backward_f16_200", Some(13)),
