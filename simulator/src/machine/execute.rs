@@ -547,6 +547,7 @@ impl Worker<'_> {
             };
             let format = pointer(0).and_then(|address| self.text(address)).unwrap_or_default();
             let mut next = pointer(1).unwrap_or(0);
+            let mut parsed = 0u32;
             let text = super::print::format(
                 &format,
                 |size| {
@@ -558,6 +559,7 @@ impl Worker<'_> {
                         size as u32,
                     );
                     next += size;
+                    parsed += 1;
                     value
                 },
                 |address| self.text(address),
@@ -566,7 +568,8 @@ impl Worker<'_> {
             if let Some(address) = call.result
                 && let Some(offset) = warp.local_offset(lane, address, 4)
             {
-                warp.local[offset..offset + 4].copy_from_slice(&(text.len() as u32).to_le_bytes());
+                // Not C's number of characters: CUDA's printf returns how many arguments it has parsed.
+                warp.local[offset..offset + 4].copy_from_slice(&parsed.to_le_bytes());
                 warp.local_valid[offset..offset + 4].fill(1);
             }
         }
