@@ -112,12 +112,16 @@ impl Default for Settings {
 
 impl Device {
     pub fn new(settings: Settings) -> Arc<Device> {
-        Arc::new(Device {
-            settings,
-            memory: Default::default(),
-            workers: Default::default(),
-            isa: Isa::detect(),
-        })
+        Device::of(settings, Isa::detect())
+    }
+
+    /// A card that is computed with these vector instructions; `None` where this processor has them not.
+    pub fn with_isa(settings: Settings, isa: Isa) -> Option<Arc<Device>> {
+        isa.supported().then(|| Device::of(settings, isa))
+    }
+
+    fn of(settings: Settings, isa: Isa) -> Arc<Device> {
+        Arc::new(Device { settings, memory: Default::default(), workers: Default::default(), isa })
     }
 
     pub fn settings(&self) -> &Settings {

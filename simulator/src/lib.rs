@@ -17,4 +17,4 @@ pub mod ptx;
 
 pub use device::{Device, Dimensions, Fault, FaultKind, Function, Launch, LoadError, Module, Settings};
 pub use profile::{LineCost, Profile, table};
-pub use program::Class;
+pub use program::{Class, Isa, is_lanewise};

@@ -1,89 +1,11 @@
-//! Every lane-wise instruction against an independent computation: the processor's own instruction under the same rounding,
-//! or wide integers, on random and special values.
+//! Lane-wise instructions, alone and in pieces of several, written out with what they must give: the processor's own
+//! instruction under the same rounding, or wide integers, on random and special values. All forms there are: `forms.rs`.
+
+#[path = "common/values.rs"]
+mod values;
 
 use simulator::{Device, Launch, Settings};
-
-/// Values that find mistakes: zeros, ones, extremes, subnormals, infinities, NaN of every width, and small integers.
-const SPECIAL: [u64; 40] = [
-    0,
-    1,
-    2,
-    7,
-    31,
-    32,
-    33,
-    63,
-    64,
-    255,
-    0x7f,
-    0x80,
-    0x3c00,
-    0x7bff,
-    0x7c00,
-    0x7e00,
-    0x8000,
-    0x8001,
-    0x03ff,
-    0xfc00,
-    0xffff,
-    0x7fff_ffff,
-    0x8000_0000,
-    0x8000_0001,
-    0xffff_ffff,
-    0x3f80_0000,
-    0xbf80_0000,
-    0x7f80_0000,
-    0xff80_0000,
-    0x7fc0_0000,
-    0x007f_ffff,
-    0x0080_0000,
-    0x7f7f_ffff,
-    0x3ff0_0000_0000_0000,
-    0x7ff0_0000_0000_0000,
-    0x8000_0000_0000_0000,
-    0xffff_ffff_ffff_ffff,
-    0x7fef_ffff_ffff_ffff,
-    0x000f_ffff_ffff_ffff,
-    0x4330_0000_0000_0001,
-];
-
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// Inputs of three sources: all pairs of special values, then random ones, some of which are near each other.
-fn inputs() -> Vec<[u64; 3]> {
-    let mut state = 7;
-    let mut all = Vec::new();
-    for a in SPECIAL {
-        for b in SPECIAL {
-            all.push([a, b, SPECIAL[(random(&mut state) % 40) as usize]]);
-        }
-    }
-    for i in 0..4096u64 {
-        let [a, b, c] = [random(&mut state), random(&mut state), random(&mut state)];
-        all.push(match i % 4 {
-            0 => [a, b, c],
-            // Moderate numbers of every floating type: exponents near the middle.
-            1 => [moderate(a), moderate(b), moderate(c)],
-            2 => [moderate(a), moderate(a) ^ (b & 0xff), c],
-            _ => [a, b % 70, c % 70],
-        });
-    }
-    while all.len() % 32 != 0 {
-        all.push([0; 3]);
-    }
-    all
-}
-
-/// Bits whose 64, low 32 and low 16 are numbers of a moderate size.
-fn moderate(x: u64) -> u64 {
-    let double = 0x3fd0_0000_0000_0000 + (x & 0x003f_ffff_0000_0000);
-    (x & 1 << 63) | double | (0x3e80_0000 + (x >> 8 & 0x03ff_0000)) | (0x3400 + (x & 0x0fff))
-}
+use values::inputs;
 
 /// Runs one instruction over all inputs. `body` uses `%a0` (16 bits), `%a1` (32), `%a2` (64) and so on for `b`, `c` and the
 /// destination `d`; `size` is the destination's bytes.
@@ -577,15 +499,18 @@ fn conversions() {
             ("rpi", f64::ceil),
         ] {
             let into = move |x: f64| if x.is_nan() { 0 } else { round(x).clamp(low, high) as i64 as u64 };
-            check(&format!("cvt.{mode}.{to}.f32 %d{register}, %a1;"), size, |a, _, _| {
-                into(f(a) as f64) & if to == "s8" { 0xff } else { !0 }
-            });
+            check(&format!("cvt.{mode}.{to}.f32 %d{register}, %a1;"), size, |a, _, _| into(f(a) as f64));
             check(&format!("cvt.{mode}.{to}.f64 %d{register}, %a2;"), size, |a, _, _| {
-                into(f64::from_bits(a)) & if to == "s8" { 0xff } else { !0 }
+                // A NaN of 64 bits is the highest bit alone: the lowest signed number, half of all unsigned.
+                let highest = if low < 0.0 { low } else { (high + 1.0) / 2.0 };
+                if f64::from_bits(a).is_nan() { highest as i64 as u64 } else { into(f64::from_bits(a)) }
             });
         }
     }
-    check("cvt.rzi.s64.f64 %d2, %a2;", 8, |a, _, _| f64::from_bits(a) as i64 as u64);
+    check("cvt.rzi.s64.f64 %d2, %a2;", 8, |a, _, _| match f64::from_bits(a) {
+        x if x.is_nan() => 1 << 63,
+        x => x as i64 as u64,
+    });
     check("cvt.rn.f32.s32 %d1, %a1;", 4, |a, _, _| (a as i32 as f32).to_bits() as u64);
     check("cvt.rn.f32.u64 %d1, %a2;", 4, |a, _, _| (a as f32).to_bits() as u64);
     check("cvt.rz.f32.u32 %d1, %a1;", 4, |a, _, _| {

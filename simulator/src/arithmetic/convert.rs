@@ -1,4 +1,5 @@
-//! `cvt` between integers and floating point: PTX ISA 9.7.9.21. Out of range saturates, NaN becomes 0.
+//! `cvt` between integers and floating point: PTX ISA 9.7.9.21. Out of range saturates; NaN becomes 0, or
+//! the highest bit alone where either side has 64 bits.
 
 use super::{Integral, Rounding, f32_to_f16};
 
@@ -18,6 +19,10 @@ macro_rules! to_integers {
     ($float:ty: $($integer:ty),*) => { $(impl ToInteger<$integer> for $float {
         #[inline(always)]
         fn to_integer(self, integral: Integral) -> $integer {
+            let wide = size_of::<$float>() == 8 || size_of::<$integer>() == 8;
+            if wide && self.is_nan() {
+                return 1 << (<$integer>::BITS - 1);
+            }
             // Rust's `as` saturates and makes 0 of NaN.
             (match integral {
                 Integral::Nearest => self.round_ties_even(),

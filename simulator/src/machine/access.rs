@@ -540,7 +540,7 @@ impl<'l> Worker<'l> {
             let (operand, second) = unsafe {
                 (get(&warp.file, access, atomic.operand, lane), get(&warp.file, access, atomic.second, lane))
             };
-            let new = apply(atomic.kind, size, old, operand, second);
+            let new = apply(atomic.kind, size, old, operand, second, false);
             self.shared[from..from + size as usize].copy_from_slice(&new.to_le_bytes()[..size as usize]);
             if let Some(plane) = access.planes[0] {
                 // SAFETY: as above.
@@ -974,7 +974,7 @@ impl<'l> Worker<'l> {
                         get(&warp.file, access, atomic.second, lane),
                     )
                 };
-                let change = |old: u64| apply(atomic.kind, size, old, operand, second);
+                let change = |old: u64| apply(atomic.kind, size, old, operand, second, true);
                 // SAFETY: as in `load_global`.
                 let old = unsafe { update(data, size, change) };
                 if let Some(plane) = access.planes[0] {
@@ -1026,7 +1026,7 @@ unsafe fn update(data: *mut u8, size: u32, change: impl Fn(u64) -> u64) -> u64 {
 }
 
 /// What an atomic makes of a value: PTX ISA 9.7.13.
-fn apply(kind: AtomicKind, size: u32, old: u64, operand: u64, second: u64) -> u64 {
+fn apply(kind: AtomicKind, size: u32, old: u64, operand: u64, second: u64, global: bool) -> u64 {
     let signed = |value: u64| if size == 4 { value as u32 as i32 as i64 } else { value as i64 };
     let result = match kind {
         AtomicKind::Add => old.wrapping_add(operand),
@@ -1035,9 +1035,11 @@ fn apply(kind: AtomicKind, size: u32, old: u64, operand: u64, second: u64) -> u6
             let low = math::add_f16(old as u16, operand as u16) as u64;
             low | (math::add_f16((old >> 16) as u16, (operand >> 16) as u16) as u64) << 16
         }
-        // atom.add.f32 on global memory flushes subnormals on no card since sm_20 with .f32 in global memory; shared likewise.
+        // In global memory, not in shared, cards take subnormals for zero.
         AtomicKind::AddF32 => {
-            math::canonical_f32(f32::from_bits(old as u32) + f32::from_bits(operand as u32)).to_bits() as u64
+            let flush = |x: f32| if global { math::flush(x) } else { x };
+            let sum = flush(f32::from_bits(old as u32)) + flush(f32::from_bits(operand as u32));
+            math::canonical_f32(flush(sum)).to_bits() as u64
         }
         AtomicKind::AddF64 => (f64::from_bits(old) + f64::from_bits(operand)).to_bits(),
         AtomicKind::And => old & operand,

@@ -429,8 +429,6 @@ impl Worker<'_> {
         }
         // SAFETY: the decoder made the plane, of 32 bits.
         let masks = *unsafe { warp.file.lanes::<u32>(o.a) };
-        let first = active.trailing_zeros() as usize;
-        let members = masks[first];
         if let Some(lane) = (0..LANES).find(|lane| active >> lane & 1 != 0 && masks[*lane] >> lane & 1 == 0) {
             return Err(self.scene(warp, place, 1 << lane).fault(
                 FaultKind::Divergence,
@@ -440,40 +438,50 @@ impl Worker<'_> {
                 ),
             ));
         }
-        let same = (0..LANES).all(|lane| active >> lane & 1 == 0 || masks[lane] == members);
-        if !same {
-            // Parts of the warp, each by itself: every part's lanes must be here.
-            for lane in 0..LANES {
-                if active >> lane & 1 != 0 && masks[lane] & warp.alive() & !active != 0 {
-                    self.gathered(warp, index, place, active, masks[lane])?;
-                    return Ok(Next::Changed);
-                }
+        // Lanes meet those that name the same members, here or at any other barrier of the warp.
+        let mut done = 0;
+        let mut rest = active;
+        while rest != 0 {
+            let members = masks[rest.trailing_zeros() as usize];
+            let here = with_mask(&masks, rest, members);
+            rest &= !here;
+            let arrived = warp
+                .groups
+                .iter()
+                .filter(|group| group.wait == Wait::WarpBarrier)
+                .fold(here, |all, group| all | self.naming(warp, group, members));
+            if members & warp.alive() & !arrived == 0 {
+                warp.synchronise(members);
+                done |= arrived;
             }
-            let mut done = 0;
-            for lane in 0..LANES {
-                if active >> lane & 1 != 0 && done >> lane & 1 == 0 {
-                    warp.synchronise(masks[lane]);
-                    done |= masks[lane];
-                }
+        }
+        for at in 0..warp.groups.len() {
+            let group = warp.groups[at];
+            let released = group.mask & done;
+            if group.wait != Wait::WarpBarrier || released == 0 {
+                continue;
             }
+            let after = Group { place: group.place + 1, mask: released, wait: Wait::Nothing };
+            if released == group.mask {
+                warp.groups[at] = after;
+            } else {
+                warp.groups[at].mask &= !released;
+                warp.groups.push(after);
+            }
+        }
+        if active & !done == 0 {
             return Ok(Next::Following);
         }
-        let wait = Wait::WarpBarrier(members);
-        let arrived = warp.groups.iter().filter(|g| g.wait == wait).fold(active, |all, g| all | g.mask);
-        if members & warp.alive() & !arrived == 0 {
-            warp.synchronise(members);
-            if arrived == active {
-                return Ok(Next::Following);
-            }
-            for group in warp.groups.iter_mut().filter(|g| g.wait == wait) {
-                group.wait = Wait::Nothing;
-                group.place += 1;
-            }
-            return Ok(Next::Following);
-        }
-        self.whole(warp, index, place, active);
-        warp.groups[index].wait = wait;
+        self.whole(warp, index, place, active & !done);
+        warp.groups[index].wait = Wait::WarpBarrier;
         Ok(Next::Changed)
+    }
+
+    /// Lanes of a group at a barrier of the warp that name these members.
+    fn naming(&self, warp: &Warp, group: &Group, members: u32) -> u32 {
+        let o = &self.program.code[group.place as usize];
+        // SAFETY: the decoder made the plane, of 32 bits.
+        with_mask(unsafe { warp.file.lanes::<u32>(o.a) }, group.mask, members)
     }
 
     /// `shfl.sync`: PTX ISA 9.7.9.6.
@@ -539,6 +547,7 @@ impl Worker<'_> {
             };
             let format = pointer(0).and_then(|address| self.text(address)).unwrap_or_default();
             let mut next = pointer(1).unwrap_or(0);
+            let mut parsed = 0u32;
             let text = super::print::format(
                 &format,
                 |size| {
@@ -550,6 +559,7 @@ impl Worker<'_> {
                         size as u32,
                     );
                     next += size;
+                    parsed += 1;
                     value
                 },
                 |address| self.text(address),
@@ -558,7 +568,8 @@ impl Worker<'_> {
             if let Some(address) = call.result
                 && let Some(offset) = warp.local_offset(lane, address, 4)
             {
-                warp.local[offset..offset + 4].copy_from_slice(&(text.len() as u32).to_le_bytes());
+                // Not C's number of characters: CUDA's printf returns how many arguments it has parsed.
+                warp.local[offset..offset + 4].copy_from_slice(&parsed.to_le_bytes());
                 warp.local_valid[offset..offset + 4].fill(1);
             }
         }
@@ -641,6 +652,11 @@ fn gather(warp: &mut Warp, index: usize, place: u32) {
     let kept = warp.groups[index];
     warp.groups.retain(|group| group.place != place);
     warp.groups.push(kept);
+}
+
+/// Those of some lanes whose member mask is this.
+fn with_mask(masks: &[u32; LANES], lanes: u32, members: u32) -> u32 {
+    (0..LANES).fold(0, |all, lane| all | ((masks[lane] == members) as u32) << lane) & lanes
 }
 
 fn group_at(warp: &Warp, place: u32) -> usize {

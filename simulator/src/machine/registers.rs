@@ -159,14 +159,24 @@ impl File {
         }
         // SAFETY: the caller's promise.
         unsafe {
-            let with = self.predicate(o.c) ^ if o.extra & NEGATE != 0 { !0 } else { 0 };
-            let combine = |mask: u32| match o.extra & !NEGATE {
-                AND => mask & with,
-                OR => mask | with,
-                _ => mask ^ with,
-            };
-            self.set_predicate(o.d, combine(mask), active);
-            self.set_predicate(o.d2, combine(!mask), active);
+            let (first, second) = (self.combine(o, mask), self.combine(o, !mask));
+            self.set_predicate(o.d, first, active);
+            self.set_predicate(o.d2, second, active);
+        }
+    }
+
+    /// What `setp` makes of a comparison's result and predicate `c`.
+    ///
+    /// # Safety
+    /// The operation's `c` is a predicate of the file.
+    #[inline(always)]
+    pub unsafe fn combine(&self, o: &Operation, mask: u32) -> u32 {
+        // SAFETY: the caller's promise.
+        let with = unsafe { self.predicate(o.c) } ^ if o.extra & NEGATE != 0 { !0 } else { 0 };
+        match o.extra & !NEGATE {
+            AND => mask & with,
+            OR => mask | with,
+            _ => mask ^ with,
         }
     }
 }
@@ -178,7 +188,8 @@ pub const XOR: u32 = 2;
 /// The predicate that it combines with is negated.
 pub const NEGATE: u32 = 4;
 
-/// A type of a register's value, and how it lies in a plane: 32 bits for all narrow types, 64 for the wide.
+/// A type of a register's value, and how it lies in a plane: 32 bits for all narrow types, 64 for the wide. Signed ones are
+/// extended by their sign, since `cvt` may write them to a register of 32 bits (PTX ISA 9.4.1).
 pub trait Value: Copy {
     type Stored: Copy;
     const ZERO: Self::Stored;
@@ -211,9 +222,9 @@ macro_rules! values {
 
 values! {
     u8: u32, |s| s as u8, |v| v as u32;
-    i8: u32, |s| s as i8, |v| v as u8 as u32;
+    i8: u32, |s| s as i8, |v| v as u32;
     u16: u32, |s| s as u16, |v| v as u32;
-    i16: u32, |s| s as i16, |v| v as u16 as u32;
+    i16: u32, |s| s as i16, |v| v as u32;
     Half: u32, |s| Half(s as u16), |v| v.0 as u32;
     u32: u32, |s| s, |v| v;
     i32: u32, |s| s as i32, |v| v as u32;

@@ -17,8 +17,8 @@ pub enum Wait {
     Nothing,
     /// Other lanes at the same warp-wide instruction.
     Lanes,
-    /// Other lanes at any barrier of the warp with this member mask.
-    WarpBarrier(u32),
+    /// Other lanes at any barrier of the warp with the same member mask.
+    WarpBarrier,
     /// Other lanes at the same barrier of the block.
     Gathering,
     /// The rest of the block.

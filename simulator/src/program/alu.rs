@@ -17,38 +17,50 @@ use crate::arithmetic::{self as math, Integral, Rounding};
 use crate::machine::registers::{File, Half, Value};
 use crate::ptx::Type;
 
-/// The vector instructions to use.
+/// The vector instructions of this processor that compute the lanes; the bits are the same with all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Isa {
     Avx512,
     Avx2,
+    /// What Rust assumes of every processor.
     Base,
 }
 
 impl Isa {
-    /// The widest that this processor has.
-    pub fn detect() -> Isa {
+    pub const ALL: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Base];
+
+    /// Whether this processor has them.
+    pub fn supported(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f")
+            // Every feature that the functions of `compute!` are compiled with.
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("popcnt");
+            let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512cd")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-                && is_x86_feature_detected!("bmi2")
-            {
-                return Isa::Avx512;
-            }
-            if is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-            {
-                return Isa::Avx2;
+                && is_x86_feature_detected!("avx512cd");
+            match self {
+                Isa::Avx512 => avx2 && avx512,
+                Isa::Avx2 => avx2,
+                Isa::Base => true,
             }
         }
-        Isa::Base
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Isa::Base
+        }
+    }
+
+    /// The widest that this processor has.
+    pub fn detect() -> Isa {
+        Isa::ALL.into_iter().find(|isa| isa.supported()).unwrap_or(Isa::Base)
     }
 }
 
@@ -704,6 +716,9 @@ fn half_fma<const FTZ: bool, const SAT: bool>(a: Half, b: Half, c: Half) -> Half
 fn divide(m: &mut Modifiers, isa: Isa) -> Option<Lanewise> {
     let (approx, full) = (m.take("approx"), m.take("full"));
     let rounding = m.rounding();
+    if rounding.is_some() && (approx || full) {
+        return None;
+    }
     let ftz = m.take("ftz");
     let ty = m.take_type()?;
     match ty {
@@ -793,6 +808,9 @@ fn extreme(m: &mut Modifiers, isa: Isa, maximum: bool) -> Option<Lanewise> {
 fn special(opcode: &str, m: &mut Modifiers, isa: Isa) -> Option<Lanewise> {
     let approx = m.take("approx");
     let rounding = m.rounding();
+    if rounding.is_some() && approx {
+        return None;
+    }
     let ftz = m.take("ftz");
     let ty = m.take_type()?;
     macro_rules! approximate {
@@ -823,6 +841,9 @@ fn special(opcode: &str, m: &mut Modifiers, isa: Isa) -> Option<Lanewise> {
             Some(lanewise!(isa, F64, 1, |a: f64| -> f64 { math::sqrt_f64(a) }))
         }
         ("rsqrt", Type::F32) if approx => approximate!(math::rsqrt_approx),
+        ("rsqrt", Type::F64) if approx && ftz => {
+            Some(lanewise!(isa, F64, 1, |a: f64| -> f64 { math::rsqrt_approx_ftz_f64(a) }))
+        }
         ("rsqrt", Type::F64) if approx => {
             Some(lanewise!(isa, F64, 1, |a: f64| -> f64 { math::rsqrt_approx_f64(a) }))
         }
@@ -918,7 +939,8 @@ fn test(m: &mut Modifiers, isa: Isa) -> Option<Lanewise> {
     }
     macro_rules! normal {
         ($a:ident) => {
-            $a.is_normal()
+            // Zeros count as normal.
+            ($a.is_normal() || $a == 0.0)
         };
     }
     macro_rules! subnormal {
@@ -1197,7 +1219,7 @@ fn compare(m: &mut Modifiers, isa: Isa) -> Option<Lanewise> {
     }
     macro_rules! half2 {
         ($f:expr) => {{
-            // Two comparisons, each into a predicate of its own.
+            // Two comparisons, each combined into a predicate of its own.
             let compute = compute!(isa, |file, o, active| {
                 let (a, b) = (*file.lanes::<u32>(o.a), *file.lanes::<u32>(o.b));
                 let f: fn(f32, f32) -> bool = $f;
@@ -1211,6 +1233,7 @@ fn compare(m: &mut Modifiers, isa: Isa) -> Option<Lanewise> {
                     ) as u32)
                         << lane;
                 }
+                let (low, high) = (file.combine(o, low), file.combine(o, high));
                 file.set_predicate(o.d, low, active);
                 file.set_predicate(o.d2, high, active)
             });
@@ -1377,6 +1400,10 @@ fn convert(m: &mut Modifiers, isa: Isa) -> Option<Lanewise> {
     let (ftz, sat) = (m.take("ftz"), m.take("sat"));
     let (to, from) = (m.take_type()?, m.take_type()?);
     let float = |ty| matches!(ty, Type::F16 | Type::F32 | Type::F64);
+    // It concerns f32 alone, as source or as destination.
+    if ftz && to != Type::F32 && from != Type::F32 {
+        return None;
+    }
     match (float(to), float(from)) {
         (false, false) => {
             if integral.is_some() || rounding.is_some() || ftz {
@@ -1434,9 +1461,9 @@ fn convert_to_integer(to: Type, from: Type, integral: Integral, ftz: bool, isa: 
             by_integral!(integral, I => match from {
                 Type::F32 => Some(by_flag!(ftz, FTZ => lanewise!(isa, Convert, 0, |a: f32| -> $R { math::ToInteger::<$R>::to_integer(flush::<FTZ>(a), I) }))),
                 Type::F64 => Some(lanewise!(isa, Convert, 0, |a: f64| -> $R { math::ToInteger::<$R>::to_integer(a, I) })),
-                _ => Some(by_flag!(ftz, FTZ => lanewise!(isa, Convert, 0, |a: Half| -> $R {
-                    math::ToInteger::<$R>::to_integer(math::f16_to_f32(flush_half::<FTZ>(a)), I)
-                }))),
+                _ => Some(lanewise!(isa, Convert, 0, |a: Half| -> $R {
+                    math::ToInteger::<$R>::to_integer(math::f16_to_f32(a.0), I)
+                })),
             })
         };
     }
@@ -1504,12 +1531,20 @@ fn convert_floats(
                 Integral::Down => lanewise!(isa, Convert, 0, |a: f64| -> f64 { a.floor() }),
                 Integral::Up => lanewise!(isa, Convert, 0, |a: f64| -> f64 { a.ceil() }),
             }),
-            (Type::F16, Type::F16) if !sat => Some(by_flag!(ftz, FTZ => match integral {
-                Integral::Nearest => lanewise!(isa, Convert, 0, |a: Half| -> Half { half_integral(flush_half::<FTZ>(a), f32::round_ties_even) }),
-                Integral::Zero => lanewise!(isa, Convert, 0, |a: Half| -> Half { half_integral(flush_half::<FTZ>(a), f32::trunc) }),
-                Integral::Down => lanewise!(isa, Convert, 0, |a: Half| -> Half { half_integral(flush_half::<FTZ>(a), f32::floor) }),
-                Integral::Up => lanewise!(isa, Convert, 0, |a: Half| -> Half { half_integral(flush_half::<FTZ>(a), f32::ceil) }),
-            })),
+            (Type::F16, Type::F16) if !sat => Some(match integral {
+                Integral::Nearest => {
+                    lanewise!(isa, Convert, 0, |a: Half| -> Half { half_integral(a.0, f32::round_ties_even) })
+                }
+                Integral::Zero => {
+                    lanewise!(isa, Convert, 0, |a: Half| -> Half { half_integral(a.0, f32::trunc) })
+                }
+                Integral::Down => {
+                    lanewise!(isa, Convert, 0, |a: Half| -> Half { half_integral(a.0, f32::floor) })
+                }
+                Integral::Up => {
+                    lanewise!(isa, Convert, 0, |a: Half| -> Half { half_integral(a.0, f32::ceil) })
+                }
+            }),
             _ => None,
         };
     }
@@ -1529,20 +1564,19 @@ fn convert_floats(
             lanewise!(isa, Convert, 0, |a: f64| -> f32 { finish::<FTZ, SAT>(math::f64_to_f32(a, R)) })))))
         }
         (Type::F32, Type::F16) if rounding.is_none() => Some(by_flag!(ftz, FTZ => by_flag!(sat, SAT =>
-            lanewise!(isa, Convert, 0, |a: Half| -> f32 { finish::<FTZ, SAT>(math::f16_to_f32(flush_half::<FTZ>(a))) })))),
+            lanewise!(isa, Convert, 0, |a: Half| -> f32 { finish::<FTZ, SAT>(math::f16_to_f32(a.0)) })))),
         (Type::F64, Type::F16) if rounding.is_none() && !sat && !ftz => {
             Some(lanewise!(isa, Convert, 0, |a: Half| -> f64 { math::f16_to_f32(a.0) as f64 }))
         }
         (Type::F16, Type::F32) => {
             Some(by_rounding!(rounding?, R => by_flag!(ftz, FTZ => by_flag!(sat, SAT =>
-            lanewise!(isa, Convert, 0, |a: f32| -> Half { finish_half::<FTZ, SAT>(math::f32_to_f16(flush::<FTZ>(a), R)) })))))
+            lanewise!(isa, Convert, 0, |a: f32| -> Half { finish_half::<false, SAT>(math::f32_to_f16(flush::<FTZ>(a), R)) })))))
         }
         (Type::F16, Type::F64) if !ftz => Some(by_rounding!(rounding?, R => by_flag!(sat, SAT =>
             lanewise!(isa, Convert, 0, |a: f64| -> Half { finish_half::<false, SAT>(math::f64_to_f16(a, R)) })))),
-        (Type::F16, Type::F16) if rounding.is_none_or(|r| r == nearest) => {
-            Some(by_flag!(ftz, FTZ => by_flag!(sat, SAT =>
-            lanewise!(isa, Convert, 0, |a: Half| -> Half { finish_half::<FTZ, SAT>(flush_half::<FTZ>(a)) }))))
-        }
+        (Type::F16, Type::F16) if rounding.is_none_or(|r| r == nearest) => Some(
+            by_flag!(sat, SAT => lanewise!(isa, Convert, 0, |a: Half| -> Half { finish_half::<false, SAT>(a.0) })),
+        ),
         _ => None,
     }
 }

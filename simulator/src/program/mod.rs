@@ -12,6 +12,12 @@ mod flow;
 pub use alu::{Isa, TensorCompute};
 pub use decode::{Addresses, decode};
 
+/// Whether a lane-wise instruction is modelled, by its opcode and modifiers as [`ptx::Instruction`](crate::ptx::Instruction)
+/// has them.
+pub fn is_lanewise(opcode: &[String]) -> bool {
+    alu::select(opcode, Isa::Base).is_some()
+}
+
 use crate::machine::registers::File;
 use crate::ptx::Location;
 
