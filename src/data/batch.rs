@@ -219,7 +219,7 @@ impl Batch {
         utterances: usize,
     ) -> Self {
         let shards = batch_size.div_ceil(shard_samples);
-        let samples = shard_samples.min(batch_size);
+        let samples = shard_samples.min(batch_size.max(SHARD_SAMPLES));
         Self {
             distinct: Vec::with_capacity(utterances),
             shards: (0..shards).map(|_| Shard::reserve(samples, history_length.min(utterances))).collect(),

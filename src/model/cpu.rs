@@ -74,6 +74,8 @@ pub struct CpuEngine<R: Real> {
     /// The parameters' gradient of the last step.
     gradient: Vec<R>,
     losses: Losses,
+    /// `[1]`: the squared norm of the clean loss's gradient over all features that the batch reads.
+    batch_norm: Vec<f64>,
 }
 
 /// What a shard keeps between the phases of a step.
@@ -213,6 +215,7 @@ impl<R: Real> CpuEngine<R> {
             second_moment: zeros(),
             gradient: zeros(),
             losses: Losses::default(),
+            batch_norm: vec![0.0],
             updates: 0,
             parameters,
             weights: Weights::default(),
@@ -415,8 +418,12 @@ impl<R: Real> CpuEngine<R> {
         self.clear_gradients();
         let clean = self.pass(&mask, Perturbed::No, true);
         let adversarial = self.config.adversarial.then(|| {
-            let batch = vec![self.squared_norm()];
-            self.pass(&Mask { pass: Pass::Adversarial, ..mask }, Perturbed::ByGradient(&batch), true)
+            let mut batch = std::mem::take(&mut self.batch_norm);
+            batch[0] = self.squared_norm();
+            let mask = Mask { pass: Pass::Adversarial, ..mask };
+            let loss = self.pass(&mask, Perturbed::ByGradient(&batch), true);
+            self.batch_norm = batch;
+            loss
         });
         self.embedding_gradients();
         self.reduce();

@@ -417,7 +417,10 @@ mod tests {
             ("drop_out = 1", "c.toml: unknown setting \"drop_out\"; known are data, format, modalities,"),
             ("embedding_size = \"wide\"", "c.toml: embedding_size: invalid type: string \"wide\""),
             ("patience = -1", "c.toml: patience: invalid value: integer `-1`"),
-            ("dtype = \"f16\"", "c.toml: dtype: unknown variant `f16`, expected `f32` or `f64`"),
+            (
+                "dtype = \"f16\"",
+                "c.toml: dtype: unknown variant `f16`, expected one of `f32`, `f64`, `mixed`",
+            ),
             ("d = 3\nembedding_size = 4", "c.toml: embedding_size is set twice"),
             ("epochs = 1\nepochs = 2", "c.toml: TOML parse error at line 2"),
             ("[model]\nepochs = 2", "c.toml: unknown setting \"model\""),

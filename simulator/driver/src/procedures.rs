@@ -223,6 +223,8 @@ mod tests {
                 line.strip_prefix("pub unsafe extern \"C\" fn ").or(line.strip_prefix("pub extern \"C\" fn "))
             })
             .filter_map(|line| line.split('(').next())
+            // What is not of CUDA's is for tests, which look it up by its own name.
+            .filter(|name| name.starts_with("cu"))
             .collect();
         let mut listed: Vec<&str> = procedures().map(|procedure| procedure.name).collect();
         exported.sort_unstable();

@@ -622,7 +622,7 @@ impl<'l> Worker<'l> {
         active: u32,
     ) -> Step {
         let size = access.element * access.count;
-        self.aligned(warp, place, at, active, access.element, Doing::Reads)?;
+        self.aligned(warp, place, at, active, size, Doing::Reads)?;
         self.counters.counts[place as usize].bytes += active.count_ones() as u64 * size as u64;
         each(active, |lane| {
             let Some(offset) = warp.local_offset(lane, at[lane], size as u64) else {
@@ -657,7 +657,7 @@ impl<'l> Worker<'l> {
         active: u32,
     ) -> Step {
         let size = access.element * access.count;
-        self.aligned(warp, place, at, active, access.element, Doing::Writes)?;
+        self.aligned(warp, place, at, active, size, Doing::Writes)?;
         self.counters.counts[place as usize].bytes += active.count_ones() as u64 * size as u64;
         each(active, |lane| {
             let Some(offset) = warp.local_offset(lane, at[lane], size as u64) else {
