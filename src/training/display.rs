@@ -94,13 +94,19 @@ impl Display {
             let best = progress.stopping.best.map_or_else(String::new, |best| {
                 format!("  best validation {:.4} (epoch {})", best.loss, best.epoch)
             });
-            bar.set_message(format!(
-                "{}  {:.0} utterances/s{best}",
-                losses(progress.losses.mean()),
-                self.epoch.utterances_per_second()
-            ));
-            bar.set_position(progress.losses.utterances);
+            // A card's losses are not known before the epoch's end.
+            let losses = match progress.losses.utterances {
+                0 => String::new(),
+                _ => losses(progress.losses.mean()) + "  ",
+            };
+            bar.set_message(format!("{losses}{:.0} utterances/s{best}", self.epoch.utterances_per_second()));
+            bar.inc(utterances as u64);
         }
+    }
+
+    /// The device is done with all steps.
+    pub fn trained(&mut self) {
+        self.epoch.trained = Instant::now();
     }
 
     /// Seconds of the epoch so far, and utterances a second of its training.

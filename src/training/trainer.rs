@@ -129,6 +129,7 @@ impl Trainer<'_> {
             }
         }
         self.collect(true)?;
+        self.around.display.trained();
         let Some(validation) = self.evaluate(&self.validation.clone())? else {
             self.save()?;
             return Ok(false);
