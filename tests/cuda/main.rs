@@ -42,6 +42,8 @@ fn main() -> ExitCode {
     let mut trials = vec![
         Trial::test("simulated", || on_simulated_card(std::env::args().skip(1).collect())),
         Trial::test("simulated_schedules", schedules),
+        Trial::test("simulated_command_line", command_line),
+        Trial::test("no_card", no_card),
     ];
     if has_real_driver() {
         trials.push(Trial::test("real", || on_real_card(std::env::args().skip(1).collect())));
@@ -144,5 +146,83 @@ fn schedules() -> Result<(), libtest_mimic::Failed> {
             return Err(format!("schedule {seed} gives other bits than schedule {}", SEEDS[0]).into());
         }
     }
+    Ok(())
+}
+
+const COIN: &str = env!("CARGO_BIN_EXE_coin");
+
+/// What a user does: train on the card, evaluate there and on the CPU, go on on the other device.
+fn command_line() -> Result<(), libtest_mimic::Failed> {
+    let simulated = Simulated::new();
+    let folder = tempfile::tempdir().unwrap();
+    let coin = |arguments: &[&str]| -> Result<String, libtest_mimic::Failed> {
+        let output = Command::new(COIN)
+            .args(arguments)
+            .current_dir(folder.path())
+            .env("LD_LIBRARY_PATH", simulated.folder.path())
+            .env("SIMULATED_GPU_REPORT", simulated.report())
+            .output()
+            .unwrap();
+        if !output.status.success() {
+            return Err(format!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let devices = coin(&["devices"])?;
+    assert!(devices.contains("cuda:0   NVIDIA GeForce RTX 2080 Ti (simulated)"), "{devices}");
+    coin(&[
+        "convert",
+        "synthetic",
+        "--conversations",
+        "9",
+        "--test-conversations",
+        "2",
+        "--widths",
+        "6,3,0",
+        "--out",
+        "d.jsonl",
+    ])?;
+    let train = [
+        "train",
+        "--device",
+        "cuda",
+        "--data",
+        "d.jsonl",
+        "--embedding-size",
+        "8",
+        "--stacks",
+        "1",
+        "--history-length",
+        "5",
+    ];
+    coin(&[&train[..], &["--batch-size", "64", "--epochs", "2", "--out", "run"]].concat())?;
+    let evaluate =
+        |device: &str| coin(&["evaluate", "--checkpoint", "run", "--data", "d.jsonl", "--device", device]);
+    let (card, cpu) = (evaluate("cuda")?, evaluate("cpu")?);
+    // The mean loss may differ in its last digit.
+    let figures =
+        |text: &str| text.lines().filter(|line| !line.contains("loss")).collect::<Vec<_>>().join("\n");
+    assert_eq!(figures(&card), figures(&cpu));
+    assert!(figures(&card).contains("accuracy"), "{card}");
+    simulated.check_report()
+}
+
+/// Without a driver the program starts, computes on the CPU, and says plainly why there is no card.
+fn no_card() -> Result<(), libtest_mimic::Failed> {
+    if has_real_driver() {
+        eprintln!("this machine has a driver: what is said without one cannot be seen here");
+        return Ok(());
+    }
+    let coin = |arguments: &[&str]| {
+        Command::new(COIN).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
+    };
+    let output = coin(&["devices"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("cuda     none: there is no CUDA driver"), "{text}");
+    let output = coin(&["train", "--device", "cuda", "--out", "never"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("install NVIDIA's driver, or use --device cpu"), "{text}");
+    assert!(!Path::new("never").exists());
     Ok(())
 }
