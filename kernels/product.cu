@@ -6,6 +6,8 @@
 //     product_fold     C += sum of the chunks' partial results, in order
 //     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
 //
+// Each has a twin on tensor cores, with `_f16` behind its name and everything else alike (tensor_product.cuh).
+//
 // The number of rows is in the header, by `Extent`: launches are made for the capacity, and blocks beyond return at once.
 // blockIdx.y counts products of one shape side by side (directions, roles), blockIdx.z runs.
 //
@@ -14,7 +16,7 @@
 // Launch: block 128 (product_nt, product_nn, product_tn: tiles of 128 x 64) or 64 (window_*: tiles of 32 x 32), grid x the tiles
 // of C, row-major; product_fold: block 256, grid x ceil(m n / 256).
 // Floor: 2 m n k FLOPs; A, B and C once.
-#include "product.cuh"
+#include "tensor_product.cuh"
 
 // Which rows a product runs over.
 enum class Extent : unsigned { Fixed, Rows, Samples, Distinct, Roles };
@@ -61,11 +63,24 @@ __device__ __forceinline__ void rows_of(const Header &header, Extent extent, uns
 
 using Wide = Tile<128, 64, 8, 8>;
 using Small = Tile<32, 32, 4, 4>;
+using TensorWide = TensorTile<128, 64, 64, 32>;
+using TensorSmall = TensorTile<32, 32, 32, 16>;
+static_assert(TensorWide::THREADS == Wide::THREADS && TensorSmall::THREADS == Small::THREADS, "both families are launched alike");
 
-template <Rows B> __device__ __forceinline__ void product_rows(const Header *header, const Product &p) {
-    __shared__ typename Wide::Shared shared;
-    const unsigned tiles = (p.n + Wide::BN - 1) / Wide::BN;
-    const unsigned first_row = blockIdx.x / tiles * Wide::BM, first_column = blockIdx.x % tiles * Wide::BN;
+template <class T, Rows A, Rows B, class Out>
+__device__ __forceinline__ void multiply(typename T::Shared &shared, const Operand<A> &a, const Operand<B> &b, unsigned m, unsigned n,
+                                         unsigned k_begin, unsigned k_end, unsigned first_row, unsigned first_column, Out out) {
+    if constexpr (T::TENSOR) {
+        multiply_tensor_tile<T>(shared, a, b, m, n, k_begin, k_end, first_row, first_column, out);
+    } else {
+        multiply_tile<T>(shared, a, b, m, n, k_begin, k_end, first_row, first_column, out);
+    }
+}
+
+template <class T, Rows B> __device__ __forceinline__ void product_rows(const Header *header, const Product &p) {
+    __shared__ typename T::Shared shared;
+    const unsigned tiles = (p.n + T::BN - 1) / T::BN;
+    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
     unsigned first, m;
     rows_of(*of_run(header, p.run_stride), p.extent, outer, p.m, first, m);
@@ -80,7 +95,7 @@ template <Rows B> __device__ __forceinline__ void product_rows(const Header *hea
     const float *bias = p.bias ? placed(p.bias, p.bias_inner, p.bias_outer, false) : nullptr;
     const float *addend = p.addend ? of_run(p.addend, p.run_stride) : nullptr;
     float *c = of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(first) * p.c_stride;
-    multiply_tile<Wide>(shared, a, b, m, p.n, 0, p.k, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
+    multiply<T>(shared, a, b, m, p.n, 0, p.k, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
         float *to = c + static_cast<size_t>(row) * p.c_stride + column;
         if (bias) sum += bias[column];
         if (p.accumulate) sum += *to;
@@ -91,18 +106,26 @@ template <Rows B> __device__ __forceinline__ void product_rows(const Header *hea
 }
 
 extern "C" __global__ void __launch_bounds__(128) product_nt(const Header *header, const Product p) {
-    product_rows<Rows::OfK>(header, p);
+    product_rows<Wide, Rows::OfK>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(128) product_nn(const Header *header, const Product p) {
-    product_rows<Rows::Across>(header, p);
+    product_rows<Wide, Rows::Across>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128) product_nt_f16(const Header *header, const Product p) {
+    product_rows<TensorWide, Rows::OfK>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128) product_nn_f16(const Header *header, const Product p) {
+    product_rows<TensorWide, Rows::Across>(header, p);
 }
 
 // blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks, m, n]; without chunks blockIdx.y = product.
-extern "C" __global__ void __launch_bounds__(128) product_tn(const Header *header, const Product p) {
-    __shared__ typename Wide::Shared shared;
-    const unsigned tiles = (p.n + Wide::BN - 1) / Wide::BN;
-    const unsigned first_row = blockIdx.x / tiles * Wide::BM, first_column = blockIdx.x % tiles * Wide::BN;
+template <class T> __device__ __forceinline__ void product_across(const Header *header, const Product &p) {
+    __shared__ typename T::Shared shared;
+    const unsigned tiles = (p.n + T::BN - 1) / T::BN;
+    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
     const unsigned chunks = p.chunk ? (p.k + p.chunk - 1) / p.chunk : 1;
     const unsigned product = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
     const unsigned inner = product % p.inner, outer = product / p.inner;
@@ -122,10 +145,18 @@ extern "C" __global__ void __launch_bounds__(128) product_tn(const Header *heade
     float *c = of_run(p.c, p.run_stride);
     c += p.chunk ? static_cast<size_t>(blockIdx.y) * p.m * p.n : inner * p.c_inner + outer * p.c_outer;
     const unsigned stride = p.chunk ? p.n : p.c_stride;
-    multiply_tile<Wide>(shared, a, b, p.m, p.n, begin, end, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
+    multiply<T>(shared, a, b, p.m, p.n, begin, end, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
         float *to = c + static_cast<size_t>(row) * stride + column;
         *to = !p.chunk && p.accumulate ? *to + sum : sum;
     });
+}
+
+extern "C" __global__ void __launch_bounds__(128) product_tn(const Header *header, const Product p) {
+    product_across<Wide>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128) product_tn_f16(const Header *header, const Product p) {
+    product_across<TensorWide>(header, p);
 }
 
 // `p` as of product_tn, but `p.a` the workspace and `p.c` the result, to which the sum is added where `p.accumulate`.
@@ -159,8 +190,8 @@ struct WindowProduct {
 };
 static_assert(sizeof(WindowProduct) == 6 * 8 + 6 * 4, "as in src/device/cuda/product.rs");
 
-template <Rows A, Rows B> __device__ __forceinline__ void window_product(const Header *header, const WindowProduct &p) {
-    __shared__ typename Small::Shared shared;
+template <class T, Rows A, Rows B> __device__ __forceinline__ void window_product(const Header *header, const WindowProduct &p) {
+    __shared__ typename T::Shared shared;
     const unsigned sample = blockIdx.y;
     if (sample >= of_run(header, p.run_stride)->samples) return;
     const unsigned *offset = of_run(p.offset, p.run_stride) + sample;
@@ -169,8 +200,8 @@ template <Rows A, Rows B> __device__ __forceinline__ void window_product(const H
     const unsigned m = rows, n = p.c_shape == Shape::Pairs ? rows : p.width;
     // A's other extent: its rows are the window's in every product.
     const unsigned k = p.a_shape == Shape::Pairs ? rows : p.width;
-    const unsigned most = p.c_shape == Shape::Pairs ? p.longest : p.width, tiles = (most + Small::BN - 1) / Small::BN;
-    const unsigned first_row = blockIdx.x / tiles * Small::BM, first_column = blockIdx.x % tiles * Small::BN;
+    const unsigned most = p.c_shape == Shape::Pairs ? p.longest : p.width, tiles = (most + T::BN - 1) / T::BN;
+    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
     if (first_row >= m || first_column >= n) return;
     const auto place = [&](const float *data, Shape shape) {
         return of_run(data, p.run_stride) + (shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
@@ -179,20 +210,32 @@ template <Rows A, Rows B> __device__ __forceinline__ void window_product(const H
     const Operand<A> a = {place(p.a, p.a_shape), stride(p.a_shape), nullptr, nullptr, ~0u, 0};
     const Operand<B> b = {place(p.b, p.b_shape), stride(p.b_shape), nullptr, nullptr, ~0u, 0};
     float *c = of_run(p.c, p.run_stride) + (p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
-    multiply_tile<Small>(shared, a, b, m, n, 0, k, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
+    multiply<T>(shared, a, b, m, n, 0, k, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
         float *to = c + static_cast<size_t>(row) * n + column;
         *to = p.accumulate ? *to + sum : sum;
     });
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nt(const Header *header, const WindowProduct p) {
-    window_product<Rows::OfK, Rows::OfK>(header, p);
+    window_product<Small, Rows::OfK, Rows::OfK>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nn(const Header *header, const WindowProduct p) {
-    window_product<Rows::OfK, Rows::Across>(header, p);
+    window_product<Small, Rows::OfK, Rows::Across>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_tn(const Header *header, const WindowProduct p) {
-    window_product<Rows::Across, Rows::Across>(header, p);
+    window_product<Small, Rows::Across, Rows::Across>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(64) window_nt_f16(const Header *header, const WindowProduct p) {
+    window_product<TensorSmall, Rows::OfK, Rows::OfK>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(64) window_nn_f16(const Header *header, const WindowProduct p) {
+    window_product<TensorSmall, Rows::OfK, Rows::Across>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(64) window_tn_f16(const Header *header, const WindowProduct p) {
+    window_product<TensorSmall, Rows::Across, Rows::Across>(header, p);
 }

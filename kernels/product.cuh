@@ -17,6 +17,7 @@ constexpr int BK = 16;
 enum class Rows { OfK, Across };
 
 template <int BM_, int BN_, int TM_, int TN_> struct Tile {
+    static constexpr bool TENSOR = false;
     static constexpr int BM = BM_, BN = BN_, TM = TM_, TN = TN_;
     static constexpr int THREADS = (BM / TM) * (BN / TN);
     static_assert(TM % 4 == 0 && TN % 4 == 0, "a thread's rows and columns come in fours");

@@ -34,6 +34,14 @@ __device__ __forceinline__ void load_four_matrices(unsigned (&words)[4], const _
                  : "memory");
 }
 
+// Four matrices whose rows and columns change places.
+__device__ __forceinline__ void load_four_transposed(unsigned (&words)[4], const __half *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
 // Two values as a word of a fragment, the first in the lower half.
 __device__ __forceinline__ unsigned pack(float first, float second) {
     const __half2 both = __floats2half2_rn(first, second);

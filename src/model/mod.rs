@@ -81,9 +81,6 @@ pub fn check_memory(config: &Config, corpus: &Corpus, compute: Compute) -> Resul
         (Device::Cuda(_), Precision::F64) => Err(Error::input(
             "dtype is f64, which the CUDA engine does not compute in: take f32 or mixed, or --device cpu",
         )),
-        (Device::Cuda(_), Precision::Mixed) => Err(Error::input(
-            "dtype is mixed, whose products on tensor cores are not in this version: take f32",
-        )),
         (Device::Cuda(index), _) => cuda::foresee(config, sizes, &windows, index),
     }
 }

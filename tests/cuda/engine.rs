@@ -8,7 +8,7 @@ use coin::data::standardise::Standardisation;
 use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
 use coin::model::device::{Compute, Device};
 use coin::model::gradcheck;
-use coin::model::{Engine, Objective, State, Tensor, Values, engine};
+use coin::model::{Engine, Objective, Scaling, State, Tensor, Values, engine};
 use coin::random::{Stream, purpose};
 
 use crate::golden_files::Golden;
@@ -24,6 +24,9 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("golden_files", golden_files),
         ("derivatives_agree_with_differences", derivatives_agree_with_differences),
         ("training_follows_the_cpu", training_follows_the_cpu),
+        ("mixed_precision_is_near", mixed_precision_is_near),
+        ("mixed_precision_learns", mixed_precision_learns),
+        ("mixed_precision_skips_what_overflows", mixed_precision_skips_what_overflows),
         ("same_bits_twice", same_bits_twice),
         ("a_resumed_run_is_the_same", a_resumed_run_is_the_same),
         ("checkpoints_move_between_devices", checkpoints_move_between_devices),
@@ -222,6 +225,89 @@ fn training_follows_the_cpu() {
         }
     }
     assert!(card[2][0] < card[0][0], "the loss does not fall: {card:?}");
+}
+
+fn mixed() -> Config {
+    Config { dtype: Precision::Mixed, ..config() }
+}
+
+/// Operands of products have 11 bits, so that gradients are right to some thousandths.
+fn mixed_precision_is_near() {
+    for (d, gradient, logits) in [(12, 1e-2, 2e-3), (50, 1e-2, 2e-3), (100, 1e-2, 2e-3)] {
+        let corpus = talk::corpus(d as u64, &[4, 9, 1, 6, 14], 3, 17, 6);
+        let config = Config { embedding_size: d, ..config() };
+        let state = state(&config, &corpus);
+        let objective = |precision: Precision, compute: Compute| {
+            let mut engine = on(&Config { dtype: precision, ..config.clone() }, &corpus, compute);
+            engine.restore(&state).unwrap();
+            engine.objective(&all(&corpus)).unwrap()
+        };
+        let (exact, found) = (objective(Precision::F64, Compute::cpu(1)), objective(Precision::Mixed, CARD));
+        let off = error(&found.logits, &exact.logits);
+        assert!(off < logits, "the logits are off by {off:e}, d = {d}");
+        let off = error(&found.input_gradient_norm, &exact.input_gradient_norm);
+        assert!(off < gradient, "the norms are off by {off:e}, d = {d}");
+        let whole = |objective: &Objective| objective.gradient.iter().flat_map(values).collect::<Vec<f64>>();
+        let off = error(&whole(&found), &whole(&exact));
+        assert!(off > 1e-6 && off < gradient, "the gradient is off by {off:e}, d = {d}");
+    }
+}
+
+/// Three epochs follow the CPU's losses in float32 within a hundredth, dropout on; bits are the same twice and after a resume.
+fn mixed_precision_learns() {
+    let corpus = conversations();
+    let run = |config: &Config, compute: Compute| {
+        let mut engine = on(config, &corpus, compute);
+        let losses = train(&mut *engine, &corpus, config, 3);
+        (losses, engine.state().unwrap())
+    };
+    let ((cpu, _), (card, state)) = (run(&config(), Compute::cpu(1)), run(&mixed(), CARD));
+    for (epoch, (cpu, card)) in cpu.iter().zip(&card).enumerate() {
+        for (cpu, card) in cpu.iter().zip(card) {
+            assert!((cpu - card).abs() <= 1e-2 * cpu, "epoch {epoch}: {card}, on the CPU in float32 {cpu}");
+        }
+    }
+    let (again, same) = run(&mixed(), CARD);
+    assert!(again == card && bits(&same) == bits(&state) && same.scaling == state.scaling);
+    let targets = draw(8, &corpus, 40);
+    let go_on = |engine: &mut dyn Engine| {
+        for step in 20..23 {
+            engine.train_step(&targets, step, 1e-3).unwrap();
+        }
+        let state = engine.state().unwrap();
+        (bits(&state), state.scaling)
+    };
+    let mut resumed = on(&mixed(), &corpus, CARD);
+    resumed.restore(&state).unwrap();
+    let mut whole = on(&mixed(), &corpus, CARD);
+    train(&mut *whole, &corpus, &mixed(), 3);
+    assert!(go_on(&mut *resumed) == go_on(&mut *whole));
+}
+
+/// A scale far too large overflows: such updates change nothing but the scale, until it is small enough.
+fn mixed_precision_skips_what_overflows() {
+    let corpus = conversations();
+    let targets = draw(1, &corpus, 40);
+    let mut engine = on(&mixed(), &corpus, CARD);
+    let mut state = engine.state().unwrap();
+    let scale = 16_777_216.0;
+    state.scaling = Some(Scaling { scale, good: 5, skipped: 0 });
+    // Weights whose gradients are large.
+    for tensor in &mut state.parameters {
+        let Values::F32(values) = &mut tensor.values else { panic!("{} is not f32", tensor.name) };
+        values.iter_mut().for_each(|value| *value *= 4.0);
+    }
+    engine.restore(&state).unwrap();
+    engine.train_step(&targets, 0, 1e-3).unwrap();
+    let after = engine.state().unwrap();
+    assert_eq!(after.scaling, Some(Scaling { scale: scale / 2.0, good: 0, skipped: 1 }));
+    assert!(bits(&State { updates: 0, ..after }) == bits(&state));
+    for step in 1..30 {
+        engine.train_step(&targets, step, 1e-3).unwrap();
+    }
+    let scaling = engine.state().unwrap().scaling.unwrap();
+    assert!(scaling.skipped < 25 && scaling.scale < scale, "{scaling:?}");
+    assert!(engine.losses(true).unwrap().unwrap().mean().clean.is_finite());
 }
 
 fn bits(state: &State) -> Vec<u64> {

@@ -31,6 +31,9 @@ fn bytes<T>(value: &T) -> Vec<u8> {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }.to_vec()
 }
 
+/// In float32, and on tensor cores: small integers are exact in f16 too, and their sums in float32.
+const FAMILIES: [&str; 2] = ["", "_f16"];
+
 fn run(card: &Card, kernel: &str, header: u64, product: Product) {
     let shape = if kernel == "product_fold" { product.fold_shape(1) } else { product.shape(1) };
     card.launch_raw("product", kernel, (shape.grid, shape.block, 0), &[bytes(&header), bytes(&product)])
@@ -77,6 +80,10 @@ const SIZES: [(usize, usize, usize); 9] = [
 
 #[test]
 fn products_are_exact_on_integers() {
+    FAMILIES.iter().for_each(|family| products_are_exact_on_integers_of(family));
+}
+
+fn products_are_exact_on_integers_of(family: &str) {
     for seed in SEEDS {
         let card = Card::new(seed);
         let mut random = Random(seed);
@@ -117,7 +124,7 @@ fn products_are_exact_on_integers() {
                 let c = result();
                 run(
                     &card,
-                    "product_nt",
+                    &format!("product_nt{family}"),
                     header,
                     with(Product::new((m, n, k), (a, k + 1), (b, k + 2), (c, stride_c)).bias(bias_at)),
                 );
@@ -128,7 +135,7 @@ fn products_are_exact_on_integers() {
                 let c = result();
                 run(
                     &card,
-                    "product_nn",
+                    &format!("product_nn{family}"),
                     header,
                     with(Product::new((m, n, k), (a, k + 1), (b, n + 1), (c, stride_c))),
                 );
@@ -139,7 +146,7 @@ fn products_are_exact_on_integers() {
                 let c = result();
                 run(
                     &card,
-                    "product_tn",
+                    &format!("product_tn{family}"),
                     header,
                     with(Product::new((m, n, k), (a, m + 2), (b, n + 1), (c, stride_c))),
                 );
@@ -153,6 +160,10 @@ fn products_are_exact_on_integers() {
 /// The batch's own number of rows decides, by extent, and nothing beyond them is touched.
 #[test]
 fn rows_are_those_of_the_batch() {
+    FAMILIES.iter().for_each(|family| rows_are_those_of_the_batch_of(family));
+}
+
+fn rows_are_those_of_the_batch_of(family: &str) {
     let card = Card::new(0);
     let mut random = Random(5);
     let header = header(&card, COUNTS);
@@ -168,7 +179,7 @@ fn rows_are_those_of_the_batch() {
         let c = buffer(card.allocate::<f32>((first + count) * n), count * n);
         run(
             &card,
-            "product_nt",
+            &format!("product_nt{family}"),
             header,
             Product::new((capacity, n, k), (a, k), (b, k), (c, n)).extent(extent),
         );
@@ -183,6 +194,10 @@ fn rows_are_those_of_the_batch() {
 /// directions at once; rows of the weights' gradient gathered, scaled, and summed in chunks.
 #[test]
 fn directions_and_roles() {
+    FAMILIES.iter().for_each(|family| directions_and_roles_of(family));
+}
+
+fn directions_and_roles_of(family: &str) {
     for counts in [COUNTS, Counts { rows_a: 0, ..COUNTS }, Counts { rows_a: 150, ..COUNTS }] {
         let card = Card::new(1);
         let mut random = Random(6);
@@ -200,7 +215,7 @@ fn directions_and_roles() {
         product.b_inner = (3 * d * width) as i64;
         product.b_outer = 2 * product.b_inner;
         product.c_inner = (3 * d) as i64;
-        run(&card, "product_nt", header, product);
+        run(&card, &format!("product_nt{family}"), header, product);
         for row in 0..rows {
             let got = card.read::<f32>(out.address + 4 * (row * 8 * d) as u64, 6 * d);
             for (j, got) in got.iter().enumerate() {
@@ -227,7 +242,7 @@ fn directions_and_roles() {
         product.b_outer = (6 * d * width + apart) as i64;
         product.split = 3 * d as u32;
         product.beyond = apart as i64;
-        run(&card, "product_nn", header, product);
+        run(&card, &format!("product_nn{family}"), header, product);
         for row in 0..rows {
             let got = card.read::<f32>(back.address + 4 * (row * width) as u64, width);
             for (j, got) in got.iter().enumerate() {
@@ -258,7 +273,7 @@ fn directions_and_roles() {
         product.chunk = 64;
         let chunks = product.chunks() as usize;
         let workspace = card.allocate::<f32>(4 * chunks * 3 * d * d);
-        run(&card, "product_tn", header, Product { c: workspace, ..product });
+        run(&card, &format!("product_tn{family}"), header, Product { c: workspace, ..product });
         run(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate());
         let got = card.read::<f32>(to.address, before.len());
         for (place, got) in got.iter().enumerate() {
@@ -279,6 +294,10 @@ fn directions_and_roles() {
 
 #[test]
 fn epilogues() {
+    FAMILIES.iter().for_each(|family| epilogues_of(family));
+}
+
+fn epilogues_of(family: &str) {
     let card = Card::new(0);
     let mut random = Random(8);
     let header = header(&card, COUNTS);
@@ -291,7 +310,7 @@ fn epilogues() {
         let c = buffer(card.allocate::<f32>(m * n), m * n);
         let mut product = Product::new((m, n, k), (a, k), (b, k), (c, n)).epilogue(epilogue);
         product.addend = card.upload(&addend);
-        run(&card, "product_nt", header, product);
+        run(&card, &format!("product_nt{family}"), header, product);
         for (place, got) in card.read::<f32>(c.address, m * n).iter().enumerate() {
             let sum: f64 =
                 (0..k).map(|l| f64::from(x[place / n * k + l]) * f64::from(y[place % n * k + l])).sum();
@@ -306,6 +325,10 @@ fn epilogues() {
 
 #[test]
 fn windows() {
+    FAMILIES.iter().for_each(|family| windows_of(family));
+}
+
+fn windows_of(family: &str) {
     for seed in SEEDS {
         let card = Card::new(seed);
         let mut random = Random(9 + seed);
@@ -360,8 +383,14 @@ fn windows() {
         );
         let got = card.read::<f32>(scores, count);
         let (sums, both) = (card.upload(&g), card.allocate::<f32>(rows * width));
-        launch("window_tn", arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (sums, Of::Rows), 1));
-        launch("window_nn", arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (both, Of::Rows), 0));
+        launch(
+            &format!("window_tn{family}"),
+            arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (sums, Of::Rows), 1),
+        );
+        launch(
+            &format!("window_nn{family}"),
+            arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (both, Of::Rows), 0),
+        );
         let (sums, both) = (card.read::<f32>(sums, rows * width), card.read::<f32>(both, rows * width));
         for s in 0..5 {
             let n = lengths[s];
@@ -383,4 +412,33 @@ fn windows() {
             }
         }
     }
+}
+
+/// Numbers that f16 does not have are rounded to it, sums are in float32, and what is beyond its range becomes infinity.
+#[test]
+fn tensor_cores_round_their_operands() {
+    let (m, n, k) = (70, 50, 300);
+    let mut random = Random(3);
+    let (x, y) = (random.floats(m * k, 1.0), random.floats(n * k, 1.0));
+    let product = |x: &[f32]| {
+        let card = Card::new(1);
+        let header = header(&card, COUNTS);
+        let (a, b) = (buffer(card.upload(x), m * k), buffer(card.upload(&y), n * k));
+        let c = buffer(card.allocate::<f32>(m * n), m * n);
+        run(&card, "product_nt_f16", header, Product::new((m, n, k), (a, k), (b, k), (c, n)));
+        card.read::<f32>(c.address, m * n)
+    };
+    let half = |x: f32| half::f16::from_f32(x).to_f64();
+    for (place, got) in product(&x).iter().enumerate() {
+        let terms = (0..k).map(|l| half(x[place / n * k + l]) * half(y[place % n * k + l]));
+        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+        // Each of 38 products of depth 8 cuts off nine times below the last place.
+        let most = 9.0 * 38.0 / f64::from(1u32 << 24) * size;
+        assert!((f64::from(*got) - sum).abs() <= most, "{got}, not {sum}");
+    }
+    let mut large = x.clone();
+    large[5 * k + 2] = 70_000.0;
+    let got = product(&large);
+    assert!(got[5 * n..6 * n].iter().all(|value| value.is_infinite() || value.is_nan()));
+    assert!(got[..5 * n].iter().all(|value| value.is_finite()));
 }
