@@ -9,12 +9,12 @@
 // Each has a twin on tensor cores, with `_f16` behind its name and everything else alike (tensor_product.cuh).
 //
 // The number of rows is in the header, by `Extent`: launches are made for the capacity, and blocks beyond return at once.
-// blockIdx.y counts products of one shape side by side (directions, roles), blockIdx.z runs.
+// Elsewhere blockIdx.y counts products of one shape side by side (directions, roles); blockIdx.z counts runs.
 //
 // Results do not depend on the order of blocks: each element of C has one block, and chunks are summed in order by one thread.
 //
-// Launch: block 128 (product_nt, product_nn, product_tn: tiles of 128 x 64) or 64 (window_*: tiles of 32 x 32), grid x the tiles
-// of C, row-major; product_fold: block 256, grid x ceil(m n / 256).
+// Launch: product_nt, product_nn, product_tn: block 128, tiles of 128 x 64, grid x the tiles of C, row-major; window_*: block 64, tiles
+// of 32 x 32, grid x the samples, y the tiles; product_fold: block 256, grid x ceil(m n / 256).
 // Floor: 2 m n k FLOPs; A, B and C once.
 #include "tensor_product.cuh"
 
@@ -192,7 +192,7 @@ static_assert(sizeof(WindowProduct) == 6 * 8 + 6 * 4, "as in src/device/cuda/pro
 
 template <class T, Rows A, Rows B> __device__ __forceinline__ void window_product(const Header *header, const WindowProduct &p) {
     __shared__ typename T::Shared shared;
-    const unsigned sample = blockIdx.y;
+    const unsigned sample = blockIdx.x;
     if (sample >= of_run(header, p.run_stride)->samples) return;
     const unsigned *offset = of_run(p.offset, p.run_stride) + sample;
     const unsigned first = offset[0], rows = offset[1] - first;
@@ -201,7 +201,7 @@ template <class T, Rows A, Rows B> __device__ __forceinline__ void window_produc
     // A's other extent: its rows are the window's in every product.
     const unsigned k = p.a_shape == Shape::Pairs ? rows : p.width;
     const unsigned most = p.c_shape == Shape::Pairs ? p.longest : p.width, tiles = (most + T::BN - 1) / T::BN;
-    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
+    const unsigned first_row = blockIdx.y / tiles * T::BM, first_column = blockIdx.y % tiles * T::BN;
     if (first_row >= m || first_column >= n) return;
     const auto place = [&](const float *data, Shape shape) {
         return of_run(data, p.run_stride) + (shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);

@@ -191,7 +191,11 @@ impl CudaEngine {
             && needed.pairs <= have.pairs
             && needed.distinct <= have.distinct
             && needed.longest <= have.longest;
-        if fits { Ok(()) } else { self.relocate(join(have, needed)) }
+        if fits {
+            return Ok(());
+        }
+        check_capacity(needed)?;
+        self.relocate(join(have, needed))
     }
 
     /// Moves the model to memory laid out for `capacity`.
@@ -548,6 +552,7 @@ pub(super) fn foresee(config: &Config, sizes: Sizes, windows: &Windows, index: u
         bytes(config, graph, &layout, capacity(windows, batch_size)) + features
     };
     let (free, total) = card.memory()?;
+    check_capacity(capacity(windows, config.batch_size))?;
     if needed(config.batch_size) <= free {
         return Ok(());
     }
@@ -590,6 +595,20 @@ fn join(a: Capacity, b: Capacity) -> Capacity {
         distinct: a.distinct.max(b.distinct),
         longest: a.longest.max(b.longest),
     }
+}
+
+/// Refuses a batch whose rows or pairs of utterances are more than kernels can number.
+fn check_capacity(capacity: Capacity) -> Result<()> {
+    // Chunks of rows and their products are counted in the second dimension of a grid, which ends at 65,535.
+    const ROWS: usize = 8_000_000;
+    if capacity.rows > ROWS || u32::try_from(capacity.pairs).is_err() {
+        return Err(Error::input(format!(
+            "a batch of {} samples with {} utterances in their windows is more than a card's kernels can number: take a smaller \
+             batch_size",
+            capacity.samples, capacity.rows
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses sizes that the kernels are not made for.

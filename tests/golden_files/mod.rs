@@ -17,9 +17,11 @@ pub struct Golden {
 
 impl Golden {
     pub fn all() -> Vec<Golden> {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+        // Where the test was built, or where `scripts/gpu-check pack` has put them.
+        let packed = std::env::var("COIN_GOLDEN");
+        let folder = packed.unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden").to_string());
         let mut files: Vec<_> =
-            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+            std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
         assert!(files.len() >= 10, "golden files are missing from {folder}");

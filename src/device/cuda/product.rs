@@ -208,6 +208,6 @@ impl WindowProduct {
         let (rows, columns) = SMALL;
         let width = if self.c_of == Of::Pairs { self.longest } else { self.width };
         let tiles = self.longest.div_ceil(rows) * width.div_ceil(columns);
-        Shape { grid: [tiles, samples, runs], block: 64, shared: 0 }
+        Shape { grid: [samples, tiles, runs], block: 64, shared: 0 }
     }
 }
