@@ -36,6 +36,7 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("a_warm_step_allocates_and_waits_for_nothing", a_warm_step_allocates_and_waits_for_nothing),
         ("memory_is_foreseen", memory_is_foreseen),
         ("what_it_does_not_compute_is_refused", what_it_does_not_compute_is_refused),
+        ("an_engine_moves_between_threads", an_engine_moves_between_threads),
         ("bad_targets_are_refused", bad_targets_are_refused),
     ]
 }
@@ -517,6 +518,30 @@ fn what_it_does_not_compute_is_refused() {
     let none = Compute { device: Device::Cuda(64), threads: 1 };
     let error = engine(&config(), &corpus, &Standardisation::none(10), none).err().unwrap();
     assert!(error.to_string().contains("there is no card 64"), "{error}");
+}
+
+/// A context belongs to a thread: one that has never seen it goes on with the engine, and drops it.
+fn an_engine_moves_between_threads() {
+    let corpus = conversations();
+    let targets = draw(3, &corpus, 20);
+    let run = |threads: bool| {
+        let mut engine = on(&config(), &corpus, CARD);
+        let mut other = on(&Config { seed: 5, ..config() }, &corpus, CARD);
+        engine.train_step(&targets, 0, 1e-3).unwrap();
+        other.train_step(&targets, 0, 1e-3).unwrap();
+        let rest = |mut engine: Box<dyn Engine>| {
+            engine.train_step(&targets, 1, 1e-3).unwrap();
+            engine.objective(&targets).unwrap();
+            engine.train_step(&targets, 2, 1e-3).unwrap();
+            (bits(&engine.state().unwrap()), engine.predict(&targets).unwrap().logits)
+        };
+        let both = |engine: Box<dyn Engine>, other: Box<dyn Engine>| (rest(engine), rest(other));
+        match threads {
+            true => std::thread::scope(|scope| scope.spawn(|| both(engine, other)).join().unwrap()),
+            false => both(engine, other),
+        }
+    };
+    assert!(run(true) == run(false));
 }
 
 fn bad_targets_are_refused() {

@@ -158,6 +158,11 @@ impl Card {
         Ok(Arc::new(Card { context, stream, kernels, shared_memory, _modules: modules }))
     }
 
+    /// Makes the card's context this thread's, which every call of the driver takes for granted.
+    pub fn bind(&self) -> std::result::Result<(), DriverError> {
+        self.context.bind_to_thread()
+    }
+
     /// Free and total bytes of the card's memory.
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.context.mem_get_info().map_err(|error| failed("tell its free memory", error))

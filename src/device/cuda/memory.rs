@@ -75,7 +75,7 @@ pub struct Memory {
 impl Memory {
     /// `bytes` of the card's memory, all zero.
     pub fn zeros(card: &Arc<Card>, bytes: usize) -> Result<Memory> {
-        card.context.bind_to_thread().map_err(|error| failed("take its context", error))?;
+        card.bind().map_err(|error| failed("take its context", error))?;
         // SAFETY: the context is current.
         let address = unsafe { result::malloc_sync(bytes.max(1)) }
             .map_err(|error| failed(&format!("allocate {:.2} GB", bytes as f64 / 1e9), error))?;
@@ -87,6 +87,7 @@ impl Memory {
     /// Sets bytes to zero, in the stream's order.
     pub fn clear(&self, address: u64, bytes: usize) -> std::result::Result<(), DriverError> {
         self.check(address, bytes);
+        self.card.bind()?;
         // SAFETY: the range lies in the allocation.
         unsafe { result::memset_d8_async(address, 0, bytes, self.card.stream.cu_stream()) }
     }
@@ -97,8 +98,11 @@ impl Memory {
         if values.is_empty() {
             return Ok(());
         }
-        // SAFETY: the range lies in the allocation; `values` outlives the copy, which is waited for.
-        unsafe { result::memcpy_htod_async(address, values, self.card.stream.cu_stream()) }
+        let stream = self.card.stream.cu_stream();
+        self.card
+            .bind()
+            // SAFETY: the range lies in the allocation; `values` outlives the copy, which is waited for.
+            .and_then(|()| unsafe { result::memcpy_htod_async(address, values, stream) })
             .and_then(|()| self.card.stream.synchronize())
             .map_err(|error| failed("take data", error))
     }
@@ -114,8 +118,11 @@ impl Memory {
         if len == 0 {
             return Ok(values);
         }
-        // SAFETY: the range lies in the allocation; `values` outlives the copy, which is waited for.
-        unsafe { result::memcpy_dtoh_async(&mut values, address, self.card.stream.cu_stream()) }
+        let stream = self.card.stream.cu_stream();
+        self.card
+            .bind()
+            // SAFETY: the range lies in the allocation; `values` outlives the copy, which is waited for.
+            .and_then(|()| unsafe { result::memcpy_dtoh_async(&mut values, address, stream) })
             .and_then(|()| self.card.stream.synchronize())
             .map_err(|error| failed("give results", error))?;
         Ok(values)
@@ -133,6 +140,7 @@ impl Memory {
     ) -> std::result::Result<(), DriverError> {
         self.check(address, bytes);
         assert!(bytes <= from.words.len() * 4);
+        self.card.bind()?;
         // SAFETY: both ranges are valid; the caller keeps the source.
         unsafe {
             sys::cuMemcpyHtoDAsync_v2(
@@ -154,7 +162,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         // Nothing can be done about an error here; the context's end frees the memory too.
-        let _ = self.card.context.bind_to_thread();
+        let _ = self.card.bind();
         let _ = self.card.stream.synchronize();
         // SAFETY: the allocation is this object's own, and the stream is done with it.
         let _ = unsafe { result::free_sync(self.address) };
@@ -170,7 +178,7 @@ pub struct Pinned {
 impl Pinned {
     /// `words` words, zero.
     pub fn zeros(card: &Arc<Card>, words: usize) -> Result<Pinned> {
-        card.context.bind_to_thread().map_err(|error| failed("take its context", error))?;
+        card.bind().map_err(|error| failed("take its context", error))?;
         let words = words.max(1);
         // SAFETY: the context is current.
         let pointer = unsafe { result::malloc_host(words * 4, sys::CU_MEMHOSTALLOC_WRITECOMBINED) }
@@ -190,7 +198,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        let _ = self.card.context.bind_to_thread();
+        let _ = self.card.bind();
         let _ = self.card.stream.synchronize();
         // SAFETY: it came from `malloc_host`, and the stream is done with it.
         let _ = unsafe { result::free_host(self.words.as_mut_ptr().cast()) };
