@@ -305,7 +305,7 @@ fn launch(
     let [header, start, length, parameter, saved, hidden, d_hidden] = std::array::from_fn(|_| allocate());
     let write = |to: u64, run: usize, offset: usize, values: &[u32]| {
         let to = to + (run * stride + offset * 4) as u64;
-        card.device.write(to, bytemuck::cast_slice(values)).unwrap_or_else(|fault| panic!("{fault}"));
+        card.write(to, bytemuck::cast_slice(values));
     };
     let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
     let mut places = [0u32; 8];
@@ -369,7 +369,9 @@ fn launch(
         let of_run = |run: usize| card.read::<u32>(from + (run * stride) as u64, rows * width + 64);
         (0..problems.len()).map(of_run).collect::<Vec<_>>()
     };
-    let conflicts = profile.shared_wavefronts as f64 / profile.ideal_shared_wavefronts.max(1) as f64;
+    let conflicts = profile.map_or(1.0, |profile| {
+        profile.shared_wavefronts as f64 / profile.ideal_shared_wavefronts.max(1) as f64
+    });
     Outcome { saved: read(saved, 8 * d), hidden: read(hidden, 2 * d), conflicts }
 }
 

@@ -1,4 +1,5 @@
-//! Each CUDA kernel by itself on the simulated GPU, with every check of it on, against the same computed in float64.
+//! Each CUDA kernel by itself, against the same computed in float64: on the simulated GPU, with every check of it on, or with
+//! `COIN_TEST_CARD=real` on this machine's card.
 
 mod gru;
 mod product;

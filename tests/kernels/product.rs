@@ -56,7 +56,7 @@ fn matrix(
     let address = card.allocate::<f32>((rows.max(1) - 1) * stride + columns);
     for row in 0..rows {
         let at = address + 4 * (row * stride) as u64;
-        card.device.write(at, bytemuck::cast_slice(&values[row * columns..][..columns])).unwrap();
+        card.write(at, bytemuck::cast_slice(&values[row * columns..][..columns]));
     }
     (buffer(address, rows * stride), values)
 }
@@ -111,7 +111,7 @@ fn products_are_exact_on_integers_of(family: &str) {
                     if accumulate {
                         for i in 0..m {
                             let row = bytemuck::cast_slice(&before[i * n..][..n]);
-                            card.device.write(address + 4 * (i * stride_c) as u64, row).unwrap();
+                            card.write(address + 4 * (i * stride_c) as u64, row);
                         }
                     }
                     buffer(address, m * stride_c)
@@ -236,7 +236,7 @@ fn directions_and_roles_of(family: &str) {
         let spread = card.allocate::<f32>(2 * (6 * d * width + apart));
         for part in 0..4 {
             let at = spread + 4 * ((part * 3 * d * width) + part % 2 * apart + part / 2 * apart) as u64;
-            card.device.write(at, bytemuck::cast_slice(&w[part * 3 * d * width..][..3 * d * width])).unwrap();
+            card.write(at, bytemuck::cast_slice(&w[part * 3 * d * width..][..3 * d * width]));
         }
         product.b = spread;
         product.b_outer = (6 * d * width + apart) as i64;

@@ -172,8 +172,7 @@ impl Work {
         for (index, &run) in runs.iter().enumerate() {
             for (place, buffer) in self.buffers.iter().enumerate() {
                 if !buffer.contents[run].is_empty() {
-                    let written = card.device.write(address(index, place), &buffer.contents[run]);
-                    written.unwrap_or_else(|fault| panic!("{fault}"));
+                    card.write(address(index, place), &buffer.contents[run]);
                 }
             }
         }
@@ -192,7 +191,7 @@ impl Work {
             arguments.push(Argument::Wide(stride as u64));
             let grid = [launch.grid[0] as u32, launch.grid[1] as u32, runs.len() as u32];
             let shape = (grid, launch.block as u32, launch.shared as u32);
-            profiles.push(card.launch(launch.module, launch.kernel, shape, &arguments));
+            profiles.extend(card.launch(launch.module, launch.kernel, shape, &arguments));
         }
         let results = (0..runs.len()).map(|index| {
             let buffers = self.buffers.iter().enumerate();
@@ -200,7 +199,7 @@ impl Work {
         });
         let results = results.collect();
         for allocation in allocations {
-            card.device.free(allocation).unwrap_or_else(|fault| panic!("{fault}"));
+            card.free(allocation);
         }
         (results, profiles)
     }

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::Instant;
@@ -163,8 +164,9 @@ static STATE: OnceLock<Mutex<State>> = OnceLock::new();
 static WORK: Mutex<()> = Mutex::new(());
 
 thread_local! {
-    /// The thread's stack of contexts; the last one is current.
-    static CONTEXTS: RefCell<Vec<CUcontext>> = const { RefCell::new(Vec::new()) };
+    /// The thread's stack of contexts; the last one is current. Never dropped: destructors of the program's own thread-local
+    /// values may still call, in any order.
+    static CONTEXTS: ManuallyDrop<RefCell<Vec<CUcontext>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
     /// The thread's interaction mode, see `cuThreadExchangeStreamCaptureMode`.
     static CAPTURE_MODE: Cell<u32> = const { Cell::new(CAPTURE_GLOBAL) };
 }
@@ -192,7 +194,7 @@ pub(crate) fn initialise() -> Result<(), String> {
 
 /// The contexts of the calling thread, for `body` to read or change.
 pub(crate) fn thread_contexts<T>(body: impl FnOnce(&mut Vec<CUcontext>) -> T) -> T {
-    CONTEXTS.with_borrow_mut(body)
+    CONTEXTS.with(|contexts| body(&mut contexts.borrow_mut()))
 }
 
 /// The calling thread's interaction mode.

@@ -1,6 +1,8 @@
 //! Streams. Work is done by the call that gives it, so a stream only orders what is captured.
 
+use std::cell::RefCell;
 use std::ffi::{c_int, c_uint, c_void};
+use std::mem::ManuallyDrop;
 
 use crate::capture::Place;
 use crate::error::{CUresult, Outcome, call, explain};
@@ -340,7 +342,8 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo(
 
 thread_local! {
     /// The array that the last question for dependencies on this thread points into.
-    static DEPENDENCIES: std::cell::RefCell<Vec<CUgraphNode>> = const { std::cell::RefCell::new(Vec::new()) };
+    static DEPENDENCIES: ManuallyDrop<RefCell<Vec<CUgraphNode>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 /// Fills in everything about a capture. The array of dependencies stays valid until the thread's next such question.
@@ -357,7 +360,8 @@ fn capture_info_out(
     id.set_if_wanted(info.1);
     graph.set_if_wanted(info.2);
     count.set_if_wanted(info.3.len());
-    dependencies.set_if_wanted(DEPENDENCIES.with_borrow_mut(|kept| {
+    dependencies.set_if_wanted(DEPENDENCIES.with(|kept| {
+        let mut kept = kept.borrow_mut();
         *kept = info.3;
         kept.as_ptr()
     }));

@@ -381,3 +381,28 @@ fn functions_are_found_by_name() {
     assert_eq!(find(c"cuInit"), (CUresult::SUCCESS, cuInit as *const std::ffi::c_void, 0));
     assert_eq!(find(c"cuTexObjectCreate"), (CUresult::NOT_FOUND, std::ptr::null(), 1));
 }
+
+/// Destructors of a program's thread-local values run in any order, and may still use the driver.
+#[test]
+fn a_thread_that_ends_may_still_call() {
+    struct Last(std::sync::mpsc::Sender<CUresult>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let mut context = CUcontext::NULL;
+            // SAFETY: a pointer to a local variable.
+            let _ = self.0.send(unsafe { cuCtxGetCurrent(Out::from(&mut context)) });
+        }
+    }
+    thread_local!(static LAST: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) });
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Registered first, so dropped last.
+        LAST.set(Some(Last(sender)));
+        let mut context = CUcontext::NULL;
+        // SAFETY: as above.
+        let _ = unsafe { cuCtxGetCurrent(Out::from(&mut context)) };
+    })
+    .join()
+    .unwrap();
+    assert_ne!(receiver.recv().unwrap(), CUresult::UNKNOWN);
+}

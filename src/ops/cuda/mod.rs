@@ -62,7 +62,7 @@ pub const KERNELS: &[(&str, &[&str])] = &[
     ),
     ("readout", &["readout", "readout_backward"]),
     ("reduce", &["column_sum", "fold_partials"]),
-    ("standardise", &["standardise_f64"]),
+    ("standardise", &["standardise"]),
     ("state", &["tanh_backward", "add_states"]),
 ];
 

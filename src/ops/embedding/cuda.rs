@@ -32,7 +32,7 @@ impl Worker {
         let width = self.layout.sizes.features as u32;
         let shape = Shape { grid: [rows as u32, 1, 1], block: 256, shared: 0 };
         // SAFETY: as the types above say.
-        unsafe { launch!(self, "standardise_f64", shape, features.address, raw, mean, deviation, width) }
+        unsafe { launch!(self, "standardise", shape, features.address, raw, mean, deviation, width) }
     }
 
     /// Sums the gradients at the history's embeddings by utterance: `delta` `[distinct, d]`, of one pass or two.
