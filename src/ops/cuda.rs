@@ -26,7 +26,21 @@ pub const KERNELS: &[(&str, &[&str])] = &[
     ("interaction", &["interaction", "interaction_backward", "interaction_silent", "interaction_silent_sum"]),
     (
         "product",
-        &["product_nt", "product_nn", "product_tn", "product_fold", "window_nt", "window_nn", "window_tn"],
+        &[
+            "product_nt",
+            "product_nn",
+            "product_tn",
+            "product_nt_f16",
+            "product_nn_f16",
+            "product_tn_f16",
+            "product_fold",
+            "window_nt",
+            "window_nn",
+            "window_tn",
+            "window_nt_f16",
+            "window_nn_f16",
+            "window_tn_f16",
+        ],
     ),
     ("readout", &["readout", "readout_backward"]),
     ("reduce", &["column_sum", "fold_partials"]),
@@ -284,6 +298,7 @@ impl Worker {
 
     fn product(&mut self, kernel: &str, indices: &Indices, mut product: Product) {
         product.run_stride = self.run_stride;
+        product = product.sized(self.runs);
         // SAFETY: the operations build products whose operands hold what their shapes say.
         unsafe { launch!(self, kernel, product.shape(self.runs), indices.header.address, product) }
     }

@@ -1,9 +1,19 @@
-//! `kernels/product.cu`: small integers, whose products and sums float32 holds exactly, so that every result has to be equal.
+//! `kernels/product.cu`: small integers, which f16 holds exactly as float32 does their products and sums, so that every result has to
+//! be equal in both families and with every tile. Then what f16 rounds, and where it overflows.
 
 use coin::device::cuda::memory::Buffer;
-use coin::device::cuda::product::{Epilogue, Extent, Of, Product, WindowProduct};
+use coin::device::cuda::product::{Epilogue, Extent, Of, Product, Size, WindowProduct};
+
+use simulator::Profile;
 
 use crate::support::{Card, Random, SEEDS};
+
+/// What the names of a family's kernels end with: operands in float32 or rounded to f16.
+const FAMILIES: [&str; 2] = ["", "_f16"];
+
+/// Families and tiles.
+const KINDS: [(&str, Size); 4] =
+    [("", Size::Wide), ("", Size::Narrow), ("_f16", Size::Wide), ("_f16", Size::Narrow)];
 
 /// Rows of the batch in a test's header.
 #[derive(Clone, Copy)]
@@ -31,10 +41,14 @@ fn bytes<T>(value: &T) -> Vec<u8> {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }.to_vec()
 }
 
-fn run(card: &Card, kernel: &str, header: u64, product: Product) {
-    let shape = if kernel == "product_fold" { product.fold_shape(1) } else { product.shape(1) };
+fn run(card: &Card, (kernel, (family, size)): (&str, (&str, Size)), header: u64, product: Product) {
+    run_all(card, &format!("{kernel}{family}"), header, Product { size, ..product }, 1);
+}
+
+fn run_all(card: &Card, kernel: &str, header: u64, product: Product, runs: u32) -> Profile {
+    let shape = if kernel == "product_fold" { product.fold_shape(runs) } else { product.shape(runs) };
     card.launch_raw("product", kernel, (shape.grid, shape.block, 0), &[bytes(&header), bytes(&product)])
-        .unwrap_or_else(|fault| panic!("{fault}"));
+        .unwrap_or_else(|fault| panic!("{fault}"))
 }
 
 fn buffer(address: u64, len: usize) -> Buffer {
@@ -83,9 +97,12 @@ fn products_are_exact_on_integers() {
         let header = header(&card, COUNTS);
         for (m, n, k) in SIZES {
             for accumulate in [false, true] {
-                let name = format!("{m} x {n} x {k}, accumulate {accumulate}");
+                let name = format!("{m} x {n} x {k}, accumulate {accumulate}, seed {seed}");
                 let before = integers(&mut random, m * n);
-                let (stride_c, bias) = (n + 3, integers(&mut random, n));
+                // Rows that are aligned to 16 bytes, where their lengths are, and rows that are not.
+                let aligned = accumulate == (seed % 2 == 0);
+                let stride = |row: usize| if aligned { row.next_multiple_of(4) } else { row + 3 - row % 2 };
+                let (stride_c, bias) = (stride(n), integers(&mut random, n));
                 let expect =
                     |a: &dyn Fn(usize, usize) -> f32, b: &dyn Fn(usize, usize) -> f32, biased: bool| {
                         let mut c = vec![0.0; m * n];
@@ -112,39 +129,37 @@ fn products_are_exact_on_integers() {
                 let with = |product: Product| if accumulate { product.accumulate() } else { product };
                 let bias_at = buffer(card.upload(&bias), n);
 
-                let (a, x) = matrix(&card, &mut random, m, k, k + 1);
-                let (b, y) = matrix(&card, &mut random, n, k, k + 2);
-                let c = result();
-                run(
-                    &card,
-                    "product_nt",
-                    header,
-                    with(Product::new((m, n, k), (a, k + 1), (b, k + 2), (c, stride_c)).bias(bias_at)),
-                );
+                let (a, x) = matrix(&card, &mut random, m, k, stride(k));
+                let (b, y) = matrix(&card, &mut random, n, k, stride(k));
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[j * k + l], true);
-                assert_eq!(read(&card, c, m, n, stride_c), expected, "nt, {name}");
+                for kind in KINDS {
+                    let c = result();
+                    let product = with(
+                        Product::new((m, n, k), (a, stride(k)), (b, stride(k)), (c, stride_c)).bias(bias_at),
+                    );
+                    run(&card, ("product_nt", kind), header, product);
+                    assert_eq!(read(&card, c, m, n, stride_c), expected, "nt, {kind:?}, {name}");
+                }
 
-                let (b, y) = matrix(&card, &mut random, k, n, n + 1);
-                let c = result();
-                run(
-                    &card,
-                    "product_nn",
-                    header,
-                    with(Product::new((m, n, k), (a, k + 1), (b, n + 1), (c, stride_c))),
-                );
+                let (b, y) = matrix(&card, &mut random, k, n, stride(n));
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[l * n + j], false);
-                assert_eq!(read(&card, c, m, n, stride_c), expected, "nn, {name}");
+                for kind in KINDS {
+                    let c = result();
+                    let product =
+                        with(Product::new((m, n, k), (a, stride(k)), (b, stride(n)), (c, stride_c)));
+                    run(&card, ("product_nn", kind), header, product);
+                    assert_eq!(read(&card, c, m, n, stride_c), expected, "nn, {kind:?}, {name}");
+                }
 
-                let (a, x) = matrix(&card, &mut random, k, m, m + 2);
-                let c = result();
-                run(
-                    &card,
-                    "product_tn",
-                    header,
-                    with(Product::new((m, n, k), (a, m + 2), (b, n + 1), (c, stride_c))),
-                );
+                let (a, x) = matrix(&card, &mut random, k, m, stride(m));
                 let expected = expect(&|i, l| x[l * m + i], &|l, j| y[l * n + j], false);
-                assert_eq!(read(&card, c, m, n, stride_c), expected, "tn, {name}");
+                for kind in KINDS {
+                    let c = result();
+                    let product =
+                        with(Product::new((m, n, k), (a, stride(m)), (b, stride(n)), (c, stride_c)));
+                    run(&card, ("product_tn", kind), header, product);
+                    assert_eq!(read(&card, c, m, n, stride_c), expected, "tn, {kind:?}, {name}");
+                }
             }
         }
     }
@@ -165,16 +180,16 @@ fn rows_are_those_of_the_batch() {
     ] {
         let (a, x) = matrix(&card, &mut random, first + count, k, k);
         let (b, y) = matrix(&card, &mut random, n, k, k);
-        let c = buffer(card.allocate::<f32>((first + count) * n), count * n);
-        run(
-            &card,
-            "product_nt",
-            header,
-            Product::new((capacity, n, k), (a, k), (b, k), (c, n)).extent(extent),
-        );
-        for i in 0..count {
-            let row: Vec<f32> = (0..n).map(|j| (0..k).map(|l| x[i * k + l] * y[j * k + l]).sum()).collect();
-            assert_eq!(card.read::<f32>(c.address + 4 * (i * n) as u64, n), row, "{extent:?}, row {i}");
+        for kind in KINDS {
+            let c = buffer(card.allocate::<f32>((first + count) * n), count * n);
+            let product = Product::new((capacity, n, k), (a, k), (b, k), (c, n)).extent(extent);
+            run(&card, ("product_nt", kind), header, product);
+            for i in 0..count {
+                let row: Vec<f32> =
+                    (0..n).map(|j| (0..k).map(|l| x[i * k + l] * y[j * k + l]).sum()).collect();
+                let got = card.read::<f32>(c.address + 4 * (i * n) as u64, n);
+                assert_eq!(got, row, "{extent:?}, row {i}, {kind:?}");
+            }
         }
     }
 }
@@ -183,6 +198,12 @@ fn rows_are_those_of_the_batch() {
 /// directions at once; rows of the weights' gradient gathered, scaled, and summed in chunks.
 #[test]
 fn directions_and_roles() {
+    for kind in KINDS {
+        check_directions_and_roles(kind);
+    }
+}
+
+fn check_directions_and_roles(kind: (&str, Size)) {
     for counts in [COUNTS, Counts { rows_a: 0, ..COUNTS }, Counts { rows_a: 150, ..COUNTS }] {
         let card = Card::new(1);
         let mut random = Random(6);
@@ -200,7 +221,7 @@ fn directions_and_roles() {
         product.b_inner = (3 * d * width) as i64;
         product.b_outer = 2 * product.b_inner;
         product.c_inner = (3 * d) as i64;
-        run(&card, "product_nt", header, product);
+        run(&card, ("product_nt", kind), header, product);
         for row in 0..rows {
             let got = card.read::<f32>(out.address + 4 * (row * 8 * d) as u64, 6 * d);
             for (j, got) in got.iter().enumerate() {
@@ -227,7 +248,7 @@ fn directions_and_roles() {
         product.b_outer = (6 * d * width + apart) as i64;
         product.split = 3 * d as u32;
         product.beyond = apart as i64;
-        run(&card, "product_nn", header, product);
+        run(&card, ("product_nn", kind), header, product);
         for row in 0..rows {
             let got = card.read::<f32>(back.address + 4 * (row * width) as u64, width);
             for (j, got) in got.iter().enumerate() {
@@ -258,8 +279,8 @@ fn directions_and_roles() {
         product.chunk = 64;
         let chunks = product.chunks() as usize;
         let workspace = card.allocate::<f32>(4 * chunks * 3 * d * d);
-        run(&card, "product_tn", header, Product { c: workspace, ..product });
-        run(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate());
+        run(&card, ("product_tn", kind), header, Product { c: workspace, ..product });
+        run_all(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate(), 1);
         let got = card.read::<f32>(to.address, before.len());
         for (place, got) in got.iter().enumerate() {
             let (batch, i, j) = (place / (3 * d * d), place / d % (3 * d), place % d);
@@ -287,11 +308,13 @@ fn epilogues() {
     let y: Vec<f32> = integers(&mut random, n * k).iter().map(|y| y / 16.0).collect();
     let b = buffer(card.upload(&y), n * k);
     let addend = integers(&mut random, m * n);
-    for epilogue in [Epilogue::Sigmoid, Epilogue::TanhOfSum] {
+    for (epilogue, kind) in
+        [Epilogue::Sigmoid, Epilogue::TanhOfSum].iter().flat_map(|&e| KINDS.map(|k| (e, k)))
+    {
         let c = buffer(card.allocate::<f32>(m * n), m * n);
         let mut product = Product::new((m, n, k), (a, k), (b, k), (c, n)).epilogue(epilogue);
         product.addend = card.upload(&addend);
-        run(&card, "product_nt", header, product);
+        run(&card, ("product_nt", kind), header, product);
         for (place, got) in card.read::<f32>(c.address, m * n).iter().enumerate() {
             let sum: f64 =
                 (0..k).map(|l| f64::from(x[place / n * k + l]) * f64::from(y[place % n * k + l])).sum();
@@ -299,14 +322,17 @@ fn epilogues() {
                 Epilogue::Sigmoid => 1.0 / (1.0 + (-sum).exp()),
                 _ => (sum + f64::from(addend[place])).tanh(),
             };
-            assert!((f64::from(*got) - expected).abs() < 4e-7, "{epilogue:?}: {got}, not {expected}");
+            assert!(
+                (f64::from(*got) - expected).abs() < 4e-7,
+                "{epilogue:?}, {kind:?}: {got}, not {expected}"
+            );
         }
     }
 }
 
 #[test]
 fn windows() {
-    for seed in SEEDS {
+    for (seed, family) in SEEDS.into_iter().flat_map(|seed| FAMILIES.map(|family| (seed, family))) {
         let card = Card::new(seed);
         let mut random = Random(9 + seed);
         let header = header(&card, COUNTS);
@@ -343,7 +369,7 @@ fn windows() {
             let shape = product.shape(7, 1);
             card.launch_raw(
                 "product",
-                kernel,
+                &format!("{kernel}{family}"),
                 (shape.grid, shape.block, 0),
                 &[bytes(&header), bytes(&product)],
             )
@@ -381,6 +407,211 @@ fn windows() {
                     );
                 }
             }
+        }
+    }
+}
+
+/// Numbers that f16 does not hold, and the sums of their roundings' products.
+#[test]
+fn operands_are_rounded_to_half() {
+    let mut random = Random(11);
+    let (m, n, k) = (70, 45, 300);
+    // Beyond 2^-14 the spacing of f16 is constant, and below 2^-24 there is nothing.
+    let mut operand = |len: usize| -> Vec<f32> {
+        let scales = [1.0, 1e-2, 1e-4, 1e-6, 1e-8];
+        (0..len).map(|at| random.floats(1, 3.0 * scales[at % 41 % 5])[0]).collect()
+    };
+    let (x, y) = (operand(m * k), operand(k * n));
+    let mut first: Vec<Vec<u32>> = Vec::new();
+    for seed in SEEDS {
+        let card = Card::new(seed);
+        let header = header(&card, COUNTS);
+        let across = |values: &[f32], rows: usize, columns: usize| -> Buffer {
+            let turned: Vec<f32> =
+                (0..rows * columns).map(|at| values[at % rows * columns + at / rows]).collect();
+            buffer(card.upload(&turned), turned.len())
+        };
+        let (a, b) = (buffer(card.upload(&x), m * k), buffer(card.upload(&y), k * n));
+        let (turned_a, turned_b) = (across(&x, m, k), across(&y, k, n));
+        let mut bits = Vec::new();
+        for size in [Size::Wide, Size::Narrow] {
+            for (kernel, a, b) in [
+                ("product_nt", (a, k), (turned_b, k)),
+                ("product_nn", (a, k), (b, n)),
+                ("product_tn", (turned_a, m), (b, n)),
+            ] {
+                let c = buffer(card.allocate::<f32>(m * n), m * n);
+                run(&card, (kernel, ("_f16", size)), header, Product::new((m, n, k), a, b, (c, n)));
+                let got = card.read::<f32>(c.address, m * n);
+                for (place, &got) in got.iter().enumerate() {
+                    let products = || {
+                        (0..k).map(|l| {
+                            f64::from(half(x[place / n * k + l])) * f64::from(half(y[l * n + place % n]))
+                        })
+                    };
+                    let (exact, size): (f64, f64) = (products().sum(), products().map(f64::abs).sum());
+                    // Each of the k / 8 additions of a tensor core drops less than nine units of 2^-23 of the largest addend.
+                    let bound = size * (k as f64 / 8.0 + 1.0) * 9.0 * f64::from(f32::EPSILON);
+                    assert!(
+                        (f64::from(got) - exact).abs() <= bound,
+                        "{kernel}: {got}, not {exact}, at {place}"
+                    );
+                }
+                bits.push(got.iter().map(|x| x.to_bits()).collect::<Vec<u32>>());
+            }
+        }
+        // Whatever the operands' order in memory, the tile and the schedule: each element's sum is taken in one order.
+        assert!(bits.iter().all(|other| *other == bits[0]), "tiles and layouts differ");
+        first.push(bits.swap_remove(0));
+    }
+    assert!(first.iter().all(|other| *other == first[0]), "schedules differ");
+}
+
+/// Rounds to f16 and back, ties to even.
+fn half(x: f32) -> f32 {
+    if !x.is_finite() {
+        return x;
+    }
+    let exponent = ((x.to_bits() >> 23 & 255) as i32 - 127).max(-14);
+    let unit = f64::from(exponent - 10).exp2();
+    let rounded = ((f64::from(x) / unit).round_ties_even() * unit) as f32;
+    if rounded.abs() > 65504.0 { f32::INFINITY.copysign(x) } else { rounded }
+}
+
+/// What f16 cannot hold is infinite, and what is no number stays none: nothing is clamped to the largest value.
+#[test]
+fn overflow_is_seen() {
+    let card = Card::new(0);
+    let header = header(&card, COUNTS);
+    let (m, n, k) = (20, 12, 40);
+    let mut x = vec![1.0f32; m * k];
+    for (row, value) in [65519.0, 65520.0, -1e30, f32::INFINITY, f32::NAN].into_iter().enumerate() {
+        x[row * k + 7 * row] = value;
+    }
+    let expected = [65504.0 + 39.0, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 40.0];
+    let turned: Vec<f32> = (0..m * k).map(|at| x[at % m * k + at / m]).collect();
+    let ones = vec![1.0f32; n * k];
+    let ones = buffer(card.upload(&ones), n * k);
+    for size in [Size::Wide, Size::Narrow] {
+        for (kernel, a, stride, stride_b) in
+            [("product_nt", &x, k, k), ("product_nn", &x, k, n), ("product_tn", &turned, m, n)]
+        {
+            let a = buffer(card.upload(a), m * k);
+            let c = buffer(card.allocate::<f32>(m * n), m * n);
+            let product = Product::new((m, n, k), (a, stride), (ones, stride_b), (c, n));
+            run(&card, (kernel, ("_f16", size)), header, product);
+            for (place, got) in card.read::<f32>(c.address, m * n).into_iter().enumerate() {
+                let expected = expected[(place / n).min(5)];
+                assert!(
+                    got == expected || got.is_nan() && expected.is_nan(),
+                    "{kernel}: {got}, not {expected}, in row {}",
+                    place / n
+                );
+            }
+        }
+    }
+}
+
+/// Two runs in one launch, with an operand that both share, are what each is alone.
+#[test]
+fn runs_side_by_side() {
+    let card = Card::new(1);
+    let mut random = Random(13);
+    let (m, n, k, chunk) = (150usize, 40usize, 60usize, 32u32);
+    // A run's memory: header, A, B, index, C and the chunks' sums.
+    let chunks = k.div_ceil(chunk as usize);
+    let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * m * n];
+    let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
+    let stride = 4 * sizes.iter().sum::<usize>().next_multiple_of(4);
+    let shared = card.upload(&random.floats(k * n, 2.0));
+    let header: [[u32; 14]; 2] =
+        [[0, 150, 70, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 43, 30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
+    let inputs: Vec<[Vec<f32>; 2]> =
+        (0..2).map(|_| [random.floats(m * k, 2.0), random.floats(k * n, 2.0)]).collect();
+    let index: Vec<Vec<u32>> = (0..2).map(|_| (0..m).map(|_| random.below(43) as u32).collect()).collect();
+    // Two runs at once, and both alone.
+    let fill = |runs: &[usize]| {
+        let base = card.allocate::<u8>(stride * runs.len());
+        for (place, &run) in runs.iter().enumerate() {
+            let at = |what: usize| base + (place * stride) as u64 + places[what];
+            card.device.write(at(0), bytemuck::cast_slice(&header[run])).unwrap();
+            card.device.write(at(1), bytemuck::cast_slice(&inputs[run][0])).unwrap();
+            card.device.write(at(2), bytemuck::cast_slice(&inputs[run][1])).unwrap();
+            card.device.write(at(3), bytemuck::cast_slice(&index[run])).unwrap();
+        }
+        base
+    };
+    for kind in KINDS {
+        for (kernel, b_shared) in
+            [("product_nt", 0), ("product_nt", 1), ("product_nn", 0), ("product_nn", 1), ("product_tn", 0)]
+        {
+            let results = |runs: &[usize]| -> Vec<Vec<u32>> {
+                let base = fill(runs);
+                let at = |what: usize| base + places[what];
+                let sum = kernel == "product_tn";
+                let c = buffer(at(if sum { 5 } else { 4 }), m * n);
+                let a_stride = if sum { m } else { k };
+                let b_stride = if kernel == "product_nt" { k } else { n };
+                let b = buffer(if b_shared == 1 { shared } else { at(2) }, k * n);
+                let mut product =
+                    Product::new((m, n, k), (buffer(at(1), m * k), a_stride), (b, b_stride), (c, n))
+                        .extent(Extent::Rows);
+                product.run_stride = stride as u64;
+                product.b_shared = b_shared;
+                product.size = kind.1;
+                if sum {
+                    product.chunk = chunk;
+                } else {
+                    product.index = at(3);
+                }
+                let count = runs.len() as u32;
+                run_all(&card, &format!("{kernel}{}", kind.0), at(0), product, count);
+                if sum {
+                    let fold = Product { a: at(5), c: at(4), ..product };
+                    run_all(&card, "product_fold", at(0), fold, count);
+                }
+                (0..runs.len())
+                    .map(|place| {
+                        let rows = if sum { m } else { header[runs[place]][1] as usize };
+                        card.read::<u32>(at(4) + (place * stride) as u64, rows * n)
+                    })
+                    .collect()
+            };
+            let both = results(&[0, 1]);
+            for run in 0..2 {
+                assert!(both[run] == results(&[run])[0], "{kernel}, {kind:?}, shared {b_shared}, run {run}");
+            }
+        }
+    }
+}
+
+/// Stores and loads of tiles use all banks of shared memory, whichever way the operands lie.
+#[test]
+fn banks_do_not_conflict() {
+    let card = Card::new(0);
+    let mut random = Random(17);
+    let header = header(&card, COUNTS);
+    let (m, n, k) = (256, 128, 64);
+    let (a, b) = (matrix(&card, &mut random, 256, 256, 256).0, matrix(&card, &mut random, 256, 256, 256).0);
+    for (family, size) in KINDS {
+        for kernel in ["product_nt", "product_nn", "product_tn"] {
+            let c = buffer(card.allocate::<f32>(m * n), m * n);
+            let mut product = Product::new((m, n, k), (a, 256), (b, 256), (c, n));
+            product.size = size;
+            let profile = run_all(&card, &format!("{kernel}{family}"), header, product, 1);
+            println!(
+                "{kernel}{family} {size:?}: {} warp instructions, {} wavefronts of {}, {} sectors of {}, {:?}",
+                profile.warp_instructions,
+                profile.shared_wavefronts,
+                profile.ideal_shared_wavefronts,
+                profile.global_sectors,
+                profile.ideal_global_sectors,
+                profile.classes,
+            );
+            assert_eq!(
+                profile.shared_wavefronts, profile.ideal_shared_wavefronts,
+                "{kernel}{family}, {size:?}"
+            );
         }
     }
 }

@@ -1,0 +1,128 @@
+// One tile of a product of matrices on tensor cores, C = A B, by the threads of a block: operands are rounded from float32 to f16,
+// their products are exact and summed in float32. A value beyond f16's range becomes infinite.
+//
+// Tile: BM x BN of C, each warp WM x WN of it in fragments of 16 x 8, in steps of BK along k. What lives where: the warp's results
+// and the next step's elements of A and B, as float32, in registers; two tiles each of A and B in shared memory as f16, one of
+// which is multiplied while the other is filled, so that a step has one barrier. A tile lies as its operand does, and what runs
+// across k is transposed when it is loaded. Its rows are padded to an odd multiple of 16 bytes: neither `ldmatrix` nor stores have
+// bank conflicts.
+//
+// Nothing is assumed of sizes or of alignment: what lies outside is zero and is not read.
+#pragma once
+
+#include "operand.cuh"
+#include "tensor_core.cuh"
+
+// A tile of an operand: [WIDTH, DEPTH] where rows run along k, else [DEPTH, WIDTH].
+template <Rows ROWS, int WIDTH, int DEPTH> struct HalfTile {
+    static constexpr int LINES = ROWS == Rows::OfK ? WIDTH : DEPTH, LENGTH = ROWS == Rows::OfK ? DEPTH : WIDTH;
+    static_assert(LENGTH % 16 == 0, "eight halves more are an odd multiple of 16 bytes");
+    alignas(16) __half rows[LINES][LENGTH + 8];
+
+    template <int THREADS> __device__ __forceinline__ void put(Reader<ROWS, WIDTH, DEPTH, THREADS> &reader) {
+        reader.finish();
+#pragma unroll
+        for (int piece = 0; piece < reader.PIECES; piece++) {
+            const float (&next)[4] = reader.next[piece];
+            union {
+                __half2 pairs[2];
+                uint2 words;
+            } four = {{__floats2half2_rn(next[0], next[1]), __floats2half2_rn(next[2], next[3])}};
+            *reinterpret_cast<uint2 *>(&rows[reader.row(piece)][reader.column()]) = four.words;
+        }
+    }
+
+    // The 16 x 16 from (i, k) on: words 0 and 1 are i to i + 7 and i + 8 to i + 15 with k to k + 7, words 2 and 3 the same with
+    // k + 8 to k + 15.
+    __device__ __forceinline__ void load(unsigned (&words)[4], unsigned i, unsigned k) const {
+        const unsigned lane = threadIdx.x % 32;
+        if (ROWS == Rows::OfK) {
+            load_four_matrices(words, &rows[i + lane % 16][k + lane / 16 * 8]);
+        } else {
+            load_four_transposed(words, &rows[k + lane % 8 + lane / 16 * 8][i + lane / 8 % 2 * 8]);
+        }
+    }
+};
+
+template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
+    static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_;
+    static constexpr int BK = 32;  // depth of a step
+    static constexpr int STRIP = 2;  // neighbours of a row of C that a thread stores at once
+    static constexpr int THREADS = (BM / WM) * (BN / WN) * 32;
+    static_assert(WM % 16 == 0 && WN % 16 == 0, "fragments of A, and pairs of fragments of B");
+    template <Rows A, Rows B> struct Shared {
+        HalfTile<A, BM, BK> a[2];
+        HalfTile<B, BN, BK> b[2];
+    };
+
+    // As that of `Tile`.
+    template <Rows A, Rows B, class Out>
+    static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A> &a, const Operand<B> &b, unsigned m, unsigned n,
+                                                    unsigned k_begin, unsigned k_end, unsigned first_row, unsigned first_column, Out out) {
+        constexpr int ROW_FRAGMENTS = WM / 16, COLUMN_FRAGMENTS = WN / 8;
+        const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        const unsigned warp_row = warp % (BM / WM) * WM, warp_column = warp / (BM / WM) * WN;
+        // A warp whose part is outside of C only reads and stores for the others.
+        const bool works = first_row + warp_row < m && first_column + warp_column < n;
+        Reader<A, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);
+        Reader<B, BN, BK, THREADS> next_b(b, first_column, n, k_begin, k_end);
+        float sums[ROW_FRAGMENTS][COLUMN_FRAGMENTS][4] = {};
+        if (k_begin < k_end) {
+            next_a.fetch();
+            next_b.fetch();
+            shared.a[0].put(next_a);
+            shared.b[0].put(next_b);
+        }
+        __syncthreads();
+        int buffer = 0;
+        for (unsigned k0 = k_begin; k0 < k_end; k0 += BK) {
+            const bool more = k0 + BK < k_end;
+            // These reads are under way while the products below are made.
+            if (more) {
+                next_a.fetch();
+                next_b.fetch();
+            }
+            if (works) {
+#pragma unroll
+                for (int k = 0; k < BK; k += 16) {
+                    unsigned from_a[ROW_FRAGMENTS][4], from_b[COLUMN_FRAGMENTS / 2][4];
+#pragma unroll
+                    for (int i = 0; i < ROW_FRAGMENTS; i++) shared.a[buffer].load(from_a[i], warp_row + i * 16, k);
+#pragma unroll
+                    for (int j = 0; j < COLUMN_FRAGMENTS / 2; j++) shared.b[buffer].load(from_b[j], warp_column + j * 16, k);
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+#pragma unroll
+                        for (int i = 0; i < ROW_FRAGMENTS; i++) {
+#pragma unroll
+                            for (int j = 0; j < COLUMN_FRAGMENTS; j++) {
+                                multiply_add(sums[i][j], from_a[i][half * 2], from_a[i][half * 2 + 1], from_b[j / 2][half * 2 + j % 2]);
+                            }
+                        }
+                    }
+                }
+            }
+            // Nobody reads the other buffer any more: the barrier of the step before has seen to that.
+            buffer = 1 - buffer;
+            if (more) {
+                shared.a[buffer].put(next_a);
+                shared.b[buffer].put(next_b);
+            }
+            __syncthreads();
+        }
+        const unsigned group = lane / 4, pair = lane % 4;
+#pragma unroll
+        for (int i = 0; i < ROW_FRAGMENTS; i++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const unsigned row = first_row + warp_row + i * 16 + half * 8 + group;
+#pragma unroll
+                for (int j = 0; j < COLUMN_FRAGMENTS; j++) {
+                    const unsigned column = first_column + warp_column + j * 8 + pair * 2;
+                    float strip[2] = {sums[i][j][half * 2], sums[i][j][half * 2 + 1]};
+                    if (row < m && column < n) out(row, column, strip);
+                }
+            }
+        }
+    }
+};
