@@ -186,15 +186,15 @@ template <class Family> __device__ __forceinline__ void product_sum(const Header
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nt(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *header, const Product p) {
     product_rows<Single, Rows::OfK>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nn(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128, 3) product_nn(const Header *header, const Product p) {
     product_rows<Single, Rows::Across>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_tn(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128, 3) product_tn(const Header *header, const Product p) {
     product_sum<Single>(header, p);
 }
 

@@ -13,6 +13,13 @@
 #include "operand.cuh"
 #include "tensor_core.cuh"
 
+// One STS.64: what is assigned in one the compiler may take apart again.
+__device__ __forceinline__ void store_four(__half *to, __half2 low, __half2 high) {
+    asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared_address(to)), "r"(*reinterpret_cast<unsigned *>(&low)),
+                 "r"(*reinterpret_cast<unsigned *>(&high))
+                 : "memory");
+}
+
 // A tile of an operand: [WIDTH, DEPTH] where rows run along k, else [DEPTH, WIDTH].
 template <Rows ROWS, int WIDTH, int DEPTH> struct HalfTile {
     static constexpr int LINES = ROWS == Rows::OfK ? WIDTH : DEPTH, LENGTH = ROWS == Rows::OfK ? DEPTH : WIDTH;
@@ -24,11 +31,7 @@ template <Rows ROWS, int WIDTH, int DEPTH> struct HalfTile {
 #pragma unroll
         for (int piece = 0; piece < reader.PIECES; piece++) {
             const float (&next)[4] = reader.next[piece];
-            union {
-                __half2 pairs[2];
-                uint2 words;
-            } four = {{__floats2half2_rn(next[0], next[1]), __floats2half2_rn(next[2], next[3])}};
-            *reinterpret_cast<uint2 *>(&rows[reader.row(piece)][reader.column()]) = four.words;
+            store_four(&rows[reader.row(piece)][reader.column()], __floats2half2_rn(next[0], next[1]), __floats2half2_rn(next[2], next[3]));
         }
     }
 
