@@ -27,15 +27,16 @@ template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
     static constexpr int PIECES = WIDTH * DEPTH / 4 / THREADS;
     static constexpr int APART = THREADS / ALONG;
     static_assert(THREADS % ALONG == 0 && WIDTH * DEPTH % (4 * THREADS) == 0, "pieces fall to the threads alike");
-    static_assert(ROWS == Rows::Across || APART % 8 == 0, "the order of rows below is one of eight");
+    static constexpr bool SHORT = ALONG <= 8;
+    static_assert(!SHORT || APART % 8 == 0, "the order of short rows is one of eight");
 
     float next[PIECES][4];
 
-    // A thread's row and column in the tile. Consecutive threads read along a row. Rows along k are taken in the order 0, 4, 1, 5,
-    // 2, 6, 3, 7: two rows that half a warp stores to f16 tiles then fall into different banks.
+    // A thread's row and column in the tile. Consecutive threads read along a row. Short rows are taken in the order 0, 4, 1, 5, 2,
+    // 6, 3, 7: two of them that half a warp stores to an f16 tile then fall into different banks.
     static __device__ __forceinline__ unsigned row(int piece) {
         const unsigned line = threadIdx.x / ALONG;
-        return piece * APART + (ROWS == Rows::OfK ? (line & ~7u) | (line & 1) << 2 | (line & 6) >> 1 : line);
+        return piece * APART + (SHORT ? (line & ~7u) | (line & 1) << 2 | (line & 6) >> 1 : line);
     }
     static __device__ __forceinline__ unsigned column() { return threadIdx.x % ALONG * 4; }
 

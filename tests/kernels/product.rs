@@ -591,7 +591,7 @@ fn banks_do_not_conflict() {
     let card = Card::new(0);
     let mut random = Random(17);
     let header = header(&card, COUNTS);
-    let (m, n, k) = (256, 128, 64);
+    for (m, n, k) in [(256, 128, 64), (256, 128, 192)] {
     let (a, b) = (matrix(&card, &mut random, 256, 256, 256).0, matrix(&card, &mut random, 256, 256, 256).0);
     for (family, size) in KINDS {
         for kernel in ["product_nt", "product_nn", "product_tn"] {
@@ -614,5 +614,6 @@ fn banks_do_not_conflict() {
                 "{kernel}{family}, {size:?}"
             );
         }
+    }
     }
 }
