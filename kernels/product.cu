@@ -6,13 +6,23 @@
 //     product_fold     C += sum of the chunks' partial results, in order
 //     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
 //
+//     .._f16           the same on tensor cores: operands are float32 in memory and rounded to f16, sums and results float32
+//
 // The number of rows is in the header, by `Extent`: launches are made for the capacity, and blocks beyond return at once.
 // blockIdx.y counts products of one shape side by side (directions, roles), blockIdx.z runs.
 //
 // Results do not depend on the order of blocks: each element of C has one block, and chunks are summed in order by one thread.
+// Nor on the tile: k is summed in one order. A value that f16 cannot hold becomes infinite, so that what scales the loss sees it.
 //
-// Launch: block 128 (product_nt, product_nn, product_tn: tiles of 128 x 64) or 64 (window_*: tiles of 32 x 32), grid x the tiles
-// of C, row-major; product_fold: block 256, grid x ceil(m n / 256).
+// Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which of two tiles it is made
+// for (`Size`): wide ones read operands less often, narrow ones are for few rows or columns.
+// Launch: grid x the tiles of C, row-major.
+//                                        block   tile                       registers on sm_75 (no spills)   blocks a multiprocessor
+//     product_nt, _nn, _tn               128     128 x 64, narrow 64 x 32   167, 168, 168                    3
+//     product_nt_f16, _nn_f16, _tn_f16   128     128 x 64, narrow 64 x 32   207, 209, 216                    2
+//     window_nt, _nn, _tn                64      32 x 32                    93, 101, 98                      7
+//     window_nt_f16, _nn_f16, _tn_f16    64      32 x 32                    112, 120, 122                    6
+//     product_fold                       256     grid x ceil(m n / 256)     41                               4
 // Floor: 2 m n k FLOPs; A, B and C once.
 #include "product.cuh"
 #include "tensor_product.cuh"
@@ -94,7 +104,8 @@ __device__ __forceinline__ void store_sum(float *to, float (&strip)[W], unsigned
 }
 
 template <class T, Rows B>
-__device__ __forceinline__ void product_rows(typename T::template Shared<Rows::OfK, B> &shared, const Header *header, const Product &p) {
+__device__ __forceinline__ void product_rows(typename T::template Shared<Rows::OfK, B> &shared, const Header *header,
+                                             const Product &p) {
     const unsigned tiles = (p.n + T::BN - 1) / T::BN;
     const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
@@ -107,7 +118,8 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
     const float *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + (index ? 0 : static_cast<size_t>(first) * p.a_stride);
     const Operand<Rows::OfK> a = {a_data, p.a_stride, index, nullptr, ~0u, 0};
-    const Operand<B> b = {placed(p.b, p.b_inner, p.b_outer, p.b_shared), p.b_stride, nullptr, nullptr, p.split, B == Rows::Across ? p.beyond : 0};
+    const float *b_data = placed(p.b, p.b_inner, p.b_outer, p.b_shared);
+    const Operand<B> b = {b_data, p.b_stride, nullptr, nullptr, p.split, B == Rows::Across ? p.beyond : 0};
     const float *bias = p.bias ? placed(p.bias, p.bias_inner, p.bias_outer, false) : nullptr;
     const float *addend = p.addend ? of_run(p.addend, p.run_stride) : nullptr;
     float *c = of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(first) * p.c_stride;
@@ -146,7 +158,8 @@ template <class Family, Rows B> __device__ __forceinline__ void product_rows(con
     }
 }
 
-// blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks, m, n]; without chunks blockIdx.y = product.
+// product_tn: blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks, m, n]; without chunks
+// blockIdx.y = product.
 template <class T>
 __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Across, Rows::Across> &shared, const Header *header,
                                             const Product &p) {

@@ -3,9 +3,7 @@
 // Tile: BM x BN of C, each thread TM x TN of it, in steps of BK along k. What lives where: the thread's results and the next
 // step's elements of A and B in registers; two tiles each of A and B in shared memory, k-major, one of which is multiplied
 // while the other is filled, so that a step has one barrier. A thread's rows and columns come in groups of four, a quarter
-// of the block's threads apart, so that reading them is one LDS.128 without bank conflicts.
-//
-// Nothing is assumed of sizes or of alignment: what lies outside is zero and is not read.
+// of the block's threads apart, so that reading them is one LDS.128 without bank conflicts. Operands are read as operand.cuh says.
 #pragma once
 
 #include "operand.cuh"
@@ -53,8 +51,9 @@ template <int BM_, int BN_, int TM_, int TN_> struct Tile {
     // The block's tile of C from (first_row, first_column) on, over k from `k_begin` to `k_end`. `out(row, column, strip)` is called
     // with neighbours of a row, of which the first is within m x n.
     template <Rows A, Rows B, class Out>
-    static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A> &a, const Operand<B> &b, unsigned m, unsigned n,
-                                                    unsigned k_begin, unsigned k_end, unsigned first_row, unsigned first_column, Out out) {
+    static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A> &a, const Operand<B> &b, unsigned m,
+                                                    unsigned n, unsigned k_begin, unsigned k_end, unsigned first_row,
+                                                    unsigned first_column, Out out) {
         constexpr int ROW_THREADS = BM / TM, COLUMN_THREADS = BN / TN;
         const unsigned thread_row = threadIdx.x % ROW_THREADS, thread_column = threadIdx.x / ROW_THREADS;
         Reader<A, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);

@@ -585,35 +585,118 @@ fn runs_side_by_side() {
     }
 }
 
-/// Stores and loads of tiles use all banks of shared memory, whichever way the operands lie.
+/// The same for windows, which differ from run to run in number and length.
 #[test]
-fn banks_do_not_conflict() {
+fn windows_of_runs_side_by_side() {
+    let card = Card::new(2);
+    let mut random = Random(19);
+    let (width, longest, samples) = (20usize, 40usize, 3usize);
+    let lengths = [[40usize, 23, 31], [33, 9, 0]];
+    let rows = samples * longest;
+    // A run's memory: header, offset, pairs, rows, matrices of pairs, and a result that holds either.
+    let sizes = [16, 4, 4, rows * width, samples * longest * longest, samples * longest * longest];
+    let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
+    let stride = 4 * sizes.iter().sum::<usize>();
+    let values = [random.floats(sizes[3], 2.0), random.floats(sizes[4], 2.0)];
+    let fill = |runs: &[usize]| {
+        let base = card.allocate::<u8>(stride * runs.len());
+        for (place, &run) in runs.iter().enumerate() {
+            let at = |what: usize| base + (place * stride) as u64 + places[what];
+            let mut offset = vec![0u32];
+            let mut pairs = vec![0u32];
+            for (sample, n) in lengths[run].iter().enumerate() {
+                offset.push(offset[sample] + *n as u32);
+                pairs.push(pairs[sample] + (n * n) as u32);
+            }
+            let count = if run == 0 { 3 } else { 2 };
+            let header: [u32; 14] = std::array::from_fn(|at| if at == 0 { count } else { 0 });
+            card.device.write(at(0), bytemuck::cast_slice(&header)).unwrap();
+            card.device.write(at(1), bytemuck::cast_slice(&offset)).unwrap();
+            card.device.write(at(2), bytemuck::cast_slice(&pairs)).unwrap();
+            card.device.write(at(3), bytemuck::cast_slice(&values[0])).unwrap();
+            card.device.write(at(4), bytemuck::cast_slice(&values[1])).unwrap();
+            // Results are added to what is there.
+            card.device.write(at(5), bytemuck::cast_slice(&values[1])).unwrap();
+        }
+        base
+    };
+    for family in FAMILIES {
+        for (kernel, a_of, b_of, c_of) in [
+            ("window_nt", Of::Rows, Of::Rows, Of::Pairs),
+            ("window_nn", Of::Pairs, Of::Rows, Of::Rows),
+            ("window_tn", Of::Pairs, Of::Rows, Of::Rows),
+        ] {
+            let results = |runs: &[usize]| -> Vec<Vec<u32>> {
+                let base = fill(runs);
+                let operand = |of: Of| base + places[if of == Of::Rows { 3 } else { 4 }];
+                let product = WindowProduct {
+                    a: operand(a_of),
+                    b: operand(b_of),
+                    c: base + places[5],
+                    offset: base + places[1],
+                    pairs: base + places[2],
+                    run_stride: stride as u64,
+                    width: width as u32,
+                    a_of,
+                    b_of,
+                    c_of,
+                    accumulate: 1,
+                    longest: longest as u32,
+                };
+                let shape = product.shape(samples as u32, runs.len() as u32);
+                card.launch_raw(
+                    "product",
+                    &format!("{kernel}{family}"),
+                    (shape.grid, shape.block, 0),
+                    &[bytes(&(base + places[0])), bytes(&product)],
+                )
+                .unwrap_or_else(|fault| panic!("{fault}"));
+                (0..runs.len() as u64)
+                    .map(|place| card.read::<u32>(base + place * stride as u64 + places[5], sizes[5]))
+                    .collect()
+            };
+            let both = results(&[0, 1]);
+            for run in 0..2 {
+                assert!(both[run] == results(&[run])[0], "{kernel}{family}, run {run}");
+            }
+        }
+    }
+}
+
+/// Stores and loads of tiles use all banks of shared memory, whichever way the operands lie, and a product takes few instructions
+/// beside its multiplications: of a warp, for each FFMA or HMMA that a longer k adds.
+#[test]
+fn tiles_use_all_banks() {
     let card = Card::new(0);
     let mut random = Random(17);
     let header = header(&card, COUNTS);
-    for (m, n, k) in [(256, 128, 64), (256, 128, 192)] {
+    let (m, n) = (256, 128);
     let (a, b) = (matrix(&card, &mut random, 256, 256, 256).0, matrix(&card, &mut random, 256, 256, 256).0);
     for (family, size) in KINDS {
         for kernel in ["product_nt", "product_nn", "product_tn"] {
-            let c = buffer(card.allocate::<f32>(m * n), m * n);
-            let mut product = Product::new((m, n, k), (a, 256), (b, 256), (c, n));
-            product.size = size;
-            let profile = run_all(&card, &format!("{kernel}{family}"), header, product, 1);
-            println!(
-                "{kernel}{family} {size:?}: {} warp instructions, {} wavefronts of {}, {} sectors of {}, {:?}",
-                profile.warp_instructions,
-                profile.shared_wavefronts,
-                profile.ideal_shared_wavefronts,
-                profile.global_sectors,
-                profile.ideal_global_sectors,
-                profile.classes,
-            );
-            for l in &profile.lines { if l.bank_conflicts > 0 { println!("{l:?}"); } }
-            assert_eq!(
-                profile.shared_wavefronts, profile.ideal_shared_wavefronts,
-                "{kernel}{family}, {size:?}"
-            );
+            let name = format!("{kernel}{family}, {size:?}");
+            let [short, long] = [64, 192].map(|k| {
+                let c = buffer(card.allocate::<f32>(m * n), m * n);
+                let product = Product { size, ..Product::new((m, n, k), (a, 256), (b, 256), (c, n)) };
+                let profile = run_all(&card, &format!("{kernel}{family}"), header, product, 1);
+                assert_eq!(profile.shared_wavefronts, profile.ideal_shared_wavefronts, "{name}");
+                assert_eq!(profile.global_sectors, profile.ideal_global_sectors, "{name}");
+                profile
+            });
+            let multiplications = |profile: &Profile| match family {
+                "" => profile.flops / 64,
+                _ => profile.flops / 2048,
+            };
+            let each = (long.warp_instructions - short.warp_instructions) as f64
+                / (multiplications(&long) - multiplications(&short)) as f64;
+            println!("{name}: {each:.2} warp instructions for each multiplication");
+            let most = match (family, size) {
+                ("", Size::Wide) => 1.3,
+                ("", Size::Narrow) => 1.6,
+                (_, Size::Wide) => 8.0,
+                (_, Size::Narrow) => 15.0,
+            };
+            assert!(each <= most, "{name}: {each:.2} warp instructions for each multiplication");
         }
-    }
     }
 }
