@@ -578,8 +578,8 @@ fn runs_side_by_side() {
                     .collect()
             };
             let both = results(&[0, 1]);
-            for run in 0..2 {
-                assert!(both[run] == results(&[run])[0], "{kernel}, {kind:?}, shared {b_shared}, run {run}");
+            for (run, result) in both.iter().enumerate() {
+                assert!(*result == results(&[run])[0], "{kernel}, {kind:?}, shared {b_shared}, run {run}");
             }
         }
     }
@@ -656,8 +656,8 @@ fn windows_of_runs_side_by_side() {
                     .collect()
             };
             let both = results(&[0, 1]);
-            for run in 0..2 {
-                assert!(both[run] == results(&[run])[0], "{kernel}{family}, run {run}");
+            for (run, result) in both.iter().enumerate() {
+                assert!(*result == results(&[run])[0], "{kernel}{family}, run {run}");
             }
         }
     }
