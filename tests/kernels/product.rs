@@ -663,6 +663,27 @@ fn windows_of_runs_side_by_side() {
     }
 }
 
+/// Wide tiles where they fill a card; narrow ones for few rows, few columns, and what is small altogether.
+#[test]
+fn tiles_suit_shapes() {
+    let none = || (buffer(0, 0), 0);
+    for (m, n, k, runs, size) in [
+        (15000, 600, 200, 1, Size::Wide),
+        (15000, 100, 200, 1, Size::Wide),
+        (15000, 6, 200, 1, Size::Narrow),
+        (512, 200, 300, 1, Size::Narrow),
+        (512, 200, 300, 16, Size::Wide),
+        (100, 100, 100, 1, Size::Narrow),
+    ] {
+        let product = Product::new((m, n, k), none(), none(), none()).sized(runs);
+        assert_eq!(product.size, size, "{m} x {n} x {k}, {runs} runs");
+    }
+    // Chunks of k are blocks too.
+    let mut product = Product::new((300, 100, 15000), none(), none(), none());
+    product.chunk = 512;
+    assert_eq!(product.sized(1).size, Size::Wide);
+}
+
 /// Stores and loads of tiles use all banks of shared memory, whichever way the operands lie, and a product takes few instructions
 /// beside its multiplications: of a warp, for each FFMA or HMMA that a longer k adds.
 #[test]
