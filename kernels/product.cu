@@ -18,7 +18,7 @@
 // for (`Size`): wide ones read operands less often, narrow ones are for few rows or columns.
 // Launch: grid x the tiles of C, row-major.
 //                                        block   tile                       registers on sm_75 (no spills)   blocks a multiprocessor
-//     product_nt, _nn, _tn               128     128 x 64, narrow 64 x 32   128, 157, 159                    4, 3, 3
+//     product_nt, _nn, _tn               128     128 x 64, narrow 64 x 32   151, 157, 159                    3
 //     product_nt_f16, _nn_f16, _tn_f16   128     128 x 64, narrow 64 x 32   207, 209, 216                    2
 //     window_nt, _nn, _tn                64      32 x 32                    93, 101, 98                      7
 //     window_nt_f16, _nn_f16, _tn_f16    64      32 x 32                    112, 120, 122                    6
@@ -199,7 +199,7 @@ template <class Family> __device__ __forceinline__ void product_sum(const Header
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128, 4) product_nt(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *header, const Product p) {
     product_rows<Single, Rows::OfK>(header, p);
 }
 
