@@ -6,22 +6,34 @@
 //     product_fold     C += sum of the chunks' partial results, in order
 //     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
 //
-// Each has a twin on tensor cores, with `_f16` behind its name and everything else alike (tensor_product.cuh).
+//     .._f16           the same on tensor cores: operands are float32 in memory and rounded to f16, sums and results float32
 //
 // The number of rows is in the header, by `Extent`: launches are made for the capacity, and blocks beyond return at once.
 // Elsewhere blockIdx.y counts products of one shape side by side (directions, roles); blockIdx.z counts runs.
 //
 // Results do not depend on the order of blocks: each element of C has one block, and chunks are summed in order by one thread.
+// Nor on the tile: k is summed in one order. A value that f16 cannot hold becomes infinite, so that what scales the loss sees it.
 //
-// Launch: product_nt, product_nn, product_tn: block 128, tiles of 128 x 64, grid x the tiles of C, row-major; window_*: block 64, tiles
-// of 32 x 32, grid x the samples, y the tiles; product_fold: block 256, grid x ceil(m n / 256).
+// Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which of two tiles it is made
+// for (`Size`): wide ones read operands less often, narrow ones are for few rows or columns.
+// Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
+//                                        block   tile                       registers on sm_75 (no spills)   blocks a multiprocessor
+//     product_nt, _nn, _tn               128     128 x 64, narrow 64 x 32   151, 157, 159                    3
+//     product_nt_f16, _nn_f16, _tn_f16   128     128 x 64, narrow 64 x 32   207, 209, 216                    2
+//     window_nt, _nn, _tn                64      32 x 32                    93, 101, 98                      7
+//     window_nt_f16, _nn_f16, _tn_f16    64      32 x 32                    112, 120, 122                    6
+//     product_fold                       256     grid x ceil(m n / 256)     41                               4
 // Floor: 2 m n k FLOPs; A, B and C once.
+#include "product.cuh"
 #include "tensor_product.cuh"
 
 // Which rows a product runs over.
 enum class Extent : unsigned { Fixed, Rows, Samples, Distinct, Roles };
 
 enum class Epilogue : unsigned { None, Sigmoid, TanhOfSum };
+
+// Which tile a launch of product_* is made for.
+enum class Size : unsigned { Wide, Narrow };
 
 // `Product` in src/device/cuda/product.rs has the same fields.
 struct Product {
@@ -42,9 +54,10 @@ struct Product {
     unsigned accumulate;
     unsigned a_shared, b_shared;  // an operand that all runs share
     unsigned chunk;               // of k (tn); 0: one block sums all of k and writes to C itself
-    unsigned exact;               // which kernel the host takes
+    Size size;
+    unsigned exact, padding;  // which kernel the host takes
 };
-static_assert(sizeof(Product) == 18 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
+static_assert(sizeof(Product) == 18 * 8 + 18 * 4, "as in src/device/cuda/product.rs");
 
 __device__ __forceinline__ void rows_of(const Header &header, Extent extent, unsigned outer, unsigned fixed, unsigned &first,
                                         unsigned &count) {
@@ -61,24 +74,39 @@ __device__ __forceinline__ void rows_of(const Header &header, Extent extent, uns
     }
 }
 
-using Wide = Tile<128, 64, 8, 8>;
-using Small = Tile<32, 32, 4, 4>;
-using TensorWide = TensorTile<128, 64, 64, 32>;
-using TensorSmall = TensorTile<32, 32, 32, 16>;
-static_assert(TensorWide::THREADS == Wide::THREADS && TensorSmall::THREADS == Small::THREADS, "both families are launched alike");
+// Tiles of the two families.
+struct Single {
+    using Wide = Tile<128, 64, 8, 8, 8>;
+    using Narrow = Tile<64, 32, 16, 4, 4>;
+    using Window = Tile<32, 32, 16, 4, 4>;
+};
+struct Mixed {
+    using Wide = TensorTile<128, 64, 64, 32>;
+    using Narrow = TensorTile<64, 32, 16, 32>;
+    using Window = TensorTile<32, 32, 16, 32>;
+};
 
-template <class T, Rows A, Rows B, class Out>
-__device__ __forceinline__ void multiply(typename T::Shared &shared, const Operand<A> &a, const Operand<B> &b, unsigned m, unsigned n,
-                                         unsigned k_begin, unsigned k_end, unsigned first_row, unsigned first_column, Out out) {
-    if constexpr (T::TENSOR) {
-        multiply_tensor_tile<T>(shared, a, b, m, n, k_begin, k_end, first_row, first_column, out);
-    } else {
-        multiply_tile<T>(shared, a, b, m, n, k_begin, k_end, first_row, first_column, out);
+// Shared memory of a product whose launch says which tile it is made for.
+template <class Family, Rows A, Rows B> union Shared {
+    typename Family::Wide::template Shared<A, B> wide;
+    typename Family::Narrow::template Shared<A, B> narrow;
+};
+
+// Stores neighbours of a row of C, or adds them to what is there.
+template <int W>
+__device__ __forceinline__ void store_sum(float *to, float (&strip)[W], unsigned count, bool aligned, bool accumulate) {
+    if (accumulate) {
+        float before[W];
+        read_strip(before, to, count, aligned);
+#pragma unroll
+        for (int e = 0; e < W; e++) strip[e] += before[e];
     }
+    write_strip(to, strip, count, aligned);
 }
 
-template <class T, Rows B> __device__ __forceinline__ void product_rows(const Header *header, const Product &p) {
-    __shared__ typename T::Shared shared;
+template <class T, Rows B>
+__device__ __forceinline__ void product_rows(typename T::template Shared<Rows::OfK, B> &shared, const Header *header,
+                                             const Product &p) {
     const unsigned tiles = (p.n + T::BN - 1) / T::BN;
     const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
@@ -91,39 +119,51 @@ template <class T, Rows B> __device__ __forceinline__ void product_rows(const He
     const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
     const float *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + (index ? 0 : static_cast<size_t>(first) * p.a_stride);
     const Operand<Rows::OfK> a = {a_data, p.a_stride, index, nullptr, ~0u, 0};
-    const Operand<B> b = {placed(p.b, p.b_inner, p.b_outer, p.b_shared), p.b_stride, nullptr, nullptr, p.split, p.beyond};
+    const float *b_data = placed(p.b, p.b_inner, p.b_outer, p.b_shared);
+    const Operand<B> b = {b_data, p.b_stride, nullptr, nullptr, p.split, B == Rows::Across ? p.beyond : 0};
     const float *bias = p.bias ? placed(p.bias, p.bias_inner, p.bias_outer, false) : nullptr;
     const float *addend = p.addend ? of_run(p.addend, p.run_stride) : nullptr;
     float *c = of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(first) * p.c_stride;
-    multiply<T>(shared, a, b, m, p.n, 0, p.k, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
-        float *to = c + static_cast<size_t>(row) * p.c_stride + column;
-        if (bias) sum += bias[column];
-        if (p.accumulate) sum += *to;
-        if (p.epilogue == Epilogue::Sigmoid) sum = 1.0f / (1.0f + expf(-sum));
-        if (p.epilogue == Epilogue::TanhOfSum) sum = tanhf(sum + addend[static_cast<size_t>(row) * p.c_stride + column]);
-        *to = sum;
+    const bool aligned = is_aligned(c, p.c_stride, p.n, T::STRIP) && is_aligned(addend, 0, 0, T::STRIP);
+    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
+        const size_t at = static_cast<size_t>(row) * p.c_stride + column;
+        const unsigned count = p.n - column;
+        float more[T::STRIP];
+        if (bias) {
+#pragma unroll
+            for (int e = 0; e < T::STRIP; e++) strip[e] += e < count ? bias[column + e] : 0.0f;
+        }
+        if (p.accumulate) {
+            read_strip(more, c + at, count, aligned);
+#pragma unroll
+            for (int e = 0; e < T::STRIP; e++) strip[e] += more[e];
+        }
+        if (p.epilogue == Epilogue::Sigmoid) {
+#pragma unroll
+            for (int e = 0; e < T::STRIP; e++) strip[e] = 1.0f / (1.0f + expf(-strip[e]));
+        } else if (p.epilogue == Epilogue::TanhOfSum) {
+            read_strip(more, addend + at, count, aligned);
+#pragma unroll
+            for (int e = 0; e < T::STRIP; e++) strip[e] = tanhf(strip[e] + more[e]);
+        }
+        write_strip(c + at, strip, count, aligned);
     });
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nt(const Header *header, const Product p) {
-    product_rows<Wide, Rows::OfK>(header, p);
+template <class Family, Rows B> __device__ __forceinline__ void product_rows(const Header *header, const Product &p) {
+    __shared__ Shared<Family, Rows::OfK, B> shared;
+    if (p.size == Size::Wide) {
+        product_rows<typename Family::Wide, B>(shared.wide, header, p);
+    } else {
+        product_rows<typename Family::Narrow, B>(shared.narrow, header, p);
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nn(const Header *header, const Product p) {
-    product_rows<Wide, Rows::Across>(header, p);
-}
-
-extern "C" __global__ void __launch_bounds__(128) product_nt_f16(const Header *header, const Product p) {
-    product_rows<TensorWide, Rows::OfK>(header, p);
-}
-
-extern "C" __global__ void __launch_bounds__(128) product_nn_f16(const Header *header, const Product p) {
-    product_rows<TensorWide, Rows::Across>(header, p);
-}
-
-// blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks, m, n]; without chunks blockIdx.y = product.
-template <class T> __device__ __forceinline__ void product_across(const Header *header, const Product &p) {
-    __shared__ typename T::Shared shared;
+// product_tn: blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks, m, n]; without chunks
+// blockIdx.y = product.
+template <class T>
+__device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Across, Rows::Across> &shared, const Header *header,
+                                            const Product &p) {
     const unsigned tiles = (p.n + T::BN - 1) / T::BN;
     const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
     const unsigned chunks = p.chunk ? (p.k + p.chunk - 1) / p.chunk : 1;
@@ -145,18 +185,43 @@ template <class T> __device__ __forceinline__ void product_across(const Header *
     float *c = of_run(p.c, p.run_stride);
     c += p.chunk ? static_cast<size_t>(blockIdx.y) * p.m * p.n : inner * p.c_inner + outer * p.c_outer;
     const unsigned stride = p.chunk ? p.n : p.c_stride;
-    multiply<T>(shared, a, b, p.m, p.n, begin, end, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
-        float *to = c + static_cast<size_t>(row) * stride + column;
-        *to = !p.chunk && p.accumulate ? *to + sum : sum;
+    const bool aligned = is_aligned(c, stride, p.n, T::STRIP), accumulate = !p.chunk && p.accumulate;
+    T::multiply(shared, a, b, p.m, p.n, begin, end, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
+        store_sum(c + static_cast<size_t>(row) * stride + column, strip, p.n - column, aligned, accumulate);
     });
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_tn(const Header *header, const Product p) {
-    product_across<Wide>(header, p);
+template <class Family> __device__ __forceinline__ void product_sum(const Header *header, const Product &p) {
+    __shared__ Shared<Family, Rows::Across, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_sum<typename Family::Wide>(shared.wide, header, p);
+    } else {
+        product_sum<typename Family::Narrow>(shared.narrow, header, p);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *header, const Product p) {
+    product_rows<Single, Rows::OfK>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128, 3) product_nn(const Header *header, const Product p) {
+    product_rows<Single, Rows::Across>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128, 3) product_tn(const Header *header, const Product p) {
+    product_sum<Single>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128) product_nt_f16(const Header *header, const Product p) {
+    product_rows<Mixed, Rows::OfK>(header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128) product_nn_f16(const Header *header, const Product p) {
+    product_rows<Mixed, Rows::Across>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(128) product_tn_f16(const Header *header, const Product p) {
-    product_across<TensorWide>(header, p);
+    product_sum<Mixed>(header, p);
 }
 
 // `p` as of product_tn, but `p.a` the workspace and `p.c` the result, to which the sum is added where `p.accumulate`.
@@ -191,7 +256,7 @@ struct WindowProduct {
 static_assert(sizeof(WindowProduct) == 6 * 8 + 6 * 4, "as in src/device/cuda/product.rs");
 
 template <class T, Rows A, Rows B> __device__ __forceinline__ void window_product(const Header *header, const WindowProduct &p) {
-    __shared__ typename T::Shared shared;
+    __shared__ typename T::template Shared<A, B> shared;
     const unsigned sample = blockIdx.x;
     if (sample >= of_run(header, p.run_stride)->samples) return;
     const unsigned *offset = of_run(p.offset, p.run_stride) + sample;
@@ -210,32 +275,32 @@ template <class T, Rows A, Rows B> __device__ __forceinline__ void window_produc
     const Operand<A> a = {place(p.a, p.a_shape), stride(p.a_shape), nullptr, nullptr, ~0u, 0};
     const Operand<B> b = {place(p.b, p.b_shape), stride(p.b_shape), nullptr, nullptr, ~0u, 0};
     float *c = of_run(p.c, p.run_stride) + (p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
-    multiply<T>(shared, a, b, m, n, 0, k, first_row, first_column, [&](unsigned row, unsigned column, float sum) {
-        float *to = c + static_cast<size_t>(row) * n + column;
-        *to = p.accumulate ? *to + sum : sum;
+    const bool aligned = is_aligned(c, n, n, T::STRIP);
+    T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
+        store_sum(c + static_cast<size_t>(row) * n + column, strip, n - column, aligned, p.accumulate);
     });
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nt(const Header *header, const WindowProduct p) {
-    window_product<Small, Rows::OfK, Rows::OfK>(header, p);
+    window_product<Single::Window, Rows::OfK, Rows::OfK>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nn(const Header *header, const WindowProduct p) {
-    window_product<Small, Rows::OfK, Rows::Across>(header, p);
+    window_product<Single::Window, Rows::OfK, Rows::Across>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_tn(const Header *header, const WindowProduct p) {
-    window_product<Small, Rows::Across, Rows::Across>(header, p);
+    window_product<Single::Window, Rows::Across, Rows::Across>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nt_f16(const Header *header, const WindowProduct p) {
-    window_product<TensorSmall, Rows::OfK, Rows::OfK>(header, p);
+    window_product<Mixed::Window, Rows::OfK, Rows::OfK>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nn_f16(const Header *header, const WindowProduct p) {
-    window_product<TensorSmall, Rows::OfK, Rows::Across>(header, p);
+    window_product<Mixed::Window, Rows::OfK, Rows::Across>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_tn_f16(const Header *header, const WindowProduct p) {
-    window_product<TensorSmall, Rows::Across, Rows::Across>(header, p);
+    window_product<Mixed::Window, Rows::Across, Rows::Across>(header, p);
 }

@@ -1,9 +1,19 @@
-//! `kernels/product.cu`: small integers, whose products and sums float32 holds exactly, so that every result has to be equal.
+//! `kernels/product.cu`: small integers, which f16 holds exactly as float32 does their products and sums, so that every result has to
+//! be equal in both families and with every tile. Then what f16 rounds, and where it overflows.
 
 use coin::device::cuda::memory::Buffer;
-use coin::device::cuda::product::{Epilogue, Extent, Of, Product, WindowProduct};
+use coin::device::cuda::product::{Epilogue, Extent, Of, Product, Size, WindowProduct};
+
+use simulator::Profile;
 
 use crate::support::{Card, Random, SEEDS};
+
+/// What the names of a family's kernels end with: operands in float32 or rounded to f16.
+const FAMILIES: [&str; 2] = ["", "_f16"];
+
+/// Families and tiles.
+const KINDS: [(&str, Size); 4] =
+    [("", Size::Wide), ("", Size::Narrow), ("_f16", Size::Wide), ("_f16", Size::Narrow)];
 
 /// Rows of the batch in a test's header.
 #[derive(Clone, Copy)]
@@ -31,13 +41,14 @@ fn bytes<T>(value: &T) -> Vec<u8> {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }.to_vec()
 }
 
-/// In float32, and on tensor cores: small integers are exact in f16 too, and their sums in float32.
-const FAMILIES: [&str; 2] = ["", "_f16"];
+fn run(card: &Card, (kernel, (family, size)): (&str, (&str, Size)), header: u64, product: Product) {
+    run_all(card, &format!("{kernel}{family}"), header, Product { size, ..product }, 1);
+}
 
-fn run(card: &Card, kernel: &str, header: u64, product: Product) {
-    let shape = if kernel == "product_fold" { product.fold_shape(1) } else { product.shape(1) };
+fn run_all(card: &Card, kernel: &str, header: u64, product: Product, runs: u32) -> Option<Profile> {
+    let shape = if kernel == "product_fold" { product.fold_shape(runs) } else { product.shape(runs) };
     card.launch_raw("product", kernel, (shape.grid, shape.block, 0), &[bytes(&header), bytes(&product)])
-        .unwrap_or_else(|fault| panic!("{fault}"));
+        .unwrap_or_else(|fault| panic!("{fault}"))
 }
 
 fn buffer(address: u64, len: usize) -> Buffer {
@@ -80,19 +91,18 @@ const SIZES: [(usize, usize, usize); 9] = [
 
 #[test]
 fn products_are_exact_on_integers() {
-    FAMILIES.iter().for_each(|family| products_are_exact_on_integers_of(family));
-}
-
-fn products_are_exact_on_integers_of(family: &str) {
     for seed in SEEDS {
         let card = Card::new(seed);
         let mut random = Random(seed);
         let header = header(&card, COUNTS);
         for (m, n, k) in SIZES {
             for accumulate in [false, true] {
-                let name = format!("{m} x {n} x {k}, accumulate {accumulate}");
+                let name = format!("{m} x {n} x {k}, accumulate {accumulate}, seed {seed}");
                 let before = integers(&mut random, m * n);
-                let (stride_c, bias) = (n + 3, integers(&mut random, n));
+                // Rows that are aligned to 16 bytes, where their lengths are, and rows that are not.
+                let aligned = accumulate == (seed % 2 == 0);
+                let stride = |row: usize| if aligned { row.next_multiple_of(4) } else { row + 3 - row % 2 };
+                let (stride_c, bias) = (stride(n), integers(&mut random, n));
                 let expect =
                     |a: &dyn Fn(usize, usize) -> f32, b: &dyn Fn(usize, usize) -> f32, biased: bool| {
                         let mut c = vec![0.0; m * n];
@@ -119,39 +129,37 @@ fn products_are_exact_on_integers_of(family: &str) {
                 let with = |product: Product| if accumulate { product.accumulate() } else { product };
                 let bias_at = buffer(card.upload(&bias), n);
 
-                let (a, x) = matrix(&card, &mut random, m, k, k + 1);
-                let (b, y) = matrix(&card, &mut random, n, k, k + 2);
-                let c = result();
-                run(
-                    &card,
-                    &format!("product_nt{family}"),
-                    header,
-                    with(Product::new((m, n, k), (a, k + 1), (b, k + 2), (c, stride_c)).bias(bias_at)),
-                );
+                let (a, x) = matrix(&card, &mut random, m, k, stride(k));
+                let (b, y) = matrix(&card, &mut random, n, k, stride(k));
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[j * k + l], true);
-                assert_eq!(read(&card, c, m, n, stride_c), expected, "nt, {name}");
+                for kind in KINDS {
+                    let c = result();
+                    let product = with(
+                        Product::new((m, n, k), (a, stride(k)), (b, stride(k)), (c, stride_c)).bias(bias_at),
+                    );
+                    run(&card, ("product_nt", kind), header, product);
+                    assert_eq!(read(&card, c, m, n, stride_c), expected, "nt, {kind:?}, {name}");
+                }
 
-                let (b, y) = matrix(&card, &mut random, k, n, n + 1);
-                let c = result();
-                run(
-                    &card,
-                    &format!("product_nn{family}"),
-                    header,
-                    with(Product::new((m, n, k), (a, k + 1), (b, n + 1), (c, stride_c))),
-                );
+                let (b, y) = matrix(&card, &mut random, k, n, stride(n));
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[l * n + j], false);
-                assert_eq!(read(&card, c, m, n, stride_c), expected, "nn, {name}");
+                for kind in KINDS {
+                    let c = result();
+                    let product =
+                        with(Product::new((m, n, k), (a, stride(k)), (b, stride(n)), (c, stride_c)));
+                    run(&card, ("product_nn", kind), header, product);
+                    assert_eq!(read(&card, c, m, n, stride_c), expected, "nn, {kind:?}, {name}");
+                }
 
-                let (a, x) = matrix(&card, &mut random, k, m, m + 2);
-                let c = result();
-                run(
-                    &card,
-                    &format!("product_tn{family}"),
-                    header,
-                    with(Product::new((m, n, k), (a, m + 2), (b, n + 1), (c, stride_c))),
-                );
+                let (a, x) = matrix(&card, &mut random, k, m, stride(m));
                 let expected = expect(&|i, l| x[l * m + i], &|l, j| y[l * n + j], false);
-                assert_eq!(read(&card, c, m, n, stride_c), expected, "tn, {name}");
+                for kind in KINDS {
+                    let c = result();
+                    let product =
+                        with(Product::new((m, n, k), (a, stride(m)), (b, stride(n)), (c, stride_c)));
+                    run(&card, ("product_tn", kind), header, product);
+                    assert_eq!(read(&card, c, m, n, stride_c), expected, "tn, {kind:?}, {name}");
+                }
             }
         }
     }
@@ -160,10 +168,6 @@ fn products_are_exact_on_integers_of(family: &str) {
 /// The batch's own number of rows decides, by extent, and nothing beyond them is touched.
 #[test]
 fn rows_are_those_of_the_batch() {
-    FAMILIES.iter().for_each(|family| rows_are_those_of_the_batch_of(family));
-}
-
-fn rows_are_those_of_the_batch_of(family: &str) {
     let card = Card::new(0);
     let mut random = Random(5);
     let header = header(&card, COUNTS);
@@ -176,16 +180,16 @@ fn rows_are_those_of_the_batch_of(family: &str) {
     ] {
         let (a, x) = matrix(&card, &mut random, first + count, k, k);
         let (b, y) = matrix(&card, &mut random, n, k, k);
-        let c = buffer(card.allocate::<f32>((first + count) * n), count * n);
-        run(
-            &card,
-            &format!("product_nt{family}"),
-            header,
-            Product::new((capacity, n, k), (a, k), (b, k), (c, n)).extent(extent),
-        );
-        for i in 0..count {
-            let row: Vec<f32> = (0..n).map(|j| (0..k).map(|l| x[i * k + l] * y[j * k + l]).sum()).collect();
-            assert_eq!(card.read::<f32>(c.address + 4 * (i * n) as u64, n), row, "{extent:?}, row {i}");
+        for kind in KINDS {
+            let c = buffer(card.allocate::<f32>((first + count) * n), count * n);
+            let product = Product::new((capacity, n, k), (a, k), (b, k), (c, n)).extent(extent);
+            run(&card, ("product_nt", kind), header, product);
+            for i in 0..count {
+                let row: Vec<f32> =
+                    (0..n).map(|j| (0..k).map(|l| x[i * k + l] * y[j * k + l]).sum()).collect();
+                let got = card.read::<f32>(c.address + 4 * (i * n) as u64, n);
+                assert_eq!(got, row, "{extent:?}, row {i}, {kind:?}");
+            }
         }
     }
 }
@@ -194,10 +198,12 @@ fn rows_are_those_of_the_batch_of(family: &str) {
 /// directions at once; rows of the weights' gradient gathered, scaled, and summed in chunks.
 #[test]
 fn directions_and_roles() {
-    FAMILIES.iter().for_each(|family| directions_and_roles_of(family));
+    for kind in KINDS {
+        check_directions_and_roles(kind);
+    }
 }
 
-fn directions_and_roles_of(family: &str) {
+fn check_directions_and_roles(kind: (&str, Size)) {
     for counts in [COUNTS, Counts { rows_a: 0, ..COUNTS }, Counts { rows_a: 150, ..COUNTS }] {
         let card = Card::new(1);
         let mut random = Random(6);
@@ -215,7 +221,7 @@ fn directions_and_roles_of(family: &str) {
         product.b_inner = (3 * d * width) as i64;
         product.b_outer = 2 * product.b_inner;
         product.c_inner = (3 * d) as i64;
-        run(&card, &format!("product_nt{family}"), header, product);
+        run(&card, ("product_nt", kind), header, product);
         for row in 0..rows {
             let got = card.read::<f32>(out.address + 4 * (row * 8 * d) as u64, 6 * d);
             for (j, got) in got.iter().enumerate() {
@@ -242,7 +248,7 @@ fn directions_and_roles_of(family: &str) {
         product.b_outer = (6 * d * width + apart) as i64;
         product.split = 3 * d as u32;
         product.beyond = apart as i64;
-        run(&card, &format!("product_nn{family}"), header, product);
+        run(&card, ("product_nn", kind), header, product);
         for row in 0..rows {
             let got = card.read::<f32>(back.address + 4 * (row * width) as u64, width);
             for (j, got) in got.iter().enumerate() {
@@ -273,8 +279,8 @@ fn directions_and_roles_of(family: &str) {
         product.chunk = 64;
         let chunks = product.chunks() as usize;
         let workspace = card.allocate::<f32>(4 * chunks * 3 * d * d);
-        run(&card, &format!("product_tn{family}"), header, Product { c: workspace, ..product });
-        run(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate());
+        run(&card, ("product_tn", kind), header, Product { c: workspace, ..product });
+        run_all(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate(), 1);
         let got = card.read::<f32>(to.address, before.len());
         for (place, got) in got.iter().enumerate() {
             let (batch, i, j) = (place / (3 * d * d), place / d % (3 * d), place % d);
@@ -294,10 +300,6 @@ fn directions_and_roles_of(family: &str) {
 
 #[test]
 fn epilogues() {
-    FAMILIES.iter().for_each(|family| epilogues_of(family));
-}
-
-fn epilogues_of(family: &str) {
     let card = Card::new(0);
     let mut random = Random(8);
     let header = header(&card, COUNTS);
@@ -306,11 +308,13 @@ fn epilogues_of(family: &str) {
     let y: Vec<f32> = integers(&mut random, n * k).iter().map(|y| y / 16.0).collect();
     let b = buffer(card.upload(&y), n * k);
     let addend = integers(&mut random, m * n);
-    for epilogue in [Epilogue::Sigmoid, Epilogue::TanhOfSum] {
+    for (epilogue, kind) in
+        [Epilogue::Sigmoid, Epilogue::TanhOfSum].iter().flat_map(|&e| KINDS.map(|k| (e, k)))
+    {
         let c = buffer(card.allocate::<f32>(m * n), m * n);
         let mut product = Product::new((m, n, k), (a, k), (b, k), (c, n)).epilogue(epilogue);
         product.addend = card.upload(&addend);
-        run(&card, &format!("product_nt{family}"), header, product);
+        run(&card, ("product_nt", kind), header, product);
         for (place, got) in card.read::<f32>(c.address, m * n).iter().enumerate() {
             let sum: f64 =
                 (0..k).map(|l| f64::from(x[place / n * k + l]) * f64::from(y[place % n * k + l])).sum();
@@ -318,18 +322,17 @@ fn epilogues_of(family: &str) {
                 Epilogue::Sigmoid => 1.0 / (1.0 + (-sum).exp()),
                 _ => (sum + f64::from(addend[place])).tanh(),
             };
-            assert!((f64::from(*got) - expected).abs() < 4e-7, "{epilogue:?}: {got}, not {expected}");
+            assert!(
+                (f64::from(*got) - expected).abs() < 4e-7,
+                "{epilogue:?}, {kind:?}: {got}, not {expected}"
+            );
         }
     }
 }
 
 #[test]
 fn windows() {
-    FAMILIES.iter().for_each(|family| windows_of(family));
-}
-
-fn windows_of(family: &str) {
-    for seed in SEEDS {
+    for (seed, family) in SEEDS.into_iter().flat_map(|seed| FAMILIES.map(|family| (seed, family))) {
         let card = Card::new(seed);
         let mut random = Random(9 + seed);
         let header = header(&card, COUNTS);
@@ -366,7 +369,7 @@ fn windows_of(family: &str) {
             let shape = product.shape(7, 1);
             card.launch_raw(
                 "product",
-                kernel,
+                &format!("{kernel}{family}"),
                 (shape.grid, shape.block, 0),
                 &[bytes(&header), bytes(&product)],
             )
@@ -383,14 +386,8 @@ fn windows_of(family: &str) {
         );
         let got = card.read::<f32>(scores, count);
         let (sums, both) = (card.upload(&g), card.allocate::<f32>(rows * width));
-        launch(
-            &format!("window_tn{family}"),
-            arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (sums, Of::Rows), 1),
-        );
-        launch(
-            &format!("window_nn{family}"),
-            arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (both, Of::Rows), 0),
-        );
+        launch("window_tn", arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (sums, Of::Rows), 1));
+        launch("window_nn", arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (both, Of::Rows), 0));
         let (sums, both) = (card.read::<f32>(sums, rows * width), card.read::<f32>(both, rows * width));
         for s in 0..5 {
             let n = lengths[s];
@@ -414,31 +411,315 @@ fn windows_of(family: &str) {
     }
 }
 
-/// Numbers that f16 does not have are rounded to it, sums are in float32, and what is beyond its range becomes infinity.
+/// Numbers that f16 does not hold, and the sums of their roundings' products.
 #[test]
-fn tensor_cores_round_their_operands() {
-    let (m, n, k) = (70, 50, 300);
-    let mut random = Random(3);
-    let (x, y) = (random.floats(m * k, 1.0), random.floats(n * k, 1.0));
-    let product = |x: &[f32]| {
-        let card = Card::new(1);
-        let header = header(&card, COUNTS);
-        let (a, b) = (buffer(card.upload(x), m * k), buffer(card.upload(&y), n * k));
-        let c = buffer(card.allocate::<f32>(m * n), m * n);
-        run(&card, "product_nt_f16", header, Product::new((m, n, k), (a, k), (b, k), (c, n)));
-        card.read::<f32>(c.address, m * n)
+fn operands_are_rounded_to_half() {
+    let mut random = Random(11);
+    let (m, n, k) = (70, 45, 300);
+    // Beyond 2^-14 the spacing of f16 is constant, and below 2^-24 there is nothing.
+    let mut operand = |len: usize| -> Vec<f32> {
+        let scales = [1.0, 1e-2, 1e-4, 1e-6, 1e-8];
+        (0..len).map(|at| random.floats(1, 3.0 * scales[at % 41 % 5])[0]).collect()
     };
-    let half = |x: f32| half::f16::from_f32(x).to_f64();
-    for (place, got) in product(&x).iter().enumerate() {
-        let terms = (0..k).map(|l| half(x[place / n * k + l]) * half(y[place % n * k + l]));
-        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-        // Each of 38 products of depth 8 cuts off nine times below the last place.
-        let most = 9.0 * 38.0 / f64::from(1u32 << 24) * size;
-        assert!((f64::from(*got) - sum).abs() <= most, "{got}, not {sum}");
+    let (x, y) = (operand(m * k), operand(k * n));
+    let mut first: Vec<Vec<u32>> = Vec::new();
+    for seed in SEEDS {
+        let card = Card::new(seed);
+        let header = header(&card, COUNTS);
+        let across = |values: &[f32], rows: usize, columns: usize| -> Buffer {
+            let turned: Vec<f32> =
+                (0..rows * columns).map(|at| values[at % rows * columns + at / rows]).collect();
+            buffer(card.upload(&turned), turned.len())
+        };
+        let (a, b) = (buffer(card.upload(&x), m * k), buffer(card.upload(&y), k * n));
+        let (turned_a, turned_b) = (across(&x, m, k), across(&y, k, n));
+        let mut bits = Vec::new();
+        for size in [Size::Wide, Size::Narrow] {
+            for (kernel, a, b) in [
+                ("product_nt", (a, k), (turned_b, k)),
+                ("product_nn", (a, k), (b, n)),
+                ("product_tn", (turned_a, m), (b, n)),
+            ] {
+                let c = buffer(card.allocate::<f32>(m * n), m * n);
+                run(&card, (kernel, ("_f16", size)), header, Product::new((m, n, k), a, b, (c, n)));
+                let got = card.read::<f32>(c.address, m * n);
+                for (place, &got) in got.iter().enumerate() {
+                    let products = || {
+                        (0..k).map(|l| {
+                            f64::from(half(x[place / n * k + l])) * f64::from(half(y[l * n + place % n]))
+                        })
+                    };
+                    let (exact, size): (f64, f64) = (products().sum(), products().map(f64::abs).sum());
+                    // Each of the k / 8 additions of a tensor core drops less than nine units of 2^-23 of the largest addend.
+                    let bound = size * (k as f64 / 8.0 + 1.0) * 9.0 * f64::from(f32::EPSILON);
+                    assert!(
+                        (f64::from(got) - exact).abs() <= bound,
+                        "{kernel}: {got}, not {exact}, at {place}"
+                    );
+                }
+                bits.push(got.iter().map(|x| x.to_bits()).collect::<Vec<u32>>());
+            }
+        }
+        // Whatever the operands' order in memory, the tile and the schedule: each element's sum is taken in one order.
+        assert!(bits.iter().all(|other| *other == bits[0]), "tiles and layouts differ");
+        first.push(bits.swap_remove(0));
     }
-    let mut large = x.clone();
-    large[5 * k + 2] = 70_000.0;
-    let got = product(&large);
-    assert!(got[5 * n..6 * n].iter().all(|value| value.is_infinite() || value.is_nan()));
-    assert!(got[..5 * n].iter().all(|value| value.is_finite()));
+    assert!(first.iter().all(|other| *other == first[0]), "schedules differ");
+}
+
+/// Rounds to f16 and back, ties to even.
+fn half(x: f32) -> f32 {
+    if !x.is_finite() {
+        return x;
+    }
+    let exponent = ((x.to_bits() >> 23 & 255) as i32 - 127).max(-14);
+    let unit = f64::from(exponent - 10).exp2();
+    let rounded = ((f64::from(x) / unit).round_ties_even() * unit) as f32;
+    if rounded.abs() > 65504.0 { f32::INFINITY.copysign(x) } else { rounded }
+}
+
+/// What f16 cannot hold is infinite, and what is no number stays none: nothing is clamped to the largest value.
+#[test]
+fn overflow_is_seen() {
+    let card = Card::new(0);
+    let header = header(&card, COUNTS);
+    let (m, n, k) = (20, 12, 40);
+    let mut x = vec![1.0f32; m * k];
+    for (row, value) in [65519.0, 65520.0, -1e30, f32::INFINITY, f32::NAN].into_iter().enumerate() {
+        x[row * k + 7 * row] = value;
+    }
+    let expected = [65504.0 + 39.0, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 40.0];
+    let turned: Vec<f32> = (0..m * k).map(|at| x[at % m * k + at / m]).collect();
+    let ones = vec![1.0f32; n * k];
+    let ones = buffer(card.upload(&ones), n * k);
+    for size in [Size::Wide, Size::Narrow] {
+        for (kernel, a, stride, stride_b) in
+            [("product_nt", &x, k, k), ("product_nn", &x, k, n), ("product_tn", &turned, m, n)]
+        {
+            let a = buffer(card.upload(a), m * k);
+            let c = buffer(card.allocate::<f32>(m * n), m * n);
+            let product = Product::new((m, n, k), (a, stride), (ones, stride_b), (c, n));
+            run(&card, (kernel, ("_f16", size)), header, product);
+            for (place, got) in card.read::<f32>(c.address, m * n).into_iter().enumerate() {
+                let expected = expected[(place / n).min(5)];
+                assert!(
+                    got == expected || got.is_nan() && expected.is_nan(),
+                    "{kernel}: {got}, not {expected}, in row {}",
+                    place / n
+                );
+            }
+        }
+    }
+}
+
+/// Two runs in one launch, with an operand that both share, are what each is alone.
+#[test]
+fn runs_side_by_side() {
+    let card = Card::new(1);
+    let mut random = Random(13);
+    let (m, n, k, chunk) = (150usize, 40usize, 60usize, 32u32);
+    // A run's memory: header, A, B, index, C and the chunks' sums.
+    let chunks = k.div_ceil(chunk as usize);
+    let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * m * n];
+    let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
+    let stride = 4 * sizes.iter().sum::<usize>().next_multiple_of(4);
+    let shared = card.upload(&random.floats(k * n, 2.0));
+    let header: [[u32; 14]; 2] =
+        [[0, 60, 40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 43, 30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
+    let inputs: Vec<[Vec<f32>; 2]> =
+        (0..2).map(|_| [random.floats(m * k, 2.0), random.floats(k * n, 2.0)]).collect();
+    let index: Vec<Vec<u32>> = (0..2).map(|_| (0..m).map(|_| random.below(43) as u32).collect()).collect();
+    // Two runs at once, and both alone.
+    let fill = |runs: &[usize]| {
+        let base = card.allocate::<u8>(stride * runs.len());
+        for (place, &run) in runs.iter().enumerate() {
+            let at = |what: usize| base + (place * stride) as u64 + places[what];
+            card.write(at(0), bytemuck::cast_slice(&header[run]));
+            card.write(at(1), bytemuck::cast_slice(&inputs[run][0]));
+            card.write(at(2), bytemuck::cast_slice(&inputs[run][1]));
+            card.write(at(3), bytemuck::cast_slice(&index[run]));
+        }
+        base
+    };
+    for kind in KINDS {
+        for (kernel, b_shared) in
+            [("product_nt", 0), ("product_nt", 1), ("product_nn", 0), ("product_nn", 1), ("product_tn", 0)]
+        {
+            let results = |runs: &[usize]| -> Vec<Vec<u32>> {
+                let base = fill(runs);
+                let at = |what: usize| base + places[what];
+                let sum = kernel == "product_tn";
+                let c = buffer(at(if sum { 5 } else { 4 }), m * n);
+                let a_stride = if sum { m } else { k };
+                let b_stride = if kernel == "product_nt" { k } else { n };
+                let b = buffer(if b_shared == 1 { shared } else { at(2) }, k * n);
+                let mut product =
+                    Product::new((m, n, k), (buffer(at(1), m * k), a_stride), (b, b_stride), (c, n))
+                        .extent(Extent::Rows);
+                product.run_stride = stride as u64;
+                product.b_shared = b_shared;
+                product.size = kind.1;
+                if sum {
+                    product.chunk = chunk;
+                } else {
+                    product.index = at(3);
+                }
+                let count = runs.len() as u32;
+                run_all(&card, &format!("{kernel}{}", kind.0), at(0), product, count);
+                if sum {
+                    let fold = Product { a: at(5), c: at(4), ..product };
+                    run_all(&card, "product_fold", at(0), fold, count);
+                }
+                (0..runs.len())
+                    .map(|place| {
+                        let rows = if sum { m } else { header[runs[place]][1] as usize };
+                        card.read::<u32>(at(4) + (place * stride) as u64, rows * n)
+                    })
+                    .collect()
+            };
+            let both = results(&[0, 1]);
+            for (run, result) in both.iter().enumerate() {
+                assert!(*result == results(&[run])[0], "{kernel}, {kind:?}, shared {b_shared}, run {run}");
+            }
+        }
+    }
+}
+
+/// The same for windows, which differ from run to run in number and length.
+#[test]
+fn windows_of_runs_side_by_side() {
+    let card = Card::new(2);
+    let mut random = Random(19);
+    let (width, longest, samples) = (20usize, 40usize, 3usize);
+    let lengths = [[40usize, 23, 31], [33, 9, 0]];
+    let rows = samples * longest;
+    // A run's memory: header, offset, pairs, rows, matrices of pairs, and a result that holds either.
+    let sizes = [16, 4, 4, rows * width, samples * longest * longest, samples * longest * longest];
+    let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
+    let stride = 4 * sizes.iter().sum::<usize>();
+    let values = [random.floats(sizes[3], 2.0), random.floats(sizes[4], 2.0)];
+    let fill = |runs: &[usize]| {
+        let base = card.allocate::<u8>(stride * runs.len());
+        for (place, &run) in runs.iter().enumerate() {
+            let at = |what: usize| base + (place * stride) as u64 + places[what];
+            let mut offset = vec![0u32];
+            let mut pairs = vec![0u32];
+            for (sample, n) in lengths[run].iter().enumerate() {
+                offset.push(offset[sample] + *n as u32);
+                pairs.push(pairs[sample] + (n * n) as u32);
+            }
+            let count = if run == 0 { 3 } else { 2 };
+            let header: [u32; 14] = std::array::from_fn(|at| if at == 0 { count } else { 0 });
+            card.write(at(0), bytemuck::cast_slice(&header));
+            card.write(at(1), bytemuck::cast_slice(&offset));
+            card.write(at(2), bytemuck::cast_slice(&pairs));
+            card.write(at(3), bytemuck::cast_slice(&values[0]));
+            card.write(at(4), bytemuck::cast_slice(&values[1]));
+            // Results are added to what is there.
+            card.write(at(5), bytemuck::cast_slice(&values[1]));
+        }
+        base
+    };
+    for family in FAMILIES {
+        for (kernel, a_of, b_of, c_of) in [
+            ("window_nt", Of::Rows, Of::Rows, Of::Pairs),
+            ("window_nn", Of::Pairs, Of::Rows, Of::Rows),
+            ("window_tn", Of::Pairs, Of::Rows, Of::Rows),
+        ] {
+            let results = |runs: &[usize]| -> Vec<Vec<u32>> {
+                let base = fill(runs);
+                let operand = |of: Of| base + places[if of == Of::Rows { 3 } else { 4 }];
+                let product = WindowProduct {
+                    a: operand(a_of),
+                    b: operand(b_of),
+                    c: base + places[5],
+                    offset: base + places[1],
+                    pairs: base + places[2],
+                    run_stride: stride as u64,
+                    width: width as u32,
+                    a_of,
+                    b_of,
+                    c_of,
+                    accumulate: 1,
+                    longest: longest as u32,
+                };
+                let shape = product.shape(samples as u32, runs.len() as u32);
+                card.launch_raw(
+                    "product",
+                    &format!("{kernel}{family}"),
+                    (shape.grid, shape.block, 0),
+                    &[bytes(&(base + places[0])), bytes(&product)],
+                )
+                .unwrap_or_else(|fault| panic!("{fault}"));
+                (0..runs.len() as u64)
+                    .map(|place| card.read::<u32>(base + place * stride as u64 + places[5], sizes[5]))
+                    .collect()
+            };
+            let both = results(&[0, 1]);
+            for (run, result) in both.iter().enumerate() {
+                assert!(*result == results(&[run])[0], "{kernel}{family}, run {run}");
+            }
+        }
+    }
+}
+
+/// Wide tiles where they fill a card; narrow ones for few rows, few columns, and what is small altogether.
+#[test]
+fn tiles_suit_shapes() {
+    let none = || (buffer(0, 0), 0);
+    for (m, n, k, runs, size) in [
+        (15000, 600, 200, 1, Size::Wide),
+        (15000, 100, 200, 1, Size::Wide),
+        (15000, 6, 200, 1, Size::Narrow),
+        (512, 200, 300, 1, Size::Narrow),
+        (512, 200, 300, 16, Size::Wide),
+        (100, 100, 100, 1, Size::Narrow),
+    ] {
+        let product = Product::new((m, n, k), none(), none(), none()).sized(runs);
+        assert_eq!(product.size, size, "{m} x {n} x {k}, {runs} runs");
+    }
+    // Chunks of k are blocks too.
+    let mut product = Product::new((300, 100, 15000), none(), none(), none());
+    product.chunk = 512;
+    assert_eq!(product.sized(1).size, Size::Wide);
+}
+
+/// Stores and loads of tiles use all banks of shared memory, whichever way the operands lie, and a product takes few instructions
+/// beside its multiplications: of a warp, for each FFMA or HMMA that a longer k adds.
+#[test]
+fn tiles_use_all_banks() {
+    let card = Card::new(0);
+    let mut random = Random(17);
+    let header = header(&card, COUNTS);
+    let (m, n) = (256, 128);
+    let (a, b) = (matrix(&card, &mut random, 256, 256, 256).0, matrix(&card, &mut random, 256, 256, 256).0);
+    for (family, size) in KINDS {
+        for kernel in ["product_nt", "product_nn", "product_tn"] {
+            let name = format!("{kernel}{family}, {size:?}");
+            let [short, long] = [64, 192].map(|k| {
+                let c = buffer(card.allocate::<f32>(m * n), m * n);
+                let product = Product { size, ..Product::new((m, n, k), (a, 256), (b, 256), (c, n)) };
+                let profile = run_all(&card, &format!("{kernel}{family}"), header, product, 1)?;
+                assert_eq!(profile.shared_wavefronts, profile.ideal_shared_wavefronts, "{name}");
+                assert_eq!(profile.global_sectors, profile.ideal_global_sectors, "{name}");
+                Some(profile)
+            });
+            // A real card counts nothing.
+            let (Some(short), Some(long)) = (short, long) else { continue };
+            let multiplications = |profile: &Profile| match family {
+                "" => profile.flops / 64,
+                _ => profile.flops / 2048,
+            };
+            let each = (long.warp_instructions - short.warp_instructions) as f64
+                / (multiplications(&long) - multiplications(&short)) as f64;
+            println!("{name}: {each:.2} warp instructions for each multiplication");
+            let most = match (family, size) {
+                ("", Size::Wide) => 1.3,
+                ("", Size::Narrow) => 1.6,
+                (_, Size::Wide) => 8.0,
+                (_, Size::Narrow) => 15.0,
+            };
+            assert!(each <= most, "{name}: {each:.2} warp instructions for each multiplication");
+        }
+    }
 }

@@ -26,7 +26,26 @@ pub enum Epilogue {
     TanhOfSum,
 }
 
-/// The argument of `product_nt`, `product_nn`, `product_tn` and `product_fold`: `Product` in `kernels/product.cu`.
+/// Which tile of C a block of `product_*` makes: `Size` in `kernels/product.cu`. The results' bits are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Size {
+    /// 128 x 64
+    Wide,
+    /// 64 x 32
+    Narrow,
+}
+
+impl Size {
+    fn tile(self) -> (u32, u32) {
+        match self {
+            Size::Wide => (128, 64),
+            Size::Narrow => (64, 32),
+        }
+    }
+}
+
+/// The argument of `product_nt`, `product_nn`, `product_tn` and `product_fold`, and of their namesakes in f16: `Product` in `kernels/product.cu`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Product {
@@ -63,15 +82,19 @@ pub struct Product {
     pub a_shared: u32,
     pub b_shared: u32,
     pub chunk: u32,
+    pub size: Size,
     /// In float32 where the rest is in mixed precision; kernels do not look at it.
     pub exact: u32,
+    pub padding: u32,
 }
 
-const _: () = assert!(size_of::<Product>() == 18 * 8 + 16 * 4);
+const _: () = assert!(size_of::<Product>() == 18 * 8 + 18 * 4);
 
-/// Tile of `product_*` and of `window_*`: rows, columns.
-const WIDE: (u32, u32) = (128, 64);
-const SMALL: (u32, u32) = (32, 32);
+/// Blocks of a launch from which on wide tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
+const ENOUGH: u32 = 136;
+
+/// Tile of `window_*`: rows, columns.
+const WINDOW: (u32, u32) = (32, 32);
 
 /// Rows of the batch that one block of a weight's gradient sums.
 pub const CHUNK: u32 = 512;
@@ -118,7 +141,9 @@ impl Product {
             a_shared: 0,
             b_shared: 0,
             chunk: 0,
+            size: Size::Wide,
             exact: 0,
+            padding: 0,
         }
     }
 
@@ -151,8 +176,19 @@ impl Product {
         self
     }
 
+    /// With the tile that suits its shape: a wide one reads operands less often, a narrow one makes blocks of few rows and wastes
+    /// less on few columns.
+    pub fn sized(mut self, runs: u32) -> Self {
+        self.size = Size::Wide;
+        let [x, y, z] = self.shape(runs).grid;
+        if self.n <= Size::Narrow.tile().1 || x * y * z < ENOUGH {
+            self.size = Size::Narrow;
+        }
+        self
+    }
+
     pub fn blocks(self) -> [u32; 2] {
-        let (rows, columns) = WIDE;
+        let (rows, columns) = self.size.tile();
         [self.m.div_ceil(rows) * self.n.div_ceil(columns), self.inner * self.outer]
     }
 
@@ -183,7 +219,7 @@ pub enum Of {
     Pairs,
 }
 
-/// The argument of `window_nt`, `window_nn` and `window_tn`: `WindowProduct` in `kernels/product.cu`.
+/// The argument of `window_nt`, `window_nn` and `window_tn`, and of their namesakes in f16: `WindowProduct` in `kernels/product.cu`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct WindowProduct {
@@ -205,7 +241,7 @@ const _: () = assert!(size_of::<WindowProduct>() == 6 * 8 + 6 * 4);
 
 impl WindowProduct {
     pub fn shape(&self, samples: u32, runs: u32) -> Shape {
-        let (rows, columns) = SMALL;
+        let (rows, columns) = WINDOW;
         let width = if self.c_of == Of::Pairs { self.longest } else { self.width };
         let tiles = self.longest.div_ceil(rows) * width.div_ceil(columns);
         Shape { grid: [samples, tiles, runs], block: 64, shared: 0 }

@@ -333,6 +333,7 @@ impl Worker {
     /// `kernels` are the one in float32 and the one on tensor cores.
     fn product(&mut self, kernels: [&str; 2], indices: &Indices, mut product: Product) {
         product.run_stride = self.run_stride;
+        product = product.sized(self.runs);
         let kernel = kernels[usize::from(self.mixed() && product.exact == 0)];
         // SAFETY: the operations build products whose operands hold what their shapes say.
         unsafe { launch!(self, kernel, product.shape(self.runs), indices.header.address, product) }
