@@ -1123,3 +1123,20 @@ fn no_word_is_forgotten() {
     }
     assert!(found > 100, "only {found} words found");
 }
+
+/// What `ptxas` would refuse is refused when the module is loaded, and not taken from the host's memory.
+#[test]
+fn a_kernel_has_only_so_much_memory() {
+    for (variable, said) in [
+        (".shared .b8 x[49153];", "static shared memory"),
+        (".shared .b8 x[4294967296];", "static shared memory"),
+        (".local .b8 x[524289];", "local memory"),
+        (".local .b8 x[9999999999];", "local memory"),
+    ] {
+        let text = format!(
+            ".version 8.0\n.target sm_75\n.address_size 64\n.visible .entry k() {{ .reg .b64 %a; {variable} mov.u64 %a, x; ret; }}"
+        );
+        let Err(error) = Device::new(Settings::default()).load(&text) else { panic!("{variable} is taken") };
+        assert!(error.to_string().contains(said), "{variable}: {error}");
+    }
+}

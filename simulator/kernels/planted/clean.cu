@@ -178,3 +178,51 @@ extern "C" __global__ void votes(unsigned *out) {
     const unsigned lanes = __ballot_sync(0xffffffff, i % 4 == 0);
     out[i] = thirds + (all != 0) + (any != 0) + __popc(lanes);
 }
+
+// in[256], out[1]: the warp that takes the last ticket of its block sees what the others wrote before they took theirs.
+extern "C" __global__ void last_warp_sums(const unsigned *in, unsigned *out) {
+    __shared__ unsigned partial[8], ticket;
+    const unsigned i = threadIdx.x;
+    if (i == 0) ticket = 0;
+    __syncthreads();
+    unsigned sum = in[i];
+    for (unsigned distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffff, sum, distance);
+    if (i % 32 != 0) return;
+    partial[i / 32] = sum;
+    __threadfence_block();
+    if (atomicAdd(&ticket, 1) != 7) return;
+    __threadfence_block();
+    unsigned total = 0;
+    for (unsigned warp = 0; warp < 8; warp++) total += partial[warp];
+    *out = total;
+}
+
+// flags[3], out[3]: three lanes of a warp wait for each other in turn, each in a loop of its own.
+extern "C" __global__ void lanes_that_spin(unsigned *flags, unsigned *out) {
+    const unsigned i = threadIdx.x;
+    if (i == 0) {
+        while (atomicAdd(&flags[0], 0) == 0) {}
+    } else if (i == 1) {
+        atomicExch(&flags[1], 1);
+        while (atomicAdd(&flags[2], 0) == 0) {}
+        atomicExch(&flags[0], 1);
+    } else {
+        while (atomicAdd(&flags[1], 0) == 0) {}
+        atomicExch(&flags[2], 1);
+    }
+    out[i] = i;
+}
+
+// in[32], out[32]: nvcc compares with `best` before it looks whether there is one, and makes of both a single condition.
+extern "C" __global__ void found_yet(const unsigned *in, unsigned *out, unsigned n) {
+    unsigned best;
+    bool any = false;
+    for (unsigned j = 0; j < n; j++) {
+        const unsigned value = in[(threadIdx.x + j) % 32];
+        if (value % 3 == 0 && (!any || value < best)) {
+            best = value;
+            any = true;
+        }
+    }
+    out[threadIdx.x] = any ? best : 999;
+}

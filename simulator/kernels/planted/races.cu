@@ -107,3 +107,33 @@ extern "C" __global__ void plain_read_of_atomic_fixed(unsigned *counter, unsigne
     const unsigned before = atomicAdd(counter, 1);
     out[blockIdx.x] = before < gridDim.x;
 }
+
+// out[32]: the first warp arrives at the barrier, and then writes again what the second, which is late, reads after it.
+extern "C" __global__ void write_after_arrival(unsigned *out, unsigned delay) {
+    __shared__ unsigned values[32];
+    const unsigned i = threadIdx.x % 32;
+    if (threadIdx.x < 32) {
+        values[i] = i;
+        asm volatile("bar.arrive 1, 64;" ::: "memory");
+        values[i] = i + 100; // BUG
+    } else {
+        unsigned late = 1;
+        for (unsigned k = 0; k < delay; k++) late = late * 3 + 1;
+        asm volatile("bar.sync 1, 64;" ::: "memory");
+        out[i] = values[i] + (late == 0); // BUG
+    }
+}
+
+extern "C" __global__ void write_after_arrival_fixed(unsigned *out, unsigned delay) {
+    __shared__ unsigned values[32];
+    const unsigned i = threadIdx.x % 32;
+    if (threadIdx.x < 32) {
+        values[i] = i;
+        asm volatile("bar.arrive 1, 64;" ::: "memory");
+    } else {
+        unsigned late = 1;
+        for (unsigned k = 0; k < delay; k++) late = late * 3 + 1;
+        asm volatile("bar.sync 1, 64;" ::: "memory");
+        out[i] = values[i] + (late == 0);
+    }
+}

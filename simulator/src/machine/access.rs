@@ -395,6 +395,7 @@ impl<'l> Worker<'l> {
         let offsets = self.shared_offsets(warp, place, at, active, size, Doing::Reads)?;
         self.count_shared(place, at, active, size);
         self.check_shared(warp, place, &offsets, at, active, size, access.strong, Doing::Reads)?;
+        self.meet_shared(warp, access, at, active);
         let shared = self.shared.as_ptr();
         for element in 0..access.count {
             let Some(plane) = access.planes[element as usize] else { continue };
@@ -499,6 +500,7 @@ impl<'l> Worker<'l> {
         let offsets = self.shared_offsets(warp, place, at, active, size, Doing::Writes)?;
         self.count_shared(place, at, active, size);
         self.check_shared(warp, place, &offsets, at, active, size, access.strong, Doing::Writes)?;
+        self.meet_shared(warp, access, at, active);
         let shared = self.shared.as_mut_ptr();
         for element in 0..access.count {
             let Some(plane) = access.planes[element as usize] else { continue };
@@ -531,6 +533,7 @@ impl<'l> Worker<'l> {
         let offsets = self.shared_offsets(warp, place, at, active, size, Doing::Updates)?;
         self.count_shared(place, at, active, size);
         self.check_shared(warp, place, &offsets, at, active, size, true, Doing::Updates)?;
+        self.meet_shared(warp, access, at, active);
         each(active, |lane| {
             let from = offsets[lane] as usize;
             let mut bytes = [0; 8];
@@ -861,6 +864,7 @@ impl<'l> Worker<'l> {
         while rest != 0 {
             let (allocation, lanes) = self.together(warp, place, at, rest, size, Doing::Reads)?;
             self.check_global(warp, place, allocation, at, lanes, size, access.strong, Doing::Reads)?;
+            self.meet_global(warp, access, at, lanes);
             for element in 0..access.count {
                 let shift = (element * access.element) as u64;
                 let valid = all_valid(access.element);
@@ -913,6 +917,7 @@ impl<'l> Worker<'l> {
         while rest != 0 {
             let (allocation, lanes) = self.together(warp, place, at, rest, size, Doing::Writes)?;
             self.check_global(warp, place, allocation, at, lanes, size, access.strong, Doing::Writes)?;
+            self.meet_global(warp, access, at, lanes);
             for element in 0..access.count {
                 let Some(plane) = access.planes[element as usize] else { continue };
                 let shift = (element * access.element) as u64;
@@ -960,12 +965,8 @@ impl<'l> Worker<'l> {
                 Ok(())
             })?;
             self.check_global(warp, place, allocation, at, lanes, size, true, Doing::Updates)?;
-            // What other blocks have published here is known from now on.
-            let mut published = if self.program.fenced { Some(self.grid.publish()) } else { None };
+            self.meet_global(warp, access, at, lanes);
             each(lanes, |lane| {
-                if let Some(published) = &mut published {
-                    published.meet(at[lane], self.block_number);
-                }
                 let data = allocation.data(at[lane] - allocation.base);
                 // SAFETY: as in `load_global`.
                 let (operand, second) = unsafe {
@@ -986,6 +987,29 @@ impl<'l> Worker<'l> {
             rest &= !lanes;
         }
         Ok(())
+    }
+
+    /// Strong accesses of shared memory order the block's threads, if the kernel has fences.
+    fn meet_shared(&mut self, warp: &mut Warp, access: &Access, at: &[u64; LANES], lanes: u32) {
+        if access.strong && self.program.fenced_block {
+            self.meet(warp, &at.map(|address| address.wrapping_add(SHARED_WINDOW)), lanes);
+        }
+    }
+
+    /// Strong accesses of global memory order the block's threads, and blocks: what others have published is known from now on.
+    fn meet_global(&mut self, warp: &mut Warp, access: &Access, at: &[u64; LANES], lanes: u32) {
+        if !access.strong {
+            return;
+        }
+        if self.program.fenced {
+            let mut published = self.grid.publish();
+            for lane in (0..LANES).filter(|lane| lanes >> lane & 1 != 0) {
+                published.meet(at[lane], self.block_number);
+            }
+        }
+        if self.program.fenced_block {
+            self.meet(warp, at, lanes);
+        }
     }
 
     /// Whether what the block of an earlier phase did is known to this block, by fences and atomics.

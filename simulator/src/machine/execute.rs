@@ -9,11 +9,12 @@
 use super::registers::{File, LANES};
 use super::warp::{Group, Wait, Warp};
 use super::worker::{Step, Turn, Worker};
-use crate::program::{Action, Operation, Program, Shuffle, TensorCompute, Vote};
+use crate::program::{Action, Merge, Operation, Program, Shuffle, TensorCompute, Tracked, Vote};
 use crate::{Fault, FaultKind};
+use std::io::Write;
 
-/// Turns after which the group that has waited longest runs, whatever its address: lanes may spin for each other.
-const PATIENCE: u32 = 4096;
+/// Turns after which a group runs whatever its address, each in its turn: lanes may spin for each other.
+const PATIENCE: u32 = 1024;
 
 /// What happened at a warp-wide instruction.
 enum Gathered {
@@ -27,7 +28,6 @@ impl Worker<'_> {
     /// Runs a warp until it ends, waits for the block, or has executed `turn` instructions.
     pub fn run(&mut self, warp: &mut Warp, turn: u64) -> Step<Turn> {
         let end = warp.executed + turn;
-        let mut switches = 0u32;
         loop {
             if warp.groups.is_empty() {
                 return Ok(Turn::Ended);
@@ -46,10 +46,15 @@ impl Worker<'_> {
                 if warp.groups[0].wait == Wait::Nothing { 0 } else { return self.waiting(warp) }
             } else {
                 join(warp);
-                switches += 1;
+                warp.switches = warp.switches.wrapping_add(1);
                 let ready = (0..warp.groups.len()).filter(|i| warp.groups[*i].wait == Wait::Nothing);
-                let chosen = match switches % PATIENCE {
-                    0 => ready.max_by_key(|i| warp.groups[*i].place),
+                let chosen = match warp.switches % PATIENCE {
+                    0 => {
+                        let mut ready: Vec<usize> = ready.collect();
+                        ready.sort_unstable_by_key(|i| warp.groups[*i].place);
+                        let turn = (warp.switches / PATIENCE) as usize;
+                        ready.get(turn % ready.len().max(1)).copied()
+                    }
                     _ => ready.min_by_key(|i| warp.groups[*i].place),
                 };
                 match chosen {
@@ -155,7 +160,25 @@ impl Worker<'_> {
                 ));
             }
         }
-        let handed = tracking.copies.iter().fold(!0, |all, from| all & warp.initialised[from.0 as usize]);
+        let initialised =
+            |source: Option<Tracked>| source.map_or(!0, |source| warp.initialised[source.0 as usize]);
+        let handed = match tracking.merge {
+            None => tracking.copies.iter().fold(!0, |all, from| all & initialised(Some(*from))),
+            Some((merge, sources)) => {
+                let o = &self.program.code[place as usize];
+                let [a, b] = sources.map(initialised);
+                // SAFETY: the decoder made the predicates, of which a selection has its third source alone.
+                let value = |plane| unsafe { warp.file.predicate(plane) };
+                match merge {
+                    Merge::Select => {
+                        let first = value(o.c) ^ o.extra;
+                        first & a | !first & b
+                    }
+                    Merge::And => a & b | a & !value(o.a) | b & !value(o.b),
+                    Merge::Or => a & b | a & value(o.a) | b & value(o.b),
+                }
+            }
+        };
         for write in &tracking.writes {
             let mask = &mut warp.initialised[write.0 as usize];
             *mask = (*mask & !active) | (handed & active);
@@ -564,7 +587,8 @@ impl Worker<'_> {
                 },
                 |address| self.text(address),
             );
-            print!("{text}");
+            // A closed stdout is no reason to stop.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             if let Some(address) = call.result
                 && let Some(offset) = warp.local_offset(lane, address, 4)
             {
@@ -573,6 +597,8 @@ impl Worker<'_> {
                 warp.local_valid[offset..offset + 4].fill(1);
             }
         }
+        // The program may not be one of Rust's, which would do this when it ends.
+        let _ = std::io::stdout().flush();
     }
 }
 

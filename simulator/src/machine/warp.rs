@@ -51,6 +51,8 @@ pub struct Warp {
     pub known_warps: Option<Box<[u32; 32]>>,
     /// Instructions executed in this launch.
     pub executed: u64,
+    /// Choices among its groups in this launch: see [`super::execute`].
+    pub switches: u32,
 }
 
 impl Warp {
@@ -82,6 +84,7 @@ impl Warp {
             known_lanes: None,
             known_warps: None,
             executed: 0,
+            switches: 0,
         }
     }
 
@@ -94,6 +97,7 @@ impl Warp {
         self.local_valid.fill(0);
         self.initialised.fill(0);
         self.executed = 0;
+        self.switches = 0;
         self.new_phase();
     }
 

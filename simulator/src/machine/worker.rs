@@ -8,6 +8,7 @@ use super::shadow::{MOST_PHASES, Order, Shadow, Stamp, Wrong, past, phase_start}
 use super::warp::{Wait, Warp};
 use crate::program::{Action, Barrier, Operation, Program, Reduction, Special};
 use crate::{Fault, FaultKind};
+use std::collections::HashMap;
 
 /// Barriers a block has.
 const BARRIERS: usize = 16;
@@ -40,6 +41,23 @@ struct Gathering {
     count: u32,
     all: bool,
     any: bool,
+    /// What the arrived did or knew when they arrived: accesses of each warp with a lower count.
+    joined: [u32; 32],
+}
+
+/// What threads of the block that met at an address by strong accesses did or knew before, in a kernel with fences.
+struct Met {
+    /// Accesses of each warp with a lower count.
+    warps: [u32; 32],
+    /// And by warp, those of each of its lanes.
+    lanes: HashMap<u32, [u32; LANES]>,
+}
+
+/// Raises what is known to what is known elsewhere too.
+fn join(known: &mut [u32; 32], others: &[u32; 32]) {
+    for (mine, theirs) in known.iter_mut().zip(others) {
+        *mine = (*mine).max(*theirs);
+    }
 }
 
 /// A piece of shared memory in the simulated address space.
@@ -68,6 +86,7 @@ pub struct Worker<'l> {
     pub block: [u32; 3],
     pub block_number: u64,
     barriers: [Gathering; BARRIERS],
+    met: HashMap<u64, Met>,
     random: u64,
 }
 
@@ -137,6 +156,7 @@ impl<'l> Worker<'l> {
             block: [0; 3],
             block_number: 0,
             barriers: Default::default(),
+            met: HashMap::new(),
             random: grid.seed,
         }
     }
@@ -175,6 +195,7 @@ impl<'l> Worker<'l> {
         self.block_phase = self.phase;
         self.blocks.push((self.phase, number));
         self.barriers = Default::default();
+        self.met.clear();
         self.random = self.grid.seed ^ number.wrapping_mul(0x2545_f491_4f6c_dd1d);
         let threads = self.grid.threads();
         for warp in warps.iter_mut() {
@@ -308,6 +329,30 @@ impl<'l> Worker<'l> {
         }
     }
 
+    /// Lanes access their addresses strongly, in a kernel with fences: they learn what those of the block that did so before had
+    /// done by then, and tell what they have. As between blocks that is coarser than the memory model: a warp's lanes are not
+    /// told apart by other warps, nor is it asked where the fences stand.
+    pub fn meet(&mut self, warp: &mut Warp, addresses: &[u64; LANES], lanes: u32) {
+        let now = warp.syncs + 1;
+        for lane in (0..LANES).filter(|lane| lanes >> lane & 1 != 0) {
+            let met = self
+                .met
+                .entry(addresses[lane])
+                .or_insert_with(|| Met { warps: [0; 32], lanes: HashMap::new() });
+            let warps = warp.known_warps.get_or_insert_with(|| Box::new([0; 32]));
+            join(&mut met.warps, warps);
+            **warps = met.warps;
+            met.warps[warp.index as usize] = now;
+            let known = warp.known_lanes.get_or_insert_with(|| Box::new([[0; LANES]; LANES]));
+            let there = met.lanes.entry(warp.index).or_insert([0; LANES]);
+            join(&mut known[lane], there);
+            known[lane][lane] = now;
+            *there = known[lane];
+        }
+        // What they do from now on comes after that.
+        warp.syncs = now;
+    }
+
     /// The block of this worker that a phase belonged to.
     pub fn block_of(&self, phase: u64) -> Option<u64> {
         let after = self.blocks.partition_point(|(first, _)| *first <= phase);
@@ -392,6 +437,13 @@ impl<'l> Worker<'l> {
         gathering.count += votes.0;
         gathering.all &= votes.1;
         gathering.any |= votes.2;
+        let warp = &mut warps[index];
+        if let Some(known) = &warp.known_warps {
+            join(&mut gathering.joined, known);
+        }
+        gathering.joined[index] = warp.syncs + 1;
+        // What it does from now on comes after that.
+        warp.syncs += 1;
         if gathering.arrived.count_ones() * LANES as u32 > expected {
             return Err(divergent(format!(
                 "more threads at barrier {number} than the {expected} that it is for"
@@ -426,26 +478,18 @@ impl<'l> Worker<'l> {
             for warp in warps.iter_mut() {
                 warp.new_phase();
             }
+            self.met.clear();
+            // Everything before is ordered by its phase, and counts start again.
+            for gathering in &mut self.barriers {
+                gathering.joined = [0; 32];
+            }
         } else {
             // What the arrived did comes before what the waiting do next.
-            let mut joined = [0u32; 32];
-            for warp in warps.iter_mut().filter(|w| done.arrived >> w.index & 1 != 0) {
-                if let Some(known) = &warp.known_warps {
-                    for (mine, theirs) in joined.iter_mut().zip(known.iter()) {
-                        *mine = (*mine).max(*theirs);
-                    }
-                }
-                joined[warp.index as usize] = warp.syncs + 1;
-                let lanes = warp.lanes;
-                if done.waiting >> warp.index & 1 != 0 {
-                    warp.synchronise(lanes);
-                } else {
-                    warp.syncs += 1;
-                }
-            }
             for warp in warps.iter_mut() {
                 if done.waiting >> warp.index & 1 != 0 {
-                    warp.known_warps = Some(Box::new(joined));
+                    let lanes = warp.lanes;
+                    warp.synchronise(lanes);
+                    warp.known_warps = Some(Box::new(done.joined));
                 } else {
                     warp.known_warps.get_or_insert_with(|| Box::new([0; 32]));
                 }

@@ -4,8 +4,8 @@ use super::alu::{self, Isa, Kind, Lanewise, Modifiers};
 use super::flow::{self, Uses};
 use super::{
     Access, AccessSpace, Action, Atomic, AtomicKind, Barrier, Class, LOCAL_START, LOCAL_WINDOW, Line,
-    LocalVariable, Operation, Plane, Program, Reduction, SHARED_STRIDE, SHARED_WINDOW, SharedArray, Shuffle,
-    Special, SystemCall, Tensor, Vote,
+    LocalVariable, Merge, Operation, Plane, Program, Reduction, SHARED_STRIDE, SHARED_WINDOW, SharedArray,
+    Shuffle, Special, SystemCall, Tensor, Vote,
 };
 use crate::machine::registers::{FALSE, NEGATE, TRUE};
 use crate::ptx::{self, Base, Operand, Space, Statement, Type};
@@ -132,6 +132,7 @@ impl<'a> Builder<'a> {
             shared_granule: 4,
             global_granule: 4,
             fenced: false,
+            fenced_block: false,
         };
         Ok(Builder {
             module,
@@ -552,15 +553,14 @@ impl<'a> Builder<'a> {
                 Ok(())
             }
             "membar" | "fence" => {
-                // Within the block the race check goes by barriers alone.
-                let wider = !opcode.contains(&"cta");
                 if !opcode[1..]
                     .iter()
                     .all(|w| ["gl", "sys", "cta", "sc", "acq_rel", "gpu", "acquire", "release"].contains(w))
                 {
                     return Err("a fence that is not modelled".to_string());
                 }
-                self.program.fenced |= wider;
+                self.program.fenced |= !opcode.contains(&"cta");
+                self.program.fenced_block = true;
                 self.push(frame.registers, i, Action::Fence, Class::Barrier, Uses::default())?;
                 Ok(())
             }
@@ -599,14 +599,23 @@ impl<'a> Builder<'a> {
         };
         let mut planes = [0; 4];
         let selects = i.opcode[0] == "selp";
+        let hands_on = l.destination == Kind::Predicate;
+        let merge = match i.opcode[0].as_str() {
+            "selp" => Some(Merge::Select),
+            "and" if hands_on => Some(Merge::And),
+            "or" if hands_on => Some(Merge::Or),
+            _ => None,
+        };
+        let mut merged = [None; 2];
         let mut extra = l.extra;
         if operands.len() < l.sources.len() {
             return Err("too few operands".to_string());
         }
         for (place, kind) in l.sources.iter().enumerate() {
             let Some(operand) = operands.next() else { break };
-            // A selection hands on what it selects, initialised or not.
-            let list = if selects && place < 2 { &mut uses.copies } else { &mut uses.reads };
+            // A selection hands on what it selects, initialised or not; comparisons and what is made of them do too.
+            let list = if hands_on || selects && place < 2 { &mut uses.copies } else { &mut uses.reads };
+            let before = list.len();
             planes[place] = match (operand, kind) {
                 (Operand::NotRegister(r), Kind::Predicate) if selects => {
                     extra = !0;
@@ -614,7 +623,11 @@ impl<'a> Builder<'a> {
                 }
                 _ => self.source(frame, operand, *kind, list)?,
             };
+            if place < 2 {
+                merged[place] = list.get(before).copied();
+            }
         }
+        uses.merge = merge.map(|merge| (merge, merged));
         match i.opcode[0].as_str() {
             "lop3" => match operands.next() {
                 Some(Operand::Integer(table)) if *table < 256 => extra = *table as u32,
@@ -884,6 +897,7 @@ impl<'a> Builder<'a> {
             transposed: false,
         };
         self.program.fenced |= orders;
+        self.program.fenced_block |= orders;
         let index = self.access(access);
         self.push(
             frame.registers,
@@ -1007,6 +1021,7 @@ impl<'a> Builder<'a> {
             transposed: false,
         };
         self.program.fenced |= orders;
+        self.program.fenced_block |= orders;
         let index = self.access(access);
         self.push(frame.registers, i, Action::Atomic(index), Class::Atomic, uses)?;
         Ok(())
@@ -1378,6 +1393,16 @@ impl<'a> Builder<'a> {
                 *bits = address.wrapping_add_signed(distance);
             }
         }
+        if self.packed > MOST_SHARED {
+            return Err(format!(
+                "{} bytes of static shared memory, of which it can have {MOST_SHARED}",
+                self.packed
+            ));
+        }
+        let local: u64 = self.program.local_variables.iter().map(|variable| variable.bytes).sum();
+        if local > MOST_LOCAL {
+            return Err(format!("{local} bytes of local memory a thread, of which it can have {MOST_LOCAL}"));
+        }
         self.program.static_shared = self.packed as u32;
         self.program.local = (self.local - LOCAL_START) as u32;
         if self.program.code.len() > u32::MAX as usize / 2 {
@@ -1388,6 +1413,10 @@ impl<'a> Builder<'a> {
         Ok(self.program)
     }
 }
+
+/// Bytes of static shared memory that a kernel can have, and of local memory a thread: what `ptxas` refuses beyond.
+const MOST_SHARED: u64 = 48 << 10;
+const MOST_LOCAL: u64 = 512 << 10;
 
 /// Stands for the address of dynamic shared memory until all static arrays are placed.
 const DYNAMIC: u64 = 0x7fff_dddd_0000_0000;

@@ -2,9 +2,10 @@
 //!
 //! A register is *assigned* at an instruction if every path to it writes the register. Those reads need no check. The others
 //! are checked lane by lane while the kernel runs. A `mov` hands the state on: compilers copy undefined values (a phi whose
-//! input is undefined) and only a use of one is a fault.
+//! input is undefined) and only a use of one is a fault. Nor is a comparison a use yet: of `known && x < y` compilers make one
+//! predicate without a branch, and where `known` is false that is so whatever x is.
 
-use super::{Action, Operation, Program, Tracked, Tracking};
+use super::{Action, Merge, Operation, Program, Tracked, Tracking};
 use std::collections::HashMap;
 
 /// What an instruction does with registers, by their numbers.
@@ -12,8 +13,10 @@ use std::collections::HashMap;
 pub struct Uses {
     pub reads: Vec<u32>,
     pub writes: Vec<u32>,
-    /// Sources of a `mov` or `selp`: an uninitialised one is handed on.
+    /// Sources of a `mov`, `selp` or `setp`, or of a predicate's `and` and the like: an uninitialised one is handed on.
     pub copies: Vec<u32>,
+    /// Where not all of the sources count: how two merge, and their numbers if they are registers.
+    pub merge: Option<(Merge, [Option<u32>; 2])>,
 }
 
 /// A set of registers.
@@ -162,6 +165,9 @@ pub fn track(program: &mut Program, uses: &[Uses], names: &[String]) {
             let entry = tracking.entry(place as u32).or_default();
             entry.writes = writes;
             entry.copies = uses.copies.iter().filter_map(|r| tracked.get(r).copied()).collect();
+            entry.merge = uses.merge.map(|(merge, sources)| {
+                (merge, sources.map(|source| source.and_then(|r| tracked.get(&r).copied())))
+            });
         }
     }
     for place in tracking.keys() {

@@ -264,6 +264,19 @@ pub struct Tracking {
     pub writes: Vec<Tracked>,
     /// `mov`: what is written is initialised as far as these are. No other read of them counts.
     pub copies: Vec<Tracked>,
+    /// Where not all of `copies` count: how the two sources merge, and which they are where they are tracked.
+    pub merge: Option<(Merge, [Option<Tracked>; 2])>,
+}
+
+/// What makes an instruction's result initialised although a source is not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Merge {
+    /// `selp`: the other source is selected.
+    Select,
+    /// `and` of predicates: the other is false.
+    And,
+    /// `or` of predicates: the other is true.
+    Or,
 }
 
 /// A tracked register: index into the masks of initialised lanes.
@@ -324,8 +337,9 @@ pub struct Program {
     /// log2 of the bytes that every access to shared and to global memory has at least.
     pub shared_granule: u32,
     pub global_granule: u32,
-    /// Atomics order what comes before and after them, because the kernel has fences.
+    /// Strong accesses order what comes before and after them, because the kernel has fences: between blocks, and within one.
     pub fenced: bool,
+    pub fenced_block: bool,
 }
 
 /// Values that differ between threads or launches.

@@ -110,6 +110,8 @@ pub fn races() -> Vec<Case> {
         case("blocks_write_and_read", 2, 32, &[Zeros(64), Unwritten(32)]).fails(Race),
         case("blocks_write_and_read_fixed", 2, 32, &[Zeros(64), Unwritten(32)]).gives(|_| 0),
         case("plain_read_of_atomic", 4, 32, &[Zeros(1), Unwritten(4)]).fails(Race),
+        case("write_after_arrival", 1, 64, &[Unwritten(32), Word(5000)]).fails(Race),
+        case("write_after_arrival_fixed", 1, 64, &[Unwritten(32), Word(5000)]).gives(|i| i),
         case("plain_read_of_atomic_fixed", 4, 32, &[Zeros(1), Unwritten(4)]).gives(|_| 1),
     ]
 }
@@ -167,6 +169,9 @@ pub fn clean() -> Vec<Case> {
         case("copies_of_four", 1, 64, &[Counting(256), Unwritten(256)]).gives(|i| i + 1),
         case("halves_of_four", 1, 64, &[Unwritten(128), Unwritten(32)]).gives(|i| 4 * i + 1),
         case("part_of_a_warp", 1, 40, &[Unwritten(40)]).gives(|i| (39 - i) + (39 - (i ^ 1))),
+        case("last_warp_sums", 1, 256, &[Counting(256), Unwritten(1)]).gives(|_| 255 * 128),
+        case("lanes_that_spin", 1, 3, &[Zeros(3), Unwritten(3)]).gives(|i| i),
+        case("found_yet", 1, 32, &[Counting(32), Unwritten(32), Word(2)]).gives(|i| if i == 31 { 0 } else { [i, 999, i + 1][i as usize % 3] }),
         case("votes", 1, 64, &[Unwritten(64)]).gives(|_| 22 + 1 + 1 + 8),
     ]
 }
