@@ -235,7 +235,7 @@ mod tests {
             ("%f", 2.5, "2.500000"),
             ("%.0f", 2.5, "2"),
             ("%#.0f", 2.5, "2."),
-            ("%010.2f", -3.14159, "-000003.14"),
+            ("%010.2f", -3.25159, "-000003.25"),
             ("%f", f64::NAN, "nan"),
             ("%F", f64::INFINITY, "INF"),
             ("%06f", f64::NEG_INFINITY, "  -inf"),
@@ -263,6 +263,6 @@ mod tests {
             assert_eq!(with(text, &[argument.to_bits()]), expected, "{text} of {argument}");
         }
         assert_eq!(with("%*d|", &[minus(-4), 7]), "7   |");
-        assert_eq!(with("%.*f|", &[2, 3.14159f64.to_bits()]), "3.14|");
+        assert_eq!(with("%.*f|", &[2, 3.25159f64.to_bits()]), "3.25|");
     }
 }

@@ -4,9 +4,9 @@
 //! touch a granule whole or not at all) has two stamps: its last write and its last read. A stamp says when (a phase, which
 //! a barrier of the whole block ends, and within it the warp's own count of synchronisations), which warp and lane, and the
 //! source line. Two accesses of which one is a write race unless they are of the same thread, in different phases of the
-//! block, or have a synchronisation of the warp, a partial barrier, or fences with strong accesses between them: the happens-before order of the PTX memory
-//! model, chapter 8, for programs that synchronise so. (FastTrack, Flanagan and Freund 2009, has the idea of one
-//! stamp where a vector of clocks would be exact.)
+//! block, or have a synchronisation of the warp, a partial barrier, or fences with strong accesses between them: the
+//! happens-before order of the PTX memory model, chapter 8, for programs that synchronise so. (FastTrack, Flanagan and Freund
+//! 2009, has the idea of one stamp where a vector of clocks would be exact.)
 //!
 //! A stamp of reads stands for all reads of its phase: flags tell that more lanes, more warps or more blocks have read. What
 //! that loses are races among subsets of warps or lanes that synchronise apart from the rest; it never reports a race that

@@ -743,25 +743,3 @@ fn damaged_texts_do_not_panic() {
     // The damage is neither harmless nor always fatal at the start.
     assert!(accepted > 50 && refused > 1000, "{accepted} accepted, {refused} refused");
 }
-
-/// A text of 2 MB, in milliseconds: `cargo test --release -p simulator ptx -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let kernel = &SAMPLE[SAMPLE.find(".visible .entry reduce").unwrap()..SAMPLE.find("\t.file").unwrap()];
-    let header = &SAMPLE[..SAMPLE.find(".visible .entry reduce").unwrap()];
-    let mut text = header.to_string();
-    for copy in 0.. {
-        if text.len() > 2_000_000 {
-            break;
-        }
-        text.push_str(
-            &kernel.replace("reduce", &format!("reduce{copy}")).replace("choose", &format!("choose{copy}")),
-        );
-    }
-    for _ in 0..5 {
-        let start = std::time::Instant::now();
-        let module = parse(&text).unwrap();
-        println!("{} bytes, {} functions: {:?}", text.len(), module.functions.len(), start.elapsed());
-    }
-}
