@@ -18,6 +18,7 @@ template <Rows ROWS> struct Operand {
     const float *scale;     // by k: what rows are multiplied with (Rows::Across), or null
     unsigned split;         // from this k on ..
     long long beyond;       // .. rows lie so many floats further (Rows::Across, without an index)
+    bool ones;              // behind its columns is one more, of ones (Rows::Across)
 };
 
 // Reads a tile of WIDTH i by DEPTH k, step by step along k.
@@ -40,22 +41,22 @@ template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
     }
     static __device__ __forceinline__ unsigned column() { return threadIdx.x % ALONG * 4; }
 
-    // `first` and `count`: the tile's first i, and how many the operand has.
-    __device__ __forceinline__ Reader(const Operand<ROWS> &read, unsigned first, unsigned count, unsigned k_begin, unsigned k_end_)
-        : operand(read), k(k_begin), k_end(k_end_) {
-        const unsigned ends = ROWS == Rows::OfK ? k_begin | k_end : count;
+    // `first` and `all`: the tile's first i, and how many the operand has.
+    __device__ __forceinline__ Reader(const Operand<ROWS> &read, unsigned first, unsigned all, unsigned k_begin, unsigned k_end_)
+        : operand(read), k(k_begin), k_end(k_end_), columns(all - read.ones) {
+        const unsigned ends = ROWS == Rows::OfK ? k_begin | k_end : columns;
         const unsigned beyond = static_cast<unsigned>(operand.beyond), start = reinterpret_cast<size_t>(operand.data) / 4;
         aligned = (start | operand.stride | beyond | ends) % 4 == 0;
         if (ROWS == Rows::OfK) {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
                 const unsigned i = first + row(piece);
-                const unsigned line = i < count ? (operand.index ? operand.index[i] : i) : NONE;
+                const unsigned line = i < columns ? (operand.index ? operand.index[i] : i) : NONE;
                 from[piece] = line == NONE ? NONE : line * operand.stride + column();
             }
         } else {
             i = first + column();
-            left = i < count ? count - i : 0;
+            left = i < columns ? columns - i : 0;
         }
         look_up();
     }
@@ -87,7 +88,8 @@ template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
         look_up();
     }
 
-    // Multiplies what `fetch` read by its rows' factors: not before it is needed, so that nothing waits for the reads.
+    // Multiplies what `fetch` read by its rows' factors, and puts the ones beside it: not before it is needed, so that nothing waits
+    // for the reads.
     __device__ __forceinline__ void finish() {
         if (operand.scale) {
 #pragma unroll
@@ -96,12 +98,21 @@ template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
                 for (int e = 0; e < 4; e++) next[piece][e] *= factor[piece];
             }
         }
+        if (ROWS == Rows::Across && operand.ones && i <= columns && columns - i < 4) {
+#pragma unroll
+            for (int piece = 0; piece < PIECES; piece++) {
+                const float one = k - DEPTH + row(piece) < k_end ? 1.0f : 0.0f;
+#pragma unroll
+                for (int e = 0; e < 4; e++) next[piece][e] = columns - i == e ? one : next[piece][e];
+            }
+        }
     }
 
   private:
     const Operand<ROWS> operand;
     unsigned k;  // that `fetch` reads from
     const unsigned k_end;
+    const unsigned columns;  // that lie in memory
     bool aligned;
     unsigned i;             // the thread's column (Rows::Across)
     unsigned left;          // how many elements there are from the thread's column on

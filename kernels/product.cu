@@ -3,7 +3,8 @@
 //     product_nt       C = A B^T           A [m, k], B [n, k]    weights are [out, in]: inputs times weights
 //     product_nn       C = A B             A [m, k], B [k, n]    gradients times weights
 //     product_tn       C = A^T B           A [k, m], B [k, n]    gradients of weights: k runs over the batch's rows, in chunks
-//     product_fold     C += sum of the chunks' partial results, in order
+//                      sums = A^T 1        and of their biases: B has a column of ones behind it, in a tile that is there anyway
+//     product_fold     C += sum of the chunks' partial results, in order, and sums likewise
 //     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
 //
 //     .._f16           the same on tensor cores: operands are float32 in memory and rounded to f16, sums and results float32
@@ -18,11 +19,11 @@
 // for (`Size`): wide ones read operands less often, narrow ones are for few rows or columns.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                        block   tile                       registers on sm_75 (no spills)   blocks a multiprocessor
-//     product_nt, _nn, _tn               128     128 x 64, narrow 64 x 32   151, 157, 159                    3
-//     product_nt_f16, _nn_f16, _tn_f16   128     128 x 64, narrow 64 x 32   207, 209, 216                    2
+//     product_nt, _nn, _tn               128     128 x 64, narrow 64 x 32   151, 157, 161                    3
+//     product_nt_f16, _nn_f16, _tn_f16   128     128 x 64, narrow 64 x 32   207, 209, 234                    2
 //     window_nt, _nn, _tn                64      32 x 32                    93, 101, 98                      7
-//     window_nt_f16, _nn_f16, _tn_f16    64      32 x 32                    112, 120, 122                    6
-//     product_fold                       256     grid x ceil(m n / 256)     41                               4
+//     window_nt_f16, _nn_f16, _tn_f16    64      32 x 32                    112, 120, 124                    6
+//     product_fold                       256     grid x ceil(m (n + 1) / 256) 42                               4
 // Floor: 2 m n k FLOPs; A, B and C once.
 #include "product.cuh"
 #include "tensor_product.cuh"
@@ -41,8 +42,11 @@ struct Product {
     float *c;
     const unsigned *index;  // rows of A (nt) or of B (tn)
     const float *scale;     // of B's rows (tn)
+    float *sums;            // [m], of A's columns (tn in chunks, fold), or null
     // Floats from one product of blockIdx.y = outer * inner + i to the next.
-    long long a_inner, a_outer, b_inner, b_outer, c_inner, c_outer, bias_inner, bias_outer, index_inner;
+    long long a_inner, a_outer, b_inner, b_outer, c_inner, c_outer;
+    long long bias_inner, bias_outer;  // of the bias, or of the sums
+    long long index_inner;
     long long beyond;
     unsigned long long run_stride;
     unsigned m, n, k;  // the one that runs over the batch's rows is its capacity
@@ -57,7 +61,7 @@ struct Product {
     Size size;
     unsigned exact, padding;  // which kernel the host takes
 };
-static_assert(sizeof(Product) == 18 * 8 + 18 * 4, "as in src/device/cuda/product.rs");
+static_assert(sizeof(Product) == 19 * 8 + 18 * 4, "as in src/device/cuda/product.rs");
 
 __device__ __forceinline__ void rows_of(const Header &header, Extent extent, unsigned outer, unsigned fixed, unsigned &first,
                                         unsigned &count) {
@@ -118,9 +122,9 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     };
     const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
     const float *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + (index ? 0 : static_cast<size_t>(first) * p.a_stride);
-    const Operand<Rows::OfK> a = {a_data, p.a_stride, index, nullptr, ~0u, 0};
+    const Operand<Rows::OfK> a = {a_data, p.a_stride, index, nullptr, ~0u, 0, false};
     const float *b_data = placed(p.b, p.b_inner, p.b_outer, p.b_shared);
-    const Operand<B> b = {b_data, p.b_stride, nullptr, nullptr, p.split, B == Rows::Across ? p.beyond : 0};
+    const Operand<B> b = {b_data, p.b_stride, nullptr, nullptr, p.split, B == Rows::Across ? p.beyond : 0, false};
     const float *bias = p.bias ? placed(p.bias, p.bias_inner, p.bias_outer, false) : nullptr;
     const float *addend = p.addend ? of_run(p.addend, p.run_stride) : nullptr;
     float *c = of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(first) * p.c_stride;
@@ -159,12 +163,17 @@ template <class Family, Rows B> __device__ __forceinline__ void product_rows(con
     }
 }
 
-// product_tn: blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks, m, n]; without chunks
-// blockIdx.y = product.
+// Columns of C, with the one that the sums are.
+__device__ __forceinline__ unsigned columns_of(const Product &p) {
+    return p.n + (p.sums ? 1 : 0);
+}
+
+// product_tn: blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks]: C [m, n] of each, then its sums [m];
+// without chunks blockIdx.y = product.
 template <class T>
 __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Across, Rows::Across> &shared, const Header *header,
                                             const Product &p) {
-    const unsigned tiles = (p.n + T::BN - 1) / T::BN;
+    const unsigned columns = columns_of(p), tiles = (columns + T::BN - 1) / T::BN;
     const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
     const unsigned chunks = p.chunk ? (p.k + p.chunk - 1) / p.chunk : 1;
     const unsigned product = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
@@ -180,14 +189,20 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const float *scale = p.scale ? of_run(p.scale, p.run_stride) + first : nullptr;
     const float *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + static_cast<size_t>(first) * p.a_stride;
     const float *b_data = placed(p.b, p.b_inner, p.b_outer, p.b_shared) + (index ? 0 : static_cast<size_t>(first) * p.b_stride);
-    const Operand<Rows::Across> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0};
-    const Operand<Rows::Across> b = {b_data, p.b_stride, index, scale, ~0u, 0};
+    const Operand<Rows::Across> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false};
+    const Operand<Rows::Across> b = {b_data, p.b_stride, index, scale, ~0u, 0, p.sums != nullptr};
     float *c = of_run(p.c, p.run_stride);
-    c += p.chunk ? static_cast<size_t>(blockIdx.y) * p.m * p.n : inner * p.c_inner + outer * p.c_outer;
+    c += p.chunk ? static_cast<size_t>(blockIdx.y) * p.m * columns : inner * p.c_inner + outer * p.c_outer;
+    float *sums = c + static_cast<size_t>(p.m) * p.n;
     const unsigned stride = p.chunk ? p.n : p.c_stride;
     const bool aligned = is_aligned(c, stride, p.n, T::STRIP), accumulate = !p.chunk && p.accumulate;
-    T::multiply(shared, a, b, p.m, p.n, begin, end, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
-        store_sum(c + static_cast<size_t>(row) * stride + column, strip, p.n - column, aligned, accumulate);
+    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
+        const unsigned count = p.n - column;
+#pragma unroll
+        for (int e = 0; e < T::STRIP; e++) {
+            if (p.sums && count == e) sums[row] = strip[e];
+        }
+        if (count) store_sum(c + static_cast<size_t>(row) * stride + column, strip, count, aligned, accumulate);
     });
 }
 
@@ -229,11 +244,13 @@ extern "C" __global__ void __launch_bounds__(256) product_fold(const Header *hea
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
     unsigned first, k;
     rows_of(*of_run(header, p.run_stride), p.extent, outer, p.k, first, k);
-    const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, size = p.m * p.n;
+    const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, size = p.m * columns_of(p);
     if (at >= size) return;
     const unsigned chunks = (p.k + p.chunk - 1) / p.chunk, active = (k + p.chunk - 1) / p.chunk;
     const float *from = of_run(p.a, p.run_stride) + static_cast<size_t>(blockIdx.y) * chunks * size + at;
-    float *to = of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(at / p.n) * p.c_stride + at % p.n;
+    float *to = at < p.m * p.n
+                    ? of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(at / p.n) * p.c_stride + at % p.n
+                    : of_run(p.sums, p.run_stride) + inner * p.bias_inner + outer * p.bias_outer + (at - p.m * p.n);
     float sum = 0.0f;
     for (unsigned chunk = 0; chunk < active; chunk++) sum += from[static_cast<size_t>(chunk) * size];
     *to = p.accumulate ? *to + sum : sum;
@@ -272,8 +289,8 @@ template <class T, Rows A, Rows B> __device__ __forceinline__ void window_produc
         return of_run(data, p.run_stride) + (shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
     };
     const auto stride = [&](Shape shape) { return shape == Shape::Pairs ? rows : p.width; };
-    const Operand<A> a = {place(p.a, p.a_shape), stride(p.a_shape), nullptr, nullptr, ~0u, 0};
-    const Operand<B> b = {place(p.b, p.b_shape), stride(p.b_shape), nullptr, nullptr, ~0u, 0};
+    const Operand<A> a = {place(p.a, p.a_shape), stride(p.a_shape), nullptr, nullptr, ~0u, 0, false};
+    const Operand<B> b = {place(p.b, p.b_shape), stride(p.b_shape), nullptr, nullptr, ~0u, 0, false};
     float *c = of_run(p.c, p.run_stride) + (p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
     const bool aligned = is_aligned(c, n, n, T::STRIP);
     T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {

@@ -14,6 +14,5 @@ mod dropout;
 mod embedding;
 mod interaction;
 mod readout;
-mod reduce;
 mod standardise;
 mod work;

@@ -258,7 +258,7 @@ fn check_directions_and_roles(kind: (&str, Size)) {
             }
         }
 
-        // Gradients of the recurrent weights: gates^T (the state before), by direction and role.
+        // Gradients of the recurrent weights and biases: gates^T (the state before) and the gates' sums, by direction and role.
         let (states, h) = matrix(&card, &mut random, rows, 2 * d, 2 * d);
         let index: Vec<u32> = (0..2 * capacity)
             .map(|_| if random.below(5) == 0 { u32::MAX } else { random.below(rows) as u32 })
@@ -277,8 +277,12 @@ fn check_directions_and_roles(kind: (&str, Size)) {
         product.index_inner = capacity as i64;
         product.scale = card.upload(&scale);
         product.chunk = 64;
-        let chunks = product.chunks() as usize;
-        let workspace = card.allocate::<f32>(4 * chunks * 3 * d * d);
+        let sums_before = integers(&mut random, 4 * 3 * d);
+        let sums = buffer(card.upload(&sums_before), sums_before.len());
+        let mut product = product.sums(sums);
+        product.bias_inner = (3 * d) as i64;
+        product.bias_outer = 2 * product.bias_inner;
+        let workspace = card.allocate::<f32>(product.partials());
         run(&card, ("product_tn", kind), header, Product { c: workspace, ..product });
         run_all(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate(), 1);
         let got = card.read::<f32>(to.address, before.len());
@@ -294,6 +298,13 @@ fn check_directions_and_roles(kind: (&str, Size)) {
                 }
             }
             assert_eq!(*got, expected, "gradient {i}, {j} of role {role}, direction {direction}");
+        }
+        // Rows without a state before count too, and rows are not scaled.
+        for (place, got) in card.read::<f32>(sums.address, sums_before.len()).iter().enumerate() {
+            let (role, direction, i) = (place / (6 * d), place / (3 * d) % 2, place % (3 * d));
+            let of_role = (0..rows).filter(|row| role_of(*row) == role);
+            let sum: f32 = of_role.map(|row| g[row * 6 * d + direction * 3 * d + i]).sum();
+            assert_eq!(*got, sums_before[place] + sum, "sum {i} of role {role}, direction {direction}");
         }
     }
 }
@@ -720,6 +731,44 @@ fn tiles_use_all_banks() {
                 (_, Size::Narrow) => 15.0,
             };
             assert!(each <= most, "{name}: {each:.2} warp instructions for each multiplication");
+        }
+    }
+}
+
+/// Sums of the left operand's columns beside every number of the right one's: those that fill their last tile, that leave it one column,
+/// and that are no multiple of what a thread reads or stores at once.
+#[test]
+fn sums_beside_a_product() {
+    let card = Card::new(2);
+    let mut random = Random(23);
+    let header = header(&card, COUNTS);
+    for (m, n, k, chunk) in [
+        (5, 31, 40, 16),
+        (70, 32, 33, 64),
+        (64, 63, 100, 50),
+        (9, 64, 17, 16),
+        (130, 100, 90, 32),
+        (1, 1, 3, 2),
+        (3, 66, 50, 512),
+    ] {
+        let (a, x) = matrix(&card, &mut random, k, m, m);
+        let (b, y) = matrix(&card, &mut random, k, n, n);
+        for kind in KINDS {
+            let (c, sums) =
+                (buffer(card.upload(&vec![1.0f32; m * n]), m * n), buffer(card.upload(&vec![2.0f32; m]), m));
+            let product =
+                Product { chunk, size: kind.1, ..Product::new((m, n, k), (a, m), (b, n), (c, n)) }.sums(sums);
+            let workspace = card.allocate::<f32>(product.partials());
+            run(&card, ("product_tn", kind), header, Product { c: workspace, ..product });
+            run_all(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate(), 1);
+            let name = format!("{m} x {n} x {k} in {chunk}, {kind:?}");
+            let expected: Vec<f32> = (0..m * n)
+                .map(|at| 1.0 + (0..k).map(|l| x[l * m + at / n] * y[l * n + at % n]).sum::<f32>())
+                .collect();
+            assert_eq!(card.read::<f32>(c.address, m * n), expected, "{name}");
+            let expected: Vec<f32> =
+                (0..m).map(|i| 2.0 + (0..k).map(|l| x[l * m + i]).sum::<f32>()).collect();
+            assert_eq!(card.read::<f32>(sums.address, m), expected, "{name}");
         }
     }
 }

@@ -56,6 +56,7 @@ pub struct Product {
     pub c: u64,
     pub index: u64,
     pub scale: u64,
+    pub sums: u64,
     pub a_inner: i64,
     pub a_outer: i64,
     pub b_inner: i64,
@@ -88,7 +89,7 @@ pub struct Product {
     pub padding: u32,
 }
 
-const _: () = assert!(size_of::<Product>() == 18 * 8 + 18 * 4);
+const _: () = assert!(size_of::<Product>() == 19 * 8 + 18 * 4);
 
 /// Blocks of a launch from which on wide tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
@@ -115,6 +116,7 @@ impl Product {
             addend: 0,
             index: 0,
             scale: 0,
+            sums: 0,
             a_inner: 0,
             a_outer: 0,
             b_inner: 0,
@@ -160,6 +162,12 @@ impl Product {
         self
     }
 
+    /// Of `product_tn` in chunks: the sums of A's columns `[m]`, which are a bias's gradient, beside C.
+    pub fn sums(mut self, sums: Buffer) -> Self {
+        self.sums = sums.address;
+        self
+    }
+
     /// Multiplied in float32 in mixed precision too.
     pub fn exact(mut self) -> Self {
         self.exact = 1;
@@ -181,15 +189,25 @@ impl Product {
     pub fn sized(mut self, runs: u32) -> Self {
         self.size = Size::Wide;
         let [x, y, z] = self.shape(runs).grid;
-        if self.n <= Size::Narrow.tile().1 || x * y * z < ENOUGH {
+        if self.columns() <= Size::Narrow.tile().1 || x * y * z < ENOUGH {
             self.size = Size::Narrow;
         }
         self
     }
 
+    /// Columns of C, with the one that the sums are.
+    fn columns(&self) -> u32 {
+        self.n + u32::from(self.sums != 0)
+    }
+
     pub fn blocks(self) -> [u32; 2] {
         let (rows, columns) = self.size.tile();
-        [self.m.div_ceil(rows) * self.n.div_ceil(columns), self.inner * self.outer]
+        [self.m.div_ceil(rows) * self.columns().div_ceil(columns), self.inner * self.outer]
+    }
+
+    /// Floats that the chunks leave for `product_fold`.
+    pub fn partials(&self) -> usize {
+        (self.m * self.columns()) as usize * (self.inner * self.outer * self.chunks()) as usize
     }
 
     /// Parts that k is cut into.
@@ -204,7 +222,7 @@ impl Product {
 
     pub fn fold_shape(&self, runs: u32) -> Shape {
         Shape {
-            grid: [(self.m * self.n).div_ceil(256), self.inner * self.outer, runs],
+            grid: [(self.m * self.columns()).div_ceil(256), self.inner * self.outer, runs],
             block: 256,
             shared: 0,
         }

@@ -88,7 +88,6 @@ impl Classifier for Worker {
         self.product_nn(layout, product.extent(Extent::Samples));
         let to = (self.gradient(place.weight), width);
         let product = Product::new((classes, width, samples), d_logits, (*q, width), to);
-        self.sum_products(layout, product.extent(Extent::Samples));
-        self.column_sum(layout, Extent::Samples, 0, d_logits, classes, self.gradient(place.bias));
+        self.sum_products(layout, product.extent(Extent::Samples).sums(self.gradient(place.bias)));
     }
 }

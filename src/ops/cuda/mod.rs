@@ -61,13 +61,9 @@ pub const KERNELS: &[(&str, &[&str])] = &[
         ],
     ),
     ("readout", &["readout", "readout_backward"]),
-    ("reduce", &["column_sum", "fold_partials"]),
     ("standardise", &["standardise"]),
     ("state", &["tanh_backward", "add_states"]),
 ];
-
-/// Rows that a block of `column_sum` adds.
-const PARTIAL_ROWS: usize = 256;
 
 /// Products of weights that a step multiplies with, and their gradients: `super::projection`.
 #[derive(Debug, Clone, Default)]
@@ -184,13 +180,11 @@ impl Worker {
         let Sizes { d, features, classes, .. } = layout.sizes;
         let chunks = |rows: usize| rows.div_ceil(CHUNK as usize).max(1);
         // Over all rows: gates' input weights by role or direction, products of states, recurrent weights.
-        let rows = chunks(capacity.rows) * (12 * d * d);
-        let distinct = chunks(capacity.distinct) * d * features;
-        let samples = chunks(capacity.samples) * 2 * d * features.max(2 * d).max(classes);
-        let most = capacity.rows.max(capacity.samples).max(capacity.distinct);
-        let columns = most.div_ceil(PARTIAL_ROWS) * (3 * d).max(classes);
+        let rows = chunks(capacity.rows) * (12 * d * d + 12 * d);
+        let distinct = chunks(capacity.distinct) * d * (features + 1);
+        let samples = chunks(capacity.samples) * (2 * d).max(classes) * (features.max(2 * d) + 1);
         // The gradients of silent roles' gates wait here too.
-        rows.max(distinct).max(samples).max(columns).max(capacity.samples * 2 * d)
+        rows.max(distinct).max(samples).max(capacity.samples * 2 * d)
     }
 
     /// Asks leave for the shared memory that kernels take for windows of up to `longest`.
@@ -218,65 +212,6 @@ impl Worker {
     /// Address of the loss scale; 0 where there is none.
     pub(super) fn loss_scale(&self) -> u64 {
         self.loss_scale.map_or(0, |scale| scale.address)
-    }
-
-    /// Adds the sum of rows of `from` to `to` `[columns]`: rows of the extent, of the outer product `group` where those are roles.
-    pub(super) fn column_sum(
-        &mut self,
-        indices: &Indices,
-        extent: Extent,
-        group: usize,
-        (from, stride): (Buffer, usize),
-        columns: usize,
-        to: Buffer,
-    ) {
-        let capacity = indices.capacity;
-        let (range, rows) = match (extent, group) {
-            (Extent::Roles, 0) => (1u32, capacity.rows),
-            (Extent::Roles, _) => (2, capacity.rows),
-            (Extent::Samples, _) => (3, capacity.samples),
-            (Extent::Distinct, _) => (4, capacity.distinct),
-            _ => (0, capacity.rows),
-        };
-        let partials = rows.div_ceil(PARTIAL_ROWS);
-        assert!(partials * columns <= self.workspace.len, "a workspace too small for a sum of columns");
-        let shape = Shape {
-            grid: [(columns as u32).div_ceil(32), partials as u32, self.runs],
-            block: 256,
-            shared: 0,
-        };
-        let (workspace, run_stride) = (self.workspace.address, self.run_stride);
-        let (header, columns) = (indices.header.address, columns as u32);
-        // SAFETY: rows of `from` have that many columns; the workspace holds the partial sums.
-        unsafe {
-            launch!(
-                self,
-                "column_sum",
-                shape,
-                workspace,
-                from.address,
-                header,
-                range,
-                columns,
-                stride as u32,
-                run_stride,
-            );
-            let shape = Shape { grid: [columns.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
-            let (per_partial, add) = (PARTIAL_ROWS as u32, 1u32);
-            launch!(
-                self,
-                "fold_partials",
-                shape,
-                to.address,
-                workspace,
-                header,
-                range,
-                per_partial,
-                columns,
-                add,
-                run_stride,
-            );
-        }
     }
 
     /// `to += from`, both `[S, 2d]`.
@@ -355,14 +290,12 @@ impl Worker {
         self.product(["product_tn", "product_tn_f16"], indices, product);
     }
 
-    /// `C += A^T B` over the batch's rows: chunks of them side by side, then their sum in order.
+    /// `C += A^T B` over the batch's rows, and `sums += A^T 1` where there are some: chunks of them side by side, then their sum
+    /// in order.
     pub(super) fn sum_products(&mut self, indices: &Indices, product: Product) {
         let to = product.c;
         let chunked = Product { chunk: CHUNK, c: self.workspace.address, ..product };
-        let words = chunked.m as usize
-            * chunked.n as usize
-            * (chunked.inner * chunked.outer * chunked.chunks()) as usize;
-        assert!(words <= self.workspace.len, "a workspace too small for a weight's gradient");
+        assert!(chunked.partials() <= self.workspace.len, "a workspace too small for a weight's gradient");
         self.product(["product_tn", "product_tn_f16"], indices, chunked);
         let mut folding = Product { a: self.workspace.address, c: to, ..chunked }.accumulate();
         folding.run_stride = self.run_stride;

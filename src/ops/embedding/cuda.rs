@@ -87,8 +87,7 @@ impl Worker {
                 Product::new((out, width, rows), (delta, out), (features, width), to).extent(extent);
             product.index = index.address;
             product.b_shared = 1;
-            self.sum_products(indices, product);
-            self.column_sum(indices, extent, 0, (delta, out), out, self.gradient(bias));
+            self.sum_products(indices, product.sums(self.gradient(bias)));
         }
     }
 

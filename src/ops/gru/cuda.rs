@@ -247,16 +247,21 @@ impl Gru for Worker {
         product.inner = 2;
         product.a_inner = (3 * d) as i64;
         (product.c_inner, product.c_outer) = (apart, roles);
-        self.sum_products(layout, product);
+        // Biases lie as far apart in every layer.
+        let bias_apart = self.distance(forward.bias_ih, backward.bias_ih);
+        let bias_roles = by_group.get(1).map_or(0, |other| self.distance(forward.bias_ih, other[0].bias_ih));
+        (product.bias_inner, product.bias_outer) = (bias_apart, bias_roles);
+        self.sum_products(layout, product.sums(self.gradient(forward.bias_ih)));
 
         let previous = if layer == Layer::Speaker { layout.previous_turn } else { layout.previous };
         let apart = self.distance(forward.weight_hh, backward.weight_hh);
         let roles = by_group.get(1).map_or(0, |other| self.distance(forward.weight_hh, other[0].weight_hh));
-        let d_recurrent = self.gradient(forward.weight_hh);
+        let (d_recurrent, d_bias) = (self.gradient(forward.weight_hh), self.gradient(forward.bias_hh));
         // r and z are the input's gates; the n of the recurrent product is hn.
-        for (gates, out, a_inner, to) in
-            [(*saved, 2 * d, 3 * d, d_recurrent), (saved.from(6 * d), d, d, d_recurrent.from(2 * d * d))]
-        {
+        for (gates, out, a_inner, to, sums) in [
+            (*saved, 2 * d, 3 * d, d_recurrent, d_bias),
+            (saved.from(6 * d), d, d, d_recurrent.from(2 * d * d), d_bias.from(2 * d)),
+        ] {
             let mut product =
                 Product::new((out, d, rows), (gates, 8 * d), (*hidden, 2 * d), (to, d)).extent(extent);
             product.inner = 2;
@@ -265,17 +270,8 @@ impl Gru for Worker {
             (product.c_inner, product.c_outer) = (apart, roles);
             product.index = previous.address;
             product.index_inner = rows as i64;
-            self.sum_products(layout, product);
-        }
-        for (group, directions) in by_group.iter().enumerate() {
-            for (direction, gru) in directions.iter().enumerate() {
-                let (bias_ih, bias_hh) = (self.gradient(gru.bias_ih), self.gradient(gru.bias_hh));
-                let gates = (saved.from(3 * d * direction), 8 * d);
-                let hn = (saved.from(6 * d + d * direction), 8 * d);
-                self.column_sum(layout, extent, group, gates, 3 * d, bias_ih);
-                self.column_sum(layout, extent, group, gates, 2 * d, bias_hh);
-                self.column_sum(layout, extent, group, hn, d, bias_hh.from(2 * d));
-            }
+            (product.bias_inner, product.bias_outer) = (bias_apart, bias_roles);
+            self.sum_products(layout, product.sums(sums));
         }
     }
 }

@@ -187,12 +187,7 @@ impl Interaction for Worker {
         product.inner = 2;
         (product.a_inner, product.b_inner) = (d as i64, d as i64);
         (product.c_inner, product.c_outer) = (stride, 2 * stride);
-        self.sum_products(layout, product);
-        for (role, places) in self.layout.interaction.into_iter().enumerate() {
-            for (direction, place) in places.into_iter().enumerate() {
-                let columns = (d_gate.from(direction * d), width);
-                self.column_sum(layout, Extent::Roles, role, columns, d, self.gradient(place.bias));
-            }
-        }
+        (product.bias_inner, product.bias_outer) = (stride, 2 * stride);
+        self.sum_products(layout, product.sums(self.gradient(place.bias)));
     }
 }
