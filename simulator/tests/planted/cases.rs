@@ -114,6 +114,10 @@ pub fn races() -> Vec<Case> {
         case("plain_read_of_atomic", 4, 32, &[Zeros(1), Unwritten(4)]).fails(Race),
         case("write_after_arrival", 1, 64, &[Unwritten(32), Word(5000)]).fails(Race),
         case("write_after_arrival_fixed", 1, 64, &[Unwritten(32), Word(5000)]).gives(|i| i),
+        case("count_too_early", 1, 64, &[Unwritten(64)]).fails(Race),
+        case("count_too_early_fixed", 1, 64, &[Unwritten(64)]).gives(|_| 64),
+        case("sum_of_blocks_too_early", 2, 32, &[Zeros(1), Unwritten(64)]).fails(Race),
+        case("sum_of_blocks_too_early_fixed", 2, 32, &[Zeros(2), Unwritten(64)]).gives(|_| 32),
         case("plain_read_of_atomic_fixed", 4, 32, &[Zeros(1), Unwritten(4)]).gives(|_| 1),
     ]
 }
