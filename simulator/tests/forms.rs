@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// All opcodes, those of most forms first.
-const OPCODES: [&str; 49] = [
+const OPCODES: [&str; 51] = [
     "cvt", "set", "setp", "add", "sub", "addc", "subc", "mul", "mul24", "mad24", "mad", "fma", "div", "rem",
     "abs", "neg", "min", "max", "rcp", "sqrt", "rsqrt", "sin", "cos", "lg2", "ex2", "tanh", "copysign",
     "testp", "and", "or", "xor", "not", "cnot", "shl", "shr", "shf", "lop3", "prmt", "bfe", "bfi", "bfind",
-    "popc", "clz", "brev", "sad", "dp4a", "dp2a", "selp", "slct",
+    "bmsk", "szext", "popc", "clz", "brev", "sad", "dp4a", "dp2a", "selp", "slct",
 ];
 
 /// Words of which an opcode has at most one.
@@ -780,6 +780,27 @@ fn fields(form: &Form, ty: &'static str) -> Option<Vec<Case>> {
     Some(vec![Case { body: text, bytes: bytes(ty), judge }])
 }
 
+fn small_fields(form: &Form, ty: &'static str) -> Option<Vec<Case>> {
+    let (clamp, masks) = (form.has("clamp"), form.opcode == "bmsk");
+    bits(form, ty, &[ty, "u32"], move |a, b, _| {
+        let (a, b) = (a & 0xffff_ffff, b & 0xffff_ffff);
+        let width = if clamp { b } else { b % 32 };
+        let sign = if ty == "s32" && width > 0 { a >> (width - 1).min(31) & 1 } else { 0 };
+        let position = if clamp { a } else { a % 32 };
+        let bit = |i| match masks {
+            true => (i >= position && i < position + width) as u64,
+            false => {
+                if i < width {
+                    a >> i & 1
+                } else {
+                    sign
+                }
+            }
+        };
+        (0..32).map(|i| bit(i) << i).sum()
+    })
+}
+
 fn counts(form: &Form, ty: &'static str) -> Option<Vec<Case>> {
     let size = width(ty);
     let bit = |a: u64, i: u32| a >> i & 1;
@@ -1044,6 +1065,7 @@ fn cases(form: &Form) -> Option<Vec<Case>> {
         ),
         "prmt" => permutation(form),
         "bfe" | "bfi" => fields(form, ty),
+        "bmsk" | "szext" => small_fields(form, ty),
         "popc" | "clz" | "brev" | "bfind" => counts(form, ty),
         "sad" => integers(form, ty, 3, |a, b, c| c + (a - b).abs()),
         "dp4a" | "dp2a" => dots(form, types),

@@ -226,3 +226,22 @@ extern "C" __global__ void found_yet(const unsigned *in, unsigned *out, unsigned
     }
     out[threadIdx.x] = any ? best : 999;
 }
+
+// counter[1], out[20]: one lane of those that come makes room for all of them; the others have nothing before the shuffle.
+extern "C" __global__ void room_for_all(unsigned *counter, unsigned *out) {
+    const unsigned i = threadIdx.x;
+    if (i % 5 >= 3) return;
+    const unsigned here = __activemask();
+    const unsigned leader = __ffs(here) - 1;
+    unsigned first;
+    if (i == leader) first = atomicAdd(counter, __popc(here));
+    first = __shfl_sync(here, first, leader);
+    out[first + __popc(here & ((1u << i) - 1))] = i;
+}
+
+// in[96], out[32], of 64 bits: nvcc widens the low byte of a register of 64 bits without making it a small one first.
+extern "C" __global__ void low_byte(const unsigned long long *in, unsigned long long *out) {
+    const unsigned i = threadIdx.x;
+    const unsigned long long value = in[64 + i];
+    out[i] = static_cast<long long>(static_cast<signed char>(value)) + value;
+}

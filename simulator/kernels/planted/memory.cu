@@ -131,3 +131,20 @@ extern "C" __global__ void unwritten_register_fixed(unsigned *out) {
     asm volatile("{ .reg .b32 once; mov.u32 once, 7; add.u32 %0, once, %1; }" : "=r"(sum) : "r"(threadIdx.x));
     out[threadIdx.x] = sum;
 }
+
+// in[32], out[32]: only the first half has a value, and the others read from each other.
+extern "C" __global__ void unwritten_shuffle(const unsigned *in, unsigned *out) {
+    const unsigned i = threadIdx.x;
+    unsigned value;
+    if (i < 16) value = in[i];
+    value = __shfl_xor_sync(0xffffffff, value, 1);
+    out[i] = value; // BUG
+}
+
+extern "C" __global__ void unwritten_shuffle_fixed(const unsigned *in, unsigned *out) {
+    const unsigned i = threadIdx.x;
+    unsigned value;
+    if (i < 16) value = in[i];
+    value = __shfl_sync(0xffffffff, value, i % 16);
+    out[i] = value;
+}

@@ -137,3 +137,35 @@ extern "C" __global__ void write_after_arrival_fixed(unsigned *out, unsigned del
         out[i] = values[i] + (late == 0);
     }
 }
+
+// out[64]: the last thread reads the counter without waiting for those that still add to it.
+extern "C" __global__ void count_too_early(unsigned *out) {
+    __shared__ unsigned count;
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    atomicAdd(&count, 1);                            // BUG
+    if (threadIdx.x == 63) out[threadIdx.x] = count; // BUG
+}
+
+extern "C" __global__ void count_too_early_fixed(unsigned *out) {
+    __shared__ unsigned count;
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    atomicAdd(&count, 1);
+    __syncthreads();
+    out[threadIdx.x] = count;
+}
+
+// counter[1], out[64], two blocks of 32: a block reads what it and the other have added, after a barrier of its own.
+extern "C" __global__ void sum_of_blocks_too_early(unsigned *counter, unsigned *out) {
+    atomicAdd(counter, 1); // BUG
+    __syncthreads();
+    out[blockIdx.x * 32 + threadIdx.x] = *counter; // BUG
+}
+
+// counter[2], out[64], two blocks of 32: each has a counter of its own.
+extern "C" __global__ void sum_of_blocks_too_early_fixed(unsigned *counter, unsigned *out) {
+    atomicAdd(&counter[blockIdx.x], 1);
+    __syncthreads();
+    out[blockIdx.x * 32 + threadIdx.x] = counter[blockIdx.x];
+}

@@ -108,6 +108,20 @@ pub fn prmt_mode(a: u32, b: u32, c: u32, mode: Permute) -> u32 {
     prmt(a, b, selectors[0] | selectors[1] << 4 | selectors[2] << 8 | selectors[3] << 12)
 }
 
+/// `bmsk`: `width` ones from bit `position` on, as far as there are bits. Without `clamp` both count modulo 32.
+#[inline(always)]
+pub fn bmsk(position: u32, width: u32, clamp: bool) -> u32 {
+    let (position, width) = (if clamp { position } else { position & 31 }, field_width(width, clamp));
+    let from = |bit: u32| if bit < 32 { !0 << (bit & 31) } else { 0 };
+    from(position) & !from(position.saturating_add(width))
+}
+
+/// Bits that a field of `bmsk` or `szext` has: 32 at the most, or modulo 32.
+#[inline(always)]
+pub fn field_width(width: u32, clamp: bool) -> u32 {
+    if clamp { width.min(32) } else { width & 31 }
+}
+
 macro_rules! extracts {
     ($name:ident, $type:ty, $unsigned:ty) => {
         /// `bfe`: `length` bits from `position`, sign-extended where signed.

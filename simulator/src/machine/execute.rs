@@ -160,6 +160,13 @@ impl Worker<'_> {
                 ));
             }
         }
+        for set in &tracking.sets {
+            warp.initialised[set.0 as usize] |= active;
+        }
+        if let Action::Shuffle(_) = self.program.code[place as usize].action {
+            // It may have to wait for its lanes, and writes when they are here.
+            return Ok(());
+        }
         let initialised =
             |source: Option<Tracked>| source.map_or(!0, |source| warp.initialised[source.0 as usize]);
         let handed = match tracking.merge {
@@ -515,6 +522,7 @@ impl Worker<'_> {
         };
         let mut out = [0; LANES];
         let mut inside = 0u32;
+        let mut sources = [0; LANES];
         for lane in 0..LANES {
             let (delta, clamp, segment) =
                 ((lanes[lane] & 31) as i32, (clamps[lane] & 31) as i32, (clamps[lane] >> 8 & 31) as i32);
@@ -535,6 +543,7 @@ impl Worker<'_> {
                 ));
             }
             out[lane] = values[from & 31];
+            sources[lane] = from & 31;
             inside |= (within as u32) << lane;
         }
         // SAFETY: as above.
@@ -542,7 +551,22 @@ impl Worker<'_> {
             warp.file.store::<u32>(o.d, &out, active);
             warp.file.set_predicate(o.d2, inside, active);
         }
+        if o.tracked {
+            self.track_shuffle(warp, place, &sources, active);
+        }
         Ok(())
+    }
+
+    /// What a shuffle writes is initialised where the lane that it is read from is.
+    #[cold]
+    fn track_shuffle(&self, warp: &mut Warp, place: u32, sources: &[usize; LANES], active: u32) {
+        let Some(tracking) = self.program.tracking.get(&place) else { return };
+        let given = tracking.copies.iter().fold(!0, |all, from| all & warp.initialised[from.0 as usize]);
+        let handed = (0..LANES).fold(0, |all, lane| all | (given >> sources[lane] & 1) << lane);
+        for write in &tracking.writes {
+            let mask = &mut warp.initialised[write.0 as usize];
+            *mask = (*mask & !active) | (handed & active);
+        }
     }
 
     fn assertion(&self, warp: &Warp, place: u32, call: u32, active: u32) -> Box<Fault> {

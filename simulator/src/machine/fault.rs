@@ -65,6 +65,7 @@ impl Scene<'_> {
     /// Words for the other access of a race.
     pub fn other(&self, past: Past, wrote: bool, block: Option<[u32; 3]>) -> String {
         let what = match (wrote, past.atomic) {
+            (true, true) if past.lanes || past.warps || past.blocks => "atomic writes, the last of them",
             (true, true) => "an atomic write",
             (true, false) => "a write",
             _ => "a read",

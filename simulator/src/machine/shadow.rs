@@ -8,9 +8,9 @@
 //! happens-before order of the PTX memory model, chapter 8, for programs that synchronise so. (FastTrack, Flanagan and Freund
 //! 2009, has the idea of one stamp where a vector of clocks would be exact.)
 //!
-//! A stamp of reads stands for all reads of its phase: flags tell that more lanes, more warps or more blocks have read. What
-//! that loses are races among subsets of warps or lanes that synchronise apart from the rest; it never reports a race that
-//! is none.
+//! A stamp of reads stands for all reads of its phase: flags tell that more lanes, more warps or more blocks have read. So does
+//! one of atomic writes, which may follow each other without any order. What that loses are races among subsets of warps or
+//! lanes that synchronise apart from the rest; it never reports a race that is none.
 //!
 //! Phases count on through the blocks and launches of a worker, so that nothing is ever reset: a stamp from before the
 //! block's first phase is of another block, one from before the launch's first phase is nobody's.
@@ -24,11 +24,11 @@ const WARP_SHIFT: u32 = 23;
 const SYNC_SHIFT: u32 = 28;
 const SYNC_BITS: u32 = 14;
 const PHASE_SHIFT: u32 = 42;
-/// More lanes of the warp have read.
+/// More lanes of the warp have read, or written atomically.
 pub const MANY: u64 = 1 << 14;
-/// Another warp has read in this phase.
+/// Another warp has in this phase.
 const OTHER_WARP: u64 = 1 << 15;
-/// Another block has read in this launch.
+/// Another block has in this launch.
 const OTHER_BLOCK: u64 = 1 << 16;
 /// Written by an atomic or a strong store.
 const ATOMIC: u64 = 1 << 17;
@@ -66,6 +66,10 @@ pub struct Past {
     pub lane: u32,
     pub line: u16,
     pub atomic: bool,
+    /// It is the last of several, of more lanes, of other warps, of other blocks.
+    pub lanes: bool,
+    pub warps: bool,
+    pub blocks: bool,
 }
 
 pub fn past(stamp: u64) -> Past {
@@ -75,6 +79,9 @@ pub fn past(stamp: u64) -> Past {
         lane: (stamp >> LANE_SHIFT) as u32 & 31,
         line: (stamp & ((1 << LINE_BITS) - 1)) as u16,
         atomic: stamp & ATOMIC != 0,
+        lanes: stamp & MANY != 0,
+        warps: stamp & OTHER_WARP != 0,
+        blocks: stamp & OTHER_BLOCK != 0,
     }
 }
 
@@ -160,6 +167,9 @@ impl Order<'_> {
         reads: bool,
     ) -> Result<(), Wrong> {
         let race = Err(Wrong::Race { other: written, wrote: true });
+        if !atomic && self.hidden::<GLOBAL>(written, warp(stamp)) {
+            return race;
+        }
         if written >= self.phase {
             if self.before(written, warp(stamp), lane(stamp)) || atomic && written & ATOMIC != 0 {
                 Ok(())
@@ -176,6 +186,31 @@ impl Order<'_> {
         } else {
             Ok(())
         }
+    }
+
+    /// Whether behind the last atomic write there is one that nothing orders with warp `me`.
+    fn hidden<const GLOBAL: bool>(&self, written: u64, me: u32) -> bool {
+        // With fences or partial barriers it is not known whether that one is ordered.
+        let warps = written >= self.phase && written & OTHER_WARP != 0 && warp(written) == me;
+        let blocks = GLOBAL && written >= self.block && written & OTHER_BLOCK != 0;
+        warps && self.warps.is_none() || blocks && self.acquired.is_none()
+    }
+
+    /// Flags of an atomic write for those that it follows without being ordered after them.
+    #[cold]
+    #[inline(never)]
+    fn others<const GLOBAL: bool>(&self, written: u64, stamp: u64) -> u64 {
+        if written & ATOMIC == 0 || written < if GLOBAL { self.launch } else { self.block } {
+            return 0;
+        }
+        let blocks = if written < self.block { OTHER_BLOCK } else { written & OTHER_BLOCK };
+        if written < self.phase {
+            return blocks;
+        }
+        let warps = if warp(written) != warp(stamp) { OTHER_WARP } else { written & OTHER_WARP };
+        // What comes before this write is ordered with all that this one is.
+        let lanes = if warps == 0 && !self.before(written, warp(stamp), lane(stamp)) { MANY } else { 0 };
+        blocks | warps | lanes
     }
 
     #[cold]
@@ -244,7 +279,8 @@ impl Shadow {
     ) -> Result<(), Wrong> {
         let written = self.writes[granule];
         let suspicious = if GLOBAL {
-            written >= order.phase || (written >= order.launch && written < order.block)
+            written >= order.phase
+                || (written >= order.launch && (written < order.block || written & OTHER_BLOCK != 0))
         } else {
             written >= order.phase || written < order.block
         };
@@ -282,14 +318,16 @@ impl Shadow {
         strong: bool,
     ) -> Result<(), Wrong> {
         let (written, read) = (self.writes[granule], self.reads[granule]);
-        let foreign = |stamp: u64| GLOBAL && stamp >= order.launch && stamp < order.block;
+        let foreign =
+            |stamp: u64| GLOBAL && stamp >= order.launch && (stamp < order.block || stamp & OTHER_BLOCK != 0);
         if written >= order.phase || foreign(written) {
             order.check_write::<GLOBAL>(written, stamp, strong, false)?;
         }
-        if read >= order.phase || foreign(read) || GLOBAL && read >= order.launch && read & OTHER_BLOCK != 0 {
+        if read >= order.phase || foreign(read) {
             order.check_read::<GLOBAL>(read, stamp)?;
         }
-        self.writes[granule] = stamp | if strong { ATOMIC } else { 0 };
+        self.writes[granule] =
+            stamp | if strong { ATOMIC | order.others::<GLOBAL>(written, stamp) } else { 0 };
         Ok(())
     }
 

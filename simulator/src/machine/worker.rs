@@ -315,9 +315,11 @@ impl<'l> Worker<'l> {
                     .then(|| self.block_of(past.phase))
                     .flatten()
                     .map(|number| self.grid.coordinates(number));
-                let between = match foreign {
+                let between = match foreign || past.blocks {
                     true => "blocks are not ordered within a launch",
-                    false if past.warp == warp.index => "with no synchronisation of the warp between them",
+                    false if past.warp == warp.index && !past.warps => {
+                        "with no synchronisation of the warp between them"
+                    }
                     false => "with no barrier between them",
                 };
                 let how = if writes { "conflicts with" } else { "does not wait for" };

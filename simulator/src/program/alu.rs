@@ -432,6 +432,27 @@ pub fn select(opcode: &[String], isa: Isa) -> Option<Lanewise> {
             _ => None,
         },
         "bfi" => insert(&mut m, isa),
+        "bmsk" => {
+            let clamp = m.take_any(&[("clamp", true), ("wrap", false)])?;
+            match m.take_type()? {
+                Type::B32 => Some(by_flag!(clamp, CLAMP => {
+                    lanewise!(isa, Logic, 0, |a: u32, b: u32| -> u32 { math::bmsk(a, b, CLAMP) })
+                })),
+                _ => None,
+            }
+        }
+        "szext" => {
+            let clamp = m.take_any(&[("clamp", true), ("wrap", false)])?;
+            match m.take_type()? {
+                Type::U32 => Some(by_flag!(clamp, CLAMP => {
+                    lanewise!(isa, Logic, 0, |a: u32, b: u32| -> u32 { math::bfe_u32(a, 0, math::field_width(b, CLAMP)) })
+                })),
+                Type::S32 => Some(by_flag!(clamp, CLAMP => {
+                    lanewise!(isa, Logic, 0, |a: i32, b: u32| -> i32 { math::bfe_s32(a, 0, math::field_width(b, CLAMP)) })
+                })),
+                _ => None,
+            }
+        }
         "bfind" => find_bit(&mut m, isa),
         "popc" => match m.take_type()? {
             Type::B32 => Some(lanewise!(isa, Logic, 0, |a: u32| -> u32 { a.count_ones() })),
@@ -1453,6 +1474,23 @@ fn convert_integers(to: Type, from: Type, sat: bool, isa: Isa) -> Option<Lanewis
         }};
     }
     integer_types!(from, from)
+}
+
+/// `cvt` of the low part of a register of 64 bits, whose type is narrower (PTX ISA 9.5, table of relaxed types).
+pub fn convert_low(words: &[String], isa: Isa) -> Option<Lanewise> {
+    let mut m = Modifiers::new(words.get(1..)?);
+    let (to, from) = (m.take_type()?, m.take_type()?);
+    macro_rules! from {
+        ($A:ty) => {{
+            macro_rules! into {
+                ($R:ty) => {
+                    Some(lanewise!(isa, Convert, 0, |a: u64| -> $R { a as $A as $R }))
+                };
+            }
+            integer_types!(to, into)
+        }};
+    }
+    if m.is_empty() { integer_types!(from, from) } else { None }
 }
 
 fn convert_to_integer(to: Type, from: Type, integral: Integral, ftz: bool, isa: Isa) -> Option<Lanewise> {

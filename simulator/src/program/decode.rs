@@ -579,7 +579,15 @@ impl<'a> Builder<'a> {
                 let Some(lanewise) = alu::select(&i.opcode, self.isa) else {
                     return Err("this instruction is not modelled".to_string());
                 };
-                self.lanewise(frame, i, lanewise)
+                let low = match (opcode[0], lanewise.sources.as_slice(), i.operands.get(1)) {
+                    ("cvt", [Kind::Narrow(_)], Some(Operand::Register(r)))
+                        if self.register(frame, *r).1.size() == 8 =>
+                    {
+                        alu::convert_low(&i.opcode, self.isa)
+                    }
+                    _ => None,
+                };
+                self.lanewise(frame, i, low.unwrap_or(lanewise))
             }
         }
     }
@@ -1235,12 +1243,14 @@ impl<'a> Builder<'a> {
         };
         let d = self.destination(frame, to, narrow, &mut uses.writes)?;
         let d2 = match second {
-            Some(second) => self.destination(frame, second, Kind::Predicate, &mut uses.writes)?,
+            Some(second) => self.destination(frame, second, Kind::Predicate, &mut uses.sets)?,
             None => 0,
         };
         let mut planes = [0; 4];
         for (place, plane) in planes.iter_mut().enumerate() {
-            *plane = self.source(frame, operand(i, place + 1)?, narrow, &mut uses.reads)?;
+            // The value of a lane that nobody reads from may be anything.
+            let list = if place == 0 { &mut uses.copies } else { &mut uses.reads };
+            *plane = self.source(frame, operand(i, place + 1)?, narrow, list)?;
         }
         let o = self.push(frame.registers, i, Action::Shuffle(kind), Class::Shuffle, uses)?;
         (o.d, o.d2, o.a, o.b, o.c, o.extra) = (d, d2, planes[0], planes[1], planes[2], planes[3]);

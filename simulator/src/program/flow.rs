@@ -3,7 +3,8 @@
 //! A register is *assigned* at an instruction if every path to it writes the register. Those reads need no check. The others
 //! are checked lane by lane while the kernel runs. A `mov` hands the state on: compilers copy undefined values (a phi whose
 //! input is undefined) and only a use of one is a fault. Nor is a comparison a use yet: of `known && x < y` compilers make one
-//! predicate without a branch, and where `known` is false that is so whatever x is.
+//! predicate without a branch, and where `known` is false that is so whatever x is. A shuffle hands on what the lane that is
+//! read from has: one lane often has the value that all want, and the others nothing.
 
 use super::{Action, Merge, Operation, Program, Tracked, Tracking};
 use std::collections::HashMap;
@@ -13,7 +14,9 @@ use std::collections::HashMap;
 pub struct Uses {
     pub reads: Vec<u32>,
     pub writes: Vec<u32>,
-    /// Sources of a `mov`, `selp` or `setp`, or of a predicate's `and` and the like: an uninitialised one is handed on.
+    /// Written too, and initialised whatever the sources are.
+    pub sets: Vec<u32>,
+    /// Sources of a `mov`, `selp`, `setp` or shuffle, or of a predicate's `and` and the like: an uninitialised one is handed on.
     pub copies: Vec<u32>,
     /// Where not all of the sources count: how two merge, and their numbers if they are registers.
     pub merge: Option<(Merge, [Option<u32>; 2])>,
@@ -72,6 +75,9 @@ fn transfer(o: &Operation, uses: &Uses, assigned: &mut Set) {
     let whole = uses.copies.iter().all(|s| assigned.has(*s));
     for register in &uses.writes {
         assigned.put(*register, whole);
+    }
+    for register in &uses.sets {
+        assigned.put(*register, true);
     }
 }
 
@@ -160,11 +166,13 @@ pub fn track(program: &mut Program, uses: &[Uses], names: &[String]) {
         }
     }
     for (place, uses) in uses.iter().enumerate() {
-        let writes: Vec<Tracked> = uses.writes.iter().filter_map(|r| tracked.get(r).copied()).collect();
-        if !writes.is_empty() {
+        let these =
+            |list: &[u32]| -> Vec<Tracked> { list.iter().filter_map(|r| tracked.get(r).copied()).collect() };
+        let (writes, sets) = (these(&uses.writes), these(&uses.sets));
+        if !writes.is_empty() || !sets.is_empty() {
             let entry = tracking.entry(place as u32).or_default();
-            entry.writes = writes;
-            entry.copies = uses.copies.iter().filter_map(|r| tracked.get(r).copied()).collect();
+            (entry.writes, entry.sets) = (writes, sets);
+            entry.copies = these(&uses.copies);
             entry.merge = uses.merge.map(|(merge, sources)| {
                 (merge, sources.map(|source| source.and_then(|r| tracked.get(&r).copied())))
             });

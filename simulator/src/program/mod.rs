@@ -262,6 +262,8 @@ pub struct Tracking {
     pub reads: Vec<Tracked>,
     /// Registers that are written.
     pub writes: Vec<Tracked>,
+    /// Registers that are written, and initialised whatever the sources are.
+    pub sets: Vec<Tracked>,
     /// `mov`: what is written is initialised as far as these are. No other read of them counts.
     pub copies: Vec<Tracked>,
     /// Where not all of `copies` count: how the two sources merge, and which they are where they are tracked.

@@ -90,6 +90,8 @@ pub fn memory() -> Vec<Case> {
         case("unwritten_shared_fixed", 1, 64, &[Unwritten(64)]).gives(|i| if i % 2 == 0 { i } else { 0 }),
         case("unwritten_register", 1, 32, &[Unwritten(32)]).fails(Uninitialised),
         case("unwritten_register_fixed", 1, 32, &[Unwritten(32)]).gives(|i| i + 7),
+        case("unwritten_shuffle", 1, 32, &[Counting(32), Unwritten(32)]).fails(Uninitialised),
+        case("unwritten_shuffle_fixed", 1, 32, &[Counting(32), Unwritten(32)]).gives(|i| i % 16),
     ]
 }
 
@@ -112,6 +114,10 @@ pub fn races() -> Vec<Case> {
         case("plain_read_of_atomic", 4, 32, &[Zeros(1), Unwritten(4)]).fails(Race),
         case("write_after_arrival", 1, 64, &[Unwritten(32), Word(5000)]).fails(Race),
         case("write_after_arrival_fixed", 1, 64, &[Unwritten(32), Word(5000)]).gives(|i| i),
+        case("count_too_early", 1, 64, &[Unwritten(64)]).fails(Race),
+        case("count_too_early_fixed", 1, 64, &[Unwritten(64)]).gives(|_| 64),
+        case("sum_of_blocks_too_early", 2, 32, &[Zeros(1), Unwritten(64)]).fails(Race),
+        case("sum_of_blocks_too_early_fixed", 2, 32, &[Zeros(2), Unwritten(64)]).gives(|_| 32),
         case("plain_read_of_atomic_fixed", 4, 32, &[Zeros(1), Unwritten(4)]).gives(|_| 1),
     ]
 }
@@ -172,6 +178,12 @@ pub fn clean() -> Vec<Case> {
         case("last_warp_sums", 1, 256, &[Counting(256), Unwritten(1)]).gives(|_| 255 * 128),
         case("lanes_that_spin", 1, 3, &[Zeros(3), Unwritten(3)]).gives(|i| i),
         case("found_yet", 1, 32, &[Counting(32), Unwritten(32), Word(2)]).gives(|i| if i == 31 { 0 } else { [i, 999, i + 1][i as usize % 3] }),
+        case("room_for_all", 1, 32, &[Zeros(1), Unwritten(20)]).gives(|i| i / 3 * 5 + i % 3),
+        case("low_byte", 1, 32, &[Counting(192), Unwritten(64)]).gives(|i| {
+            let low = 128 + (i & !1);
+            let value = u64::from(low + 1) << 32 | u64::from(low);
+            (value.wrapping_add(low as i8 as u64) >> (i % 2 * 32)) as u32
+        }),
         case("votes", 1, 64, &[Unwritten(64)]).gives(|_| 22 + 1 + 1 + 8),
     ]
 }
