@@ -124,7 +124,13 @@ impl Device {
     }
 
     fn of(settings: Settings, isa: Isa) -> Arc<Device> {
-        Arc::new(Device { settings, memory: Default::default(), workers: Default::default(), launches: AtomicU32::new(0), isa })
+        Arc::new(Device {
+            settings,
+            memory: Default::default(),
+            workers: Default::default(),
+            launches: AtomicU32::new(0),
+            isa,
+        })
     }
 
     pub fn settings(&self) -> &Settings {

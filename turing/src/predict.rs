@@ -141,8 +141,12 @@ fn one(kernel: &Kernel, launch: &Launch, dram: f64) -> Result<Prediction, String
     let traffic = launch.global_sectors * 32.0;
     let far = if traffic > 0.0 { (dram / traffic).min(1.0) } else { 0.0 };
     let global_latency = card::L2_LATENCY + far * card::DRAM_LATENCY;
-    let alone: f64 =
-        kernel.blocks.iter().zip(&weights).map(|(block, weight)| weight * cycles(block, global_latency)).sum();
+    let alone: f64 = kernel
+        .blocks
+        .iter()
+        .zip(&weights)
+        .map(|(block, weight)| weight * cycles(block, global_latency))
+        .sum();
 
     let cycle = 1.0 / card::CLOCK;
     let needs = BTreeMap::from([
@@ -256,7 +260,10 @@ mod tests {
         let uses = instruction(Pipe::Fma, 4, None, 1);
         let block = |repeats, instructions| Block { instructions, repeats, usual: true };
         // Issued at 0; used at 24; on at 28.
-        assert_eq!(cycles(&block(false, vec![load.clone(), uses.clone()]), 300.0), card::SHARED_LATENCY + 4.0);
+        assert_eq!(
+            cycles(&block(false, vec![load.clone(), uses.clone()]), 300.0),
+            card::SHARED_LATENCY + 4.0
+        );
         // A loop that uses what the round before has loaded hides it: a round takes what its pipe and stalls do.
         let late = cycles(&block(true, vec![uses, load]), 300.0);
         assert_eq!(late, card::SHARED_LATENCY + 4.0);
@@ -280,7 +287,11 @@ mod tests {
             places: Vec::new(),
         };
         let mega = 1e6 / 32.0;
-        let steps = [launch(&[(0, mega)], mega), launch(&[(0, 10.0 * mega)], 0.0), launch(&[(1, mega), (2, mega)], 0.0)];
+        let steps = [
+            launch(&[(0, mega)], mega),
+            launch(&[(0, 10.0 * mega)], 0.0),
+            launch(&[(1, mega), (2, mega)], 0.0),
+        ];
         let footprints: Vec<f64> = steps.iter().map(Launch::footprint).collect();
         assert_eq!(dram_bytes(&footprints, 0, &steps[0]), 2e6);
         // Between two touches lie half of 2 MB and half of 10, which L2 does not hold; further back all the less.

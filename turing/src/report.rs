@@ -46,7 +46,8 @@ impl Step {
         for prediction in predictions {
             by_name.entry(&prediction.kernel).or_default().push(prediction);
         }
-        let mut kernels: Vec<Kernel> = by_name.into_values().filter_map(|launches| Kernel::of(&launches)).collect();
+        let mut kernels: Vec<Kernel> =
+            by_name.into_values().filter_map(|launches| Kernel::of(&launches)).collect();
         kernels.sort_by(|a, b| b.microseconds.total_cmp(&a.microseconds));
         Step {
             microseconds: kernels.iter().map(|kernel| kernel.microseconds).sum(),
@@ -168,7 +169,10 @@ impl Kernel {
 pub fn costliest(predictions: &[Prediction], count: usize) -> String {
     let mut order: Vec<usize> = (0..predictions.len()).collect();
     order.sort_by(|a, b| predictions[*b].seconds.total_cmp(&predictions[*a].seconds));
-    let mut out = format!("{:>6}  {:24} {:>16} {:>8} {:>6} {:>8}  {:8}\n", "launch", "kernel", "grid", "blocks", "waves", "us", "bound");
+    let mut out = format!(
+        "{:>6}  {:24} {:>16} {:>8} {:>6} {:>8}  {:8}\n",
+        "launch", "kernel", "grid", "blocks", "waves", "us", "bound"
+    );
     for place in order.into_iter().take(count) {
         let p = &predictions[place];
         let waves = p.blocks / card::MULTIPROCESSORS / f64::from(p.blocks_at_once);

@@ -86,8 +86,8 @@ fn pipe(opcode: &str) -> Pipe {
         "SHFL" => Pipe::Shuffle,
         "LDC" | "S2R" | "S2UR" | "R2UR" | "VOTE" | "MATCH" => Pipe::Constant,
         "BAR" => Pipe::Barrier,
-        "IADD3" | "LOP3" | "LEA" | "SHF" | "ISETP" | "SEL" | "FSEL" | "FSETP" | "FMNMX" | "IMNMX" | "PRMT" | "MOV"
-        | "PLOP3" | "IABS" | "CS2R" | "FCHK" | "P2R" | "R2P" | "SGXT" | "BMSK" => Pipe::Alu,
+        "IADD3" | "LOP3" | "LEA" | "SHF" | "ISETP" | "SEL" | "FSEL" | "FSETP" | "FMNMX" | "IMNMX"
+        | "PRMT" | "MOV" | "PLOP3" | "IABS" | "CS2R" | "FCHK" | "P2R" | "R2P" | "SGXT" | "BMSK" => Pipe::Alu,
         _ => Pipe::Other,
     }
 }
@@ -139,13 +139,15 @@ fn kernel(name: &str, text: &str) -> Result<Kernel, String> {
             }
             let mut parts = place.split('"');
             let file = parts.nth(1).unwrap_or_default().to_string();
-            let line = parts.next().and_then(number).ok_or_else(|| format!("a place without a line: {row}"))?;
+            let line =
+                parts.next().and_then(number).ok_or_else(|| format!("a place without a line: {row}"))?;
             chain.push((file, line));
         } else if let Some(label) = row.strip_suffix(':').filter(|label| !label.contains(' ')) {
             labels.push(label.to_string());
         } else if let Some((_, rest)) = row.strip_prefix("/*").and_then(|row| row.split_once("*/")) {
             let Some((code, _)) = rest.split_once(';') else { continue };
-            let upper = rows.next().and_then(encoding).ok_or_else(|| format!("no control word behind: {code}"))?;
+            let upper =
+                rows.next().and_then(encoding).ok_or_else(|| format!("no control word behind: {code}"))?;
             fresh = false;
             lines.push(line(code.trim(), upper, &chain, std::mem::take(&mut labels)));
         }
@@ -153,8 +155,10 @@ fn kernel(name: &str, text: &str) -> Result<Kernel, String> {
     Ok(Kernel {
         name: name.to_string(),
         registers,
-        local_accesses: lines.iter().filter(|l| ["LDL", "STL"].contains(&l.instruction.opcode.as_str())).count()
-            as u32,
+        local_accesses: lines
+            .iter()
+            .filter(|l| ["LDL", "STL"].contains(&l.instruction.opcode.as_str()))
+            .count() as u32,
         blocks: blocks(lines),
     })
 }
@@ -172,14 +176,18 @@ fn encoding(row: &str) -> Option<u64> {
 
 fn line(code: &str, upper: u64, chain: &[(String, u32)], labels: Vec<String>) -> Line {
     let (guarded, code) = match code.strip_prefix('@') {
-        Some(rest) => rest.split_once(' ').map_or((true, rest), |(guard, code)| (guard != "!PT", code.trim())),
+        Some(rest) => {
+            rest.split_once(' ').map_or((true, rest), |(guard, code)| (guard != "!PT", code.trim()))
+        }
         None => (false, code),
     };
     let full = code.split_whitespace().next().unwrap_or_default();
     let opcode = full.split('.').next().unwrap_or_default().to_string();
-    let label = || code.split_once("`(").and_then(|(_, rest)| rest.split(')').next()).unwrap_or_default().to_string();
+    let label =
+        || code.split_once("`(").and_then(|(_, rest)| rest.split(')').next()).unwrap_or_default().to_string();
     // `BRA !P0, `(.L_x_1)` and `BRA.DIV` may go on too.
-    let conditional = guarded || full.contains(".DIV") || code.contains(" P") || code.contains("!P") || code.contains("UP");
+    let conditional =
+        guarded || full.contains(".DIV") || code.contains(" P") || code.contains("!P") || code.contains("UP");
     let flow = match opcode.as_str() {
         "BRA" => Flow::To(vec![label()], conditional),
         "BRX" => {

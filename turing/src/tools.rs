@@ -26,7 +26,9 @@ impl Disassembler {
         folders.push(PathBuf::from("/usr/local/cuda/bin"));
         let find = |name: &str| {
             folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
-                format!("there is no {name}, which reads machine code: run scripts/install-nvcc, which gets it")
+                format!(
+                    "there is no {name}, which reads machine code: run scripts/install-nvcc, which gets it"
+                )
             })
         };
         Ok(Disassembler { cuobjdump: find("cuobjdump")?, nvdisasm: find("nvdisasm")? })

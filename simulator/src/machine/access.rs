@@ -777,13 +777,7 @@ impl<'l> Worker<'l> {
 
     /// Notes which sectors of an allocation the lanes touch for the first time in this launch.
     #[inline(always)]
-    fn count_footprint(
-        &mut self,
-        allocation: &Allocation,
-        at: &[u64; LANES],
-        active: u32,
-        doing: Doing,
-    ) {
+    fn count_footprint(&mut self, allocation: &Allocation, at: &[u64; LANES], active: u32, doing: Doing) {
         let launch = self.grid.number;
         let mut last = u64::MAX;
         let mut rest = active;
