@@ -21,7 +21,15 @@ fn check(dtype: &str) {
     let dtype = format!("dtype={dtype}");
     let output = Command::new(env!("CARGO_BIN_EXE_coin"))
         .args(["bench", "--turing", "--data", "synthetic", "--modalities", "text", "--set", &dtype])
-        .args(["--set", "stacks=1", "--set", "history_length=16", "--turing-samples", "32,64", "--turing-json"])
+        .args([
+            "--set",
+            "stacks=1",
+            "--set",
+            "history_length=16",
+            "--turing-samples",
+            "32,64",
+            "--turing-json",
+        ])
         .arg(&now)
         .output()
         .unwrap();
