@@ -8,6 +8,7 @@ use crate::profile::Profile;
 use crate::program::{self, Addresses, Isa, Program};
 use crate::ptx;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How a card behaves; the same settings, program and inputs give the same results and reports.
@@ -79,6 +80,8 @@ pub struct Device {
     memory: RwLock<Memory>,
     /// What the host's threads keep from launch to launch.
     workers: Mutex<Vec<Remains>>,
+    /// Launches made.
+    launches: AtomicU32,
     isa: Isa,
 }
 
@@ -121,7 +124,13 @@ impl Device {
     }
 
     fn of(settings: Settings, isa: Isa) -> Arc<Device> {
-        Arc::new(Device { settings, memory: Default::default(), workers: Default::default(), isa })
+        Arc::new(Device {
+            settings,
+            memory: Default::default(),
+            workers: Default::default(),
+            launches: AtomicU32::new(0),
+            isa,
+        })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -352,6 +361,7 @@ impl Device {
             parameters: launch.parameters,
             seed: self.settings.seed,
             watchdog: self.settings.watchdog,
+            number: self.launches.fetch_add(1, Ordering::Relaxed) + 1,
             published: Default::default(),
         };
         let start = std::time::Instant::now();

@@ -16,5 +16,5 @@ mod program;
 pub mod ptx;
 
 pub use device::{Device, Dimensions, Fault, FaultKind, Function, Launch, LoadError, Module, Settings};
-pub use profile::{LineCost, Profile, table};
+pub use profile::{LineCost, Place, Profile, table};
 pub use program::{Class, Isa, is_lanewise};

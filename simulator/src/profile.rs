@@ -37,8 +37,17 @@ pub struct Profile {
     pub ideal_shared_wavefronts: u64,
     /// Barriers of the block that warps came to.
     pub barriers: u64,
+    /// Distinct sectors that were read before the launch had written them, by how many launches ago they were last touched
+    /// (1: by the launch before; 0: by none).
+    pub sectors_read: BTreeMap<u32, u64>,
+    /// Distinct sectors that were written.
+    pub sectors_written: u64,
+    /// Warp instructions of the block that executed most.
+    pub longest_block: u64,
     /// Source lines by what they cost, the costliest first.
     pub lines: Vec<LineCost>,
+    /// Every place in the sources with what was executed of it, by class.
+    pub places: Vec<Place>,
     /// Seconds that the simulation took: no time of a card.
     pub simulated_in: f64,
 }
@@ -52,6 +61,19 @@ pub struct LineCost {
     pub global_sectors: u64,
     pub shared_wavefronts: u64,
     pub bank_conflicts: u64,
+}
+
+/// Instructions of one class that come from one place: a line, in the kernel itself or inlined there.
+#[derive(Debug, Clone, Serialize)]
+pub struct Place {
+    pub file: String,
+    pub line: u32,
+    /// The kernel's own line that it was inlined at, if it was.
+    pub kernel_line: Option<u32>,
+    pub class: Class,
+    pub warp_instructions: u64,
+    /// Those of the instruction that was executed most: how often warps came by.
+    pub most: u64,
 }
 
 /// Source lines that a profile keeps.
@@ -76,10 +98,15 @@ impl Profile {
             shared_wavefronts: 0,
             ideal_shared_wavefronts: 0,
             barriers: 0,
+            sectors_read: counters.footprint.read.clone(),
+            sectors_written: counters.footprint.written,
+            longest_block: counters.longest_block,
             lines: Vec::new(),
+            places: Vec::new(),
             simulated_in: took.as_secs_f64(),
         };
         let mut lines: BTreeMap<(u32, u32), LineCost> = BTreeMap::new();
+        let mut places: BTreeMap<(Location, Class), (u64, u64)> = BTreeMap::new();
         for (operation, count) in program.code.iter().zip(&counters.counts) {
             let Count { warps, threads, sectors, ideal_sectors, wavefronts, ideal_wavefronts, bytes } =
                 *count;
@@ -104,6 +131,9 @@ impl Profile {
             }
             if let Some(location) = program.lines.get(operation.line as usize).and_then(|line| line.location)
             {
+                let (sum, most) = places.entry((location, operation.class)).or_default();
+                *sum += warps;
+                *most = (*most).max(warps);
                 let (file, line) = own_line(program, location);
                 let cost = lines.entry((file, line)).or_insert_with(|| LineCost {
                     file: program.files.get(&file).cloned().unwrap_or_default(),
@@ -121,6 +151,17 @@ impl Profile {
             std::cmp::Reverse(line.warp_instructions + line.shared_wavefronts + line.global_sectors)
         });
         profile.lines.truncate(MOST_LINES);
+        profile.places = places
+            .into_iter()
+            .map(|((location, class), (warp_instructions, most))| Place {
+                file: program.files.get(&location.file).cloned().unwrap_or_default(),
+                line: location.line,
+                kernel_line: location.inlined_at.map(|(_, line)| line),
+                class,
+                warp_instructions,
+                most,
+            })
+            .collect();
         profile
     }
 
@@ -137,6 +178,11 @@ impl Profile {
         self.shared_wavefronts += other.shared_wavefronts;
         self.ideal_shared_wavefronts += other.ideal_shared_wavefronts;
         self.barriers += other.barriers;
+        for (age, sectors) in &other.sectors_read {
+            *self.sectors_read.entry(*age).or_default() += sectors;
+        }
+        self.sectors_written += other.sectors_written;
+        self.longest_block = self.longest_block.max(other.longest_block);
         self.simulated_in += other.simulated_in;
         for (class, count) in &other.classes {
             *self.classes.entry(*class).or_default() += count;
@@ -216,6 +262,12 @@ pub fn table(profiles: &[Profile]) -> String {
         );
         let mut classes: Vec<_> = p.classes.iter().collect();
         classes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let _ = writeln!(
+            out,
+            "  distinct sectors     {:>16} read {:>13} written",
+            p.sectors_read.values().sum::<u64>(),
+            p.sectors_written
+        );
         for (class, count) in classes {
             let name = format!("{class:?}");
             let share = *count as f64 * 100.0 / p.warp_instructions.max(1) as f64;

@@ -308,3 +308,35 @@ fn softmax_of_pairs() {
     softmax(&how, 66, &[66, 65, 64, 63, 1, 0, 2], 3.0);
     softmax(&how, 512, &[512, 511, 0, 300, 77], 10.0);
 }
+
+/// What a launch touches of memory, against the sizes of its operands.
+#[test]
+fn distinct_sectors_are_counted_once() {
+    let card = Card::new(0);
+    let (m, n, k) = (64, 128, 64);
+    let mut random = Random(7);
+    let mut matrix = |count: usize| {
+        let address = card.allocate(count * 2);
+        card.write(address, &common::f16_bytes(&random.halves(count, 1.0)));
+        Parameter::Address(address)
+    };
+    let (a, b) = (matrix(m * k), matrix(k * n));
+    let c = card.allocate(m * n * 4);
+    let sizes = [m, n, k].map(|size| Parameter::Word(size as u32));
+    let parameters = [a, b, Parameter::Address(c), sizes[0], sizes[1], sizes[2]];
+    let function = card.kernel("gemm", "gemm_f16");
+    let run =
+        || card.launch(&function, [2, 1], 128, 0, &parameters).unwrap_or_else(|fault| panic!("{fault}"));
+    let sectors = ((m * k + k * n) * 2 / 32) as u64;
+    // Both blocks read A, which counts once. Nothing had touched the operands before; then the launch before had.
+    for age in [0, 1, 1] {
+        let profile = run();
+        assert_eq!(profile.sectors_read.into_iter().collect::<Vec<_>>(), [(age, sectors)]);
+        assert_eq!(profile.sectors_written, (m * n * 4 / 32) as u64);
+        // The blocks do the same.
+        assert_eq!(profile.longest_block * 2, profile.warp_instructions);
+        let places: u64 = profile.places.iter().map(|place| place.warp_instructions).sum();
+        assert!(places > 0 && places <= profile.warp_instructions);
+        assert!(profile.places.iter().all(|place| place.most <= place.warp_instructions));
+    }
+}

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::model::Computing;
 use super::output;
 use super::source::Source;
+use super::turing;
 use crate::data::standardise::Standardisation;
 use crate::device::cpu::peak;
 use crate::device::cpu::pool::Pool;
@@ -45,6 +46,8 @@ pub struct Arguments {
     /// Take batches from standard input and answer a line of JSON for each
     #[arg(long)]
     worker: bool,
+    #[command(flatten)]
+    turing: turing::Flags,
     #[command(flatten)]
     computing: Computing,
 }
@@ -103,6 +106,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let samples = partition::samples(&corpus);
     if samples.is_empty() {
         return Err(Error::input(format!("{}: no labelled utterance to train on", corpus.source)));
+    }
+    if arguments.turing.wanted() {
+        return turing::run(&arguments.turing, &config, &corpus, &samples);
     }
     let compute = arguments.computing.get();
     let threads = compute.threads;

@@ -12,6 +12,7 @@ mod predict;
 mod source;
 mod step;
 mod train;
+mod turing;
 
 use clap::{Parser, Subcommand};
 

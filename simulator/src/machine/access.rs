@@ -1,7 +1,7 @@
 //! Loads, stores, atomics and matrix loads, with the checks of every access: bounds, alignment, initialisation, races.
 
 use super::counters::{sectors, wavefronts};
-use super::memory::{self, Allocation, Nothing};
+use super::memory::{self, Allocation, Nothing, SECTOR};
 use super::registers::{File, LANES};
 use super::shadow::{MANY, Wrong};
 use super::warp::Warp;
@@ -775,6 +775,31 @@ impl<'l> Worker<'l> {
         count.bytes += active.count_ones() as u64 * size as u64;
     }
 
+    /// Notes which sectors of an allocation the lanes touch for the first time in this launch.
+    #[inline(always)]
+    fn count_footprint(&mut self, allocation: &Allocation, at: &[u64; LANES], active: u32, doing: Doing) {
+        let launch = self.grid.number;
+        let mut last = u64::MAX;
+        let mut rest = active;
+        while rest != 0 {
+            let lane = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            // An access is no larger than a sector and aligned to its size.
+            let sector = (at[lane] - allocation.base) / SECTOR;
+            if sector == last {
+                continue;
+            }
+            last = sector;
+            let (touched, written) = allocation.stamp(sector * SECTOR, launch, doing != Doing::Reads);
+            let footprint = &mut self.counters.footprint;
+            if touched != launch && doing != Doing::Writes {
+                let age = if touched == 0 { 0 } else { launch - touched };
+                *footprint.read.entry(age).or_default() += 1;
+            }
+            footprint.written += (written != launch) as u64;
+        }
+    }
+
     /// The race check of accesses to one allocation.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // As `check_shared`.
@@ -864,6 +889,7 @@ impl<'l> Worker<'l> {
         while rest != 0 {
             let (allocation, lanes) = self.together(warp, place, at, rest, size, Doing::Reads)?;
             self.check_global(warp, place, allocation, at, lanes, size, access.strong, Doing::Reads)?;
+            self.count_footprint(allocation, at, lanes, Doing::Reads);
             self.meet_global(warp, access, at, lanes);
             for element in 0..access.count {
                 let shift = (element * access.element) as u64;
@@ -917,6 +943,7 @@ impl<'l> Worker<'l> {
         while rest != 0 {
             let (allocation, lanes) = self.together(warp, place, at, rest, size, Doing::Writes)?;
             self.check_global(warp, place, allocation, at, lanes, size, access.strong, Doing::Writes)?;
+            self.count_footprint(allocation, at, lanes, Doing::Writes);
             self.meet_global(warp, access, at, lanes);
             for element in 0..access.count {
                 let Some(plane) = access.planes[element as usize] else { continue };
@@ -965,6 +992,7 @@ impl<'l> Worker<'l> {
                 Ok(())
             })?;
             self.check_global(warp, place, allocation, at, lanes, size, true, Doing::Updates)?;
+            self.count_footprint(allocation, at, lanes, Doing::Updates);
             self.meet_global(warp, access, at, lanes);
             each(lanes, |lane| {
                 let data = allocation.data(at[lane] - allocation.base);

@@ -1,6 +1,7 @@
 //! What a launch did, counted by instruction.
 
 use crate::program::Program;
+use std::collections::BTreeMap;
 
 /// Counts of one instruction.
 #[derive(Clone, Copy, Default)]
@@ -22,11 +23,26 @@ pub struct Count {
 /// Counts of all instructions of a program.
 pub struct Counters {
     pub counts: Vec<Count>,
+    pub footprint: Footprint,
+    /// Warp instructions of the block that executed most.
+    pub longest_block: u64,
+}
+
+/// Distinct sectors of global memory that a launch touched.
+#[derive(Default)]
+pub struct Footprint {
+    /// Those that it read before it had written them, by how many launches ago they were last touched; 0: by none.
+    pub read: BTreeMap<u32, u64>,
+    pub written: u64,
 }
 
 impl Counters {
     pub fn new(program: &Program) -> Counters {
-        Counters { counts: vec![Count::default(); program.code.len()] }
+        Counters {
+            counts: vec![Count::default(); program.code.len()],
+            footprint: Footprint::default(),
+            longest_block: 0,
+        }
     }
 
     pub fn add(&mut self, other: &Counters) {
@@ -39,6 +55,11 @@ impl Counters {
             mine.ideal_wavefronts += theirs.ideal_wavefronts;
             mine.bytes += theirs.bytes;
         }
+        for (age, sectors) in &other.footprint.read {
+            *self.footprint.read.entry(*age).or_default() += sectors;
+        }
+        self.footprint.written += other.footprint.written;
+        self.longest_block = self.longest_block.max(other.longest_block);
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Grid<'l> {
     pub parameters: &'l [u8],
     pub seed: u64,
     pub watchdog: u64,
+    /// Number of this launch among the device's, from 1.
+    pub number: u32,
     pub published: Mutex<Published>,
 }
 

@@ -26,9 +26,15 @@ pub struct Allocation {
     /// One byte for each of `data`: 1 where it was written.
     valid: *mut u8,
     layout: Layout,
+    /// For each sector of `data` the number of the launch that last touched it, and of the one that last wrote it; 0: none.
+    stamps: *mut u32,
+    stamps_layout: Layout,
 }
 
-// SAFETY: both buffers belong to the allocation alone and are accessed through atomics only, except where `&mut` or the
+/// Bytes of a sector of global memory: the least that a card moves.
+pub const SECTOR: u64 = 32;
+
+// SAFETY: its buffers belong to the allocation alone and are accessed through atomics only, except where `&mut` or the
 // absence of launches (the table's write lock) makes access exclusive.
 unsafe impl Send for Allocation {}
 // SAFETY: as above.
@@ -36,10 +42,11 @@ unsafe impl Sync for Allocation {}
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        // SAFETY: both came from `alloc_zeroed` with this layout and are freed once.
+        // SAFETY: all came from `alloc_zeroed` with these layouts and are freed once.
         unsafe {
             dealloc(self.data, self.layout);
             dealloc(self.valid, self.layout);
+            dealloc(self.stamps.cast(), self.stamps_layout);
         }
     }
 }
@@ -47,6 +54,7 @@ impl Drop for Allocation {
 impl Allocation {
     fn new(base: u64, bytes: u64, id: usize, variable: Option<String>) -> Option<Allocation> {
         let layout = Layout::from_size_align(usize::try_from(bytes).ok()?.next_multiple_of(64), 4096).ok()?;
+        let stamps_layout = Layout::array::<[u32; 2]>(usize::try_from(bytes.div_ceil(SECTOR)).ok()?).ok()?;
         // SAFETY: the layout has a size above zero, since `bytes` is at least 1.
         let data = unsafe { alloc_zeroed(layout) };
         if data.is_null() {
@@ -59,7 +67,36 @@ impl Allocation {
             unsafe { dealloc(data, layout) };
             return None;
         }
-        Some(Allocation { base, bytes, id, variable, data, valid, layout })
+        // SAFETY: as above.
+        let stamps: *mut u32 = unsafe { alloc_zeroed(stamps_layout) }.cast();
+        if stamps.is_null() {
+            // SAFETY: both came from `alloc_zeroed` with this layout.
+            unsafe {
+                dealloc(data, layout);
+                dealloc(valid, layout);
+            }
+            return None;
+        }
+        Some(Allocation { base, bytes, id, variable, data, valid, layout, stamps, stamps_layout })
+    }
+
+    /// Stamps the sector at an offset with the number of a launch. Returns the launch that touched it last, and the one that
+    /// wrote it last.
+    #[inline(always)]
+    pub fn stamp(&self, offset: u64, launch: u32, writes: bool) -> (u32, u32) {
+        debug_assert!(offset < self.bytes);
+        let place = self.stamps.wrapping_add(2 * (offset / SECTOR) as usize);
+        // A sector is met many times in a launch: looking is cheaper than swapping.
+        let meet = |stamp: &AtomicU32| match stamp.load(Ordering::Relaxed) {
+            same if same == launch => launch,
+            _ => stamp.swap(launch, Ordering::Relaxed),
+        };
+        // SAFETY: the sector lies within the allocation, which has two stamps for each of its sectors.
+        unsafe {
+            let touched = meet(AtomicU32::from_ptr(place));
+            let written = if writes { meet(AtomicU32::from_ptr(place.wrapping_add(1))) } else { launch };
+            (touched, written)
+        }
     }
 
     /// Whether `[address, address + size)` lies within.

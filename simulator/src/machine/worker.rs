@@ -226,6 +226,8 @@ impl<'l> Worker<'l> {
             }
             ready = next;
         }
+        let executed = warps.iter().map(|warp| warp.executed).sum();
+        self.counters.longest_block = self.counters.longest_block.max(executed);
         match warps.iter().find(|warp| warp.alive() != 0) {
             None => Ok(()),
             Some(stuck) => Err(self.stuck(warps, stuck)),

@@ -11,7 +11,7 @@ use cudarc::nvrtc::Ptx;
 use crate::error::{Error, Result};
 
 /// The modules that `build.rs` compiled, by name; none where it found no nvcc.
-const MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+pub const MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
 /// The oldest architecture that the kernels are compiled for: Turing.
 const OLDEST: (i32, i32) = (7, 5);
