@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import data
-from batch import Batch
+from batch import Corpus
 from coin_torch import Coin, Config, fill_missing_gradients, objective
 
 SMALLEST_SCALE = 1e-8  # a gradient that is zero but for rounding has no relative error
@@ -56,15 +56,16 @@ def compute_step(
     model: Coin, conversations: data.Conversations, targets: np.ndarray, adversarial: bool
 ) -> dict[str, Tensor]:
     """The step's results under the step file's names."""
-    batch = Batch.build(conversations.conversation, conversations.speaker, targets, model.config.history_length)
     features = model.features(torch.from_numpy(conversations.features))
-    labels = torch.from_numpy(conversations.label)
-    result = objective(model, features, labels, batch, adversarial)
+    corpus = Corpus.of(features, conversations.label, conversations.speaker, conversations.conversation)
+    batch = model.batch(corpus, torch.from_numpy(targets))
+    result = objective(model, corpus, batch, adversarial)
     fill_missing_gradients(model)
     tensors = {"logits": result.logits, "loss_clean": result.loss_clean}
     if adversarial:
-        square = result.gradient_target.square().sum(dim=1)
-        square = square.index_add(0, batch.history_sample, result.gradient_history.square().sum(dim=1))
+        square = batch.add_by_sample(
+            result.gradient_target.square().sum(dim=-1), result.gradient_history.square().sum(dim=-1)
+        )
         tensors |= {
             "logits_adversarial": result.logits_adversarial,
             "loss_adversarial": result.loss_adversarial,
