@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Callable
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 import plain
+import tensor_file
 from batch import Batch
 from coin_torch import Coin, Config
 from make_golden import Conversations, evaluate
@@ -33,8 +33,8 @@ DIFFERENCE_STEP = 1e-4  # along a direction of unit length
 
 def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """A golden file's config and tensors."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["config"]), {name: file.get_tensor(name) for name in file.keys()}
+    metadata, tensors = tensor_file.read(path)
+    return json.loads(metadata["config"]), {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
 
 
 def below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
