@@ -26,8 +26,10 @@ its input it prints its peak memory:
     {"ready": true, "samples": 5810, ...}                         ours: "gemm_peak_gflops" as well
     {"targets": [..]} -> {"seconds": 1.2, "loss_clean": 1.7, "loss_adversarial": 1.8}       ours: "flops" as well
     {"targets": [..], "predict": true} -> {"seconds": 0.1}
-    {"epoch": [[..], ..]} -> {"seconds": 20.1}                    PyTorch's alone
     {"peak_rss_bytes": 1900000000}
+
+A process of ours takes steps with the adversarial pass or without; one of PyTorch's takes both, told by
+`"adversarial": true` in the line, and knows `{"epoch": [[..], ..], "adversarial": true} -> {"seconds": 20.1}` too.
 
 On a CPU eager PyTorch was made faster than most would write it. In seconds without and with the adversarial pass, on
 IEMOCAP (403 features), two cores, 512 samples, the paper's sizes:
@@ -82,6 +84,11 @@ def say(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
+def passes(arguments: argparse.Namespace) -> list[bool]:
+    """Without and with the adversarial pass, as wanted."""
+    return ([] if arguments.adversarial_only else [False]) + ([] if arguments.no_adversarial else [True])
+
+
 def draw_batch(random: np.random.Generator, samples: np.ndarray, size: int) -> np.ndarray:
     """`size` of these sample indices."""
     return random.choice(samples, min(size, len(samples)), replace=False)
@@ -116,24 +123,31 @@ def steps_worker(arguments: argparse.Namespace) -> None:
         dropout_keep=arguments.dropout_keep,
     )
     model = Coin(features.shape[1], len(conversations.classes), config, way.recurrence).to(device)
-    trainer = Trainer(way, model, corpus, mixed, not arguments.no_adversarial)
+    trainers: dict[bool, Trainer] = {}
     predictor: Predictor | None = None
     loader_takes_it = device.type == "cuda" and way.recurrence != "padded"
 
-    def begin(targets: torch.Tensor) -> tuple[float, Any]:
+    def trainer(adversarial: bool) -> Trainer:
+        """The one with or without the adversarial pass; both train one model."""
+        if adversarial not in trainers:
+            trainers[adversarial] = Trainer(way, model, corpus, mixed, adversarial)
+        model.train()
+        return trainers[adversarial]
+
+    def begin(runner: Trainer | Predictor, targets: torch.Tensor) -> tuple[float, Any]:
         """The time a step begins, and what it begins with."""
-        prepared = trainer.prepare(targets) if loader_takes_it else None
+        prepared = runner.prepare(targets) if loader_takes_it else None
         synchronise(device)
         started = time.perf_counter()
-        return started, trainer.prepare(targets) if prepared is None else prepared
+        return started, runner.prepare(targets) if prepared is None else prepared
 
-    def step(targets: torch.Tensor) -> dict[str, Any]:
-        model.train()
-        started, prepared = begin(targets)
-        clean, adversarial = trainer.step(prepared)
+    def step(targets: torch.Tensor, adversarial: bool) -> dict[str, Any]:
+        runner = trainer(adversarial)
+        started, prepared = begin(runner, targets)
+        clean, disturbed = runner.step(prepared)
         answer = {"loss_clean": float(clean)}  # waits for the device, as ours does
-        if adversarial is not None:
-            answer["loss_adversarial"] = float(adversarial)
+        if disturbed is not None:
+            answer["loss_adversarial"] = float(disturbed)
         synchronise(device)
         return {"seconds": time.perf_counter() - started, **answer}
 
@@ -141,14 +155,14 @@ def steps_worker(arguments: argparse.Namespace) -> None:
         nonlocal predictor
         predictor = predictor or Predictor(way, model, corpus, mixed)
         model.eval()
-        started, prepared = begin(targets)
+        started, prepared = begin(predictor, targets)
         predictor.predict(prepared)[0].cpu()
         return {"seconds": time.perf_counter() - started}
 
-    def prepared_batches(batches: list[torch.Tensor]) -> Iterator[Any]:
+    def prepared_batches(runner: Trainer, batches: list[torch.Tensor]) -> Iterator[Any]:
         """The batches of an epoch; packed ones are built ahead by a data loader's processes on a card."""
         if not loader_takes_it:
-            return (trainer.prepare(targets) for targets in batches)
+            return (runner.prepare(targets) for targets in batches)
         build = lambda targets: Batch.build(
             conversations.conversation, conversations.speaker, targets.numpy(), config.history_length
         )
@@ -158,30 +172,32 @@ def steps_worker(arguments: argparse.Namespace) -> None:
         loaded = iter(loader)  # starts the processes
         return (batch.to(device) for batch in loaded)
 
-    def epoch(batches: list[torch.Tensor]) -> dict[str, Any]:
-        model.train()
-        prepared = prepared_batches(batches)
+    def epoch(batches: list[torch.Tensor], adversarial: bool) -> dict[str, Any]:
+        runner = trainer(adversarial)
+        prepared = prepared_batches(runner, batches)
         total = torch.zeros((), device=device)
         synchronise(device)
         started = time.perf_counter()
         for batch in prepared:
-            losses = trainer.step(batch)
+            losses = runner.step(batch)
             total += sum(loss for loss in losses if loss is not None)
         total = float(total)
         synchronise(device)
         return {"seconds": time.perf_counter() - started, "loss": total / len(batches)}
 
     random = np.random.default_rng(0)
-    for _ in range(4 if way.compiled else 2):
-        step(samples[draw_batch(random, np.arange(len(samples)), arguments.batch_size)])
+    for adversarial in passes(arguments):
+        for _ in range(4 if way.compiled else 2):
+            step(samples[draw_batch(random, np.arange(len(samples)), arguments.batch_size)], adversarial)
     say({"ready": True, "samples": len(samples), "torch": torch.__version__, "threads": torch.get_num_threads()})
     for line in sys.stdin:
         request = json.loads(line)
+        adversarial = request.get("adversarial", False)
         if "epoch" in request:
-            say(epoch([samples[torch.tensor(batch)] for batch in request["epoch"]]))
+            say(epoch([samples[torch.tensor(batch)] for batch in request["epoch"]], adversarial))
         else:
             targets = samples[torch.tensor(request["targets"])]
-            say(predict(targets) if request.get("predict") else step(targets))
+            say(predict(targets) if request.get("predict") else step(targets, adversarial))
     ended = {"peak_rss_bytes": peak_rss_bytes()}
     if device.type == "cuda":
         ended["peak_device_bytes"] = torch.cuda.max_memory_allocated(device)
@@ -279,13 +295,9 @@ class Worker:
         self.process.stdin.flush()
         return self.hear()
 
-    def step(self, targets: np.ndarray) -> dict[str, Any]:
-        """One training step on these samples."""
-        return self.ask(json.dumps({"targets": targets.tolist()}))
-
-    def predict(self, targets: np.ndarray) -> dict[str, Any]:
-        """The predictions of these samples."""
-        return self.ask(json.dumps({"targets": targets.tolist(), "predict": True}))
+    def seconds(self, targets: np.ndarray, **more: bool) -> float:
+        """How long a training step on these samples took, or a prediction of them."""
+        return self.ask(json.dumps({"targets": targets.tolist(), **more}))["seconds"]
 
     def finish(self) -> dict[str, Any]:
         """Ends the worker; its last line."""
@@ -302,23 +314,13 @@ class Worker:
         self.process.wait()
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is timed on."""
-
-    file: Path
-    precision: str
-    windows: str
-    adversarial: bool
-
-
 def environment(arguments: argparse.Namespace) -> dict[str, str]:
     """The number of threads, for every library that asks the environment."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
     return {name: str(arguments.threads) for name in names}
 
 
-def coin_settings(arguments: argparse.Namespace, setting: Setting) -> list[str]:
+def coin_settings(arguments: argparse.Namespace, precision: str, adversarial: bool) -> list[str]:
     """Our settings, as `--set` takes them."""
     return [
         f"batch_size={arguments.batch_size}",
@@ -326,8 +328,8 @@ def coin_settings(arguments: argparse.Namespace, setting: Setting) -> list[str]:
         f"embedding_size={arguments.embedding_size}",
         f"stacks={arguments.stacks}",
         f"dropout_keep={arguments.dropout_keep}",
-        f"adversarial={str(setting.adversarial).lower()}",
-        f"dtype={'mixed' if setting.precision == 'mixed' else 'f32'}",
+        f"adversarial={str(adversarial).lower()}",
+        f"dtype={precision}",
         *arguments.set,
     ]
 
@@ -336,11 +338,11 @@ def computing(arguments: argparse.Namespace) -> list[str]:
     return ["--device", arguments.device, "--threads", str(arguments.threads)]
 
 
-def coin_worker(arguments: argparse.Namespace, setting: Setting) -> Worker:
+def coin_worker(arguments: argparse.Namespace, file: Path, precision: str, adversarial: bool) -> Worker:
     """Ours."""
-    command = [str(arguments.coin), "bench", "--worker", "--data", str(setting.file)]
+    command = [str(arguments.coin), "bench", "--worker", "--data", str(file)]
     command += ["--modalities", arguments.modalities, *computing(arguments)]
-    for value in coin_settings(arguments, setting):
+    for value in coin_settings(arguments, precision, adversarial):
         command += ["--set", value]
     return Worker("coin", command, environment(arguments))
 
@@ -355,10 +357,11 @@ def torch_command(arguments: argparse.Namespace, role: str, way: str) -> list[st
     return command
 
 
-def torch_worker(arguments: argparse.Namespace, setting: Setting, way: str) -> Worker:
+def torch_worker(arguments: argparse.Namespace, file: Path, precision: str, way: str) -> Worker:
     """Theirs."""
-    command = torch_command(arguments, "steps", way) + ["--data", str(setting.file), "--precision", setting.precision]
-    command += [] if setting.adversarial else ["--no-adversarial"]
+    command = torch_command(arguments, "steps", way) + ["--data", str(file), "--precision", precision]
+    command += ["--no-adversarial"] if arguments.no_adversarial else []
+    command += ["--adversarial-only"] if arguments.adversarial_only else []
     return Worker(f"PyTorch ({way})", command, environment(arguments))
 
 
@@ -412,72 +415,89 @@ class Pairs:
         }
 
 
-def targets_of(arguments: argparse.Namespace, setting: Setting) -> np.ndarray:
+def targets_of(arguments: argparse.Namespace, file: Path, windows: str) -> np.ndarray:
     """The sample indices to draw from: all, or those whose window is full."""
-    conversations = data.load(setting.file, arguments.modalities.split(","))
+    conversations = data.load(file, arguments.modalities.split(","))
     rows = conversations.samples()
     first = np.searchsorted(conversations.conversation, conversations.conversation[rows], side="left")
-    wanted = np.flatnonzero(rows - first >= arguments.history_length) if setting.windows == "full" else np.arange(len(rows))
+    least = arguments.history_length if windows == "full" else 0
+    wanted = np.flatnonzero(rows - first >= least)
     if len(wanted) < arguments.batch_size:
         raise SystemExit(
-            f"{setting.file} has {len(wanted)} {setting.windows} windows of up to {arguments.history_length} utterances, "
-            f"fewer than a batch of {arguments.batch_size}: choose a smaller --batch-size"
+            f"{file} has {len(wanted)} samples with a window of at least {least} utterances, fewer than a batch of "
+            f"{arguments.batch_size}: choose a smaller --batch-size"
         )
     return wanted
 
 
-def time_steps(arguments: argparse.Namespace, setting: Setting, predictions: int) -> list[dict[str, Any]]:
-    """Every way in turn with ours: steps, and so many batches of predictions."""
-    drawn = targets_of(arguments, setting)
-    ours = coin_worker(arguments, setting)
-    ours_ready = ours.ready()
-    results, gflops = [], []
+def time_steps(arguments: argparse.Namespace, file: Path, precision: str) -> list[dict[str, Any]]:
+    """Every way in turn with ours: training steps and predictions, over all windows and passes."""
+    drawn = {windows: targets_of(arguments, file, windows) for windows in arguments.windows}
+    ours = {adversarial: coin_worker(arguments, file, precision, adversarial) for adversarial in passes(arguments)}
+    ready = {adversarial: worker.ready() for adversarial, worker in ours.items()}
+    results = []
     for way in arguments.way:
-        theirs = torch_worker(arguments, setting, way)
-        ready = theirs.ready()
-        if ours_ready["samples"] != ready["samples"]:
-            raise RuntimeError(f"coin has {ours_ready['samples']} samples, PyTorch {ready['samples']}: not the same data")
-        random = np.random.default_rng(arguments.seed)
-        steps, predicted = Pairs(), Pairs()
+        theirs = torch_worker(arguments, file, precision, way)
+        known = theirs.ready()
+        counts = {known["samples"], *(line["samples"] for line in ready.values())}
+        if len(counts) > 1:
+            raise RuntimeError(f"coin and PyTorch have {counts} samples: not the same data")
+        common = {"data": file.name, "precision": precision, "way": way, "torch": known["torch"]}
+        of_way = []
+        for windows in arguments.windows:
+            random = np.random.default_rng(arguments.seed)
+            draw = lambda: draw_batch(random, drawn[windows], arguments.batch_size)
+            for adversarial, worker in ours.items():
+                steps, gflops = Pairs(), []
 
-        def step_ours(targets: np.ndarray) -> float:
-            answer = ours.step(targets)
-            gflops.append(answer["flops"] / answer["seconds"] / 1e9)
-            return answer["seconds"]
+                def step_ours(targets: np.ndarray) -> float:
+                    answer = worker.ask(json.dumps({"targets": targets.tolist()}))
+                    gflops.append(answer["flops"] / answer["seconds"] / 1e9)
+                    return answer["seconds"]
 
-        for pair in range(arguments.steps):
-            targets = draw_batch(random, drawn, arguments.batch_size)
-            steps.add(pair, lambda: step_ours(targets), lambda: theirs.step(targets)["seconds"])
-        for pair in range(predictions and predictions + PREDICTIONS_WARM_UP):
-            targets = draw_batch(random, drawn, arguments.batch_size)
-            both = Pairs() if pair < PREDICTIONS_WARM_UP else predicted
-            both.add(pair, lambda: ours.predict(targets)["seconds"], lambda: theirs.predict(targets)["seconds"])
-        common = {"data": setting.file.name, "precision": setting.precision, "windows": setting.windows, "way": way}
-        ended = theirs.finish()
-        memory = {f"theirs_{name}": value for name, value in ended.items()}
-        results.append(
-            {"what": "step", **common, "adversarial": setting.adversarial, **steps.summary(), **memory, "torch": ready["torch"]}
-        )
-        show(results[-1])
-        if predictions:
-            results.append({"what": "predict", **common, "adversarial": None, **predicted.summary()})
-            show(results[-1])
-    rate = {
-        "ours_gflops": statistics.median(gflops),
-        "gemm_peak_gflops": ours_ready["gemm_peak_gflops"],
-        **{f"ours_{name}": value for name, value in ours.finish().items()},
-    }
-    return [result | (rate if result["what"] == "step" else {}) for result in results]
+                for pair in range(arguments.steps):
+                    targets = draw()
+                    steps.add(
+                        pair, lambda: step_ours(targets), lambda: theirs.seconds(targets, adversarial=adversarial)
+                    )
+                rate = {
+                    "ours_gflops": statistics.median(gflops),
+                    "gemm_peak_gflops": ready[adversarial]["gemm_peak_gflops"],
+                }
+                of_way.append(
+                    {"what": "step", **common, "windows": windows, "adversarial": adversarial, **steps.summary(), **rate}
+                )
+                show(of_way[-1])
+            if arguments.predictions:
+                predicted, worker = Pairs(), next(iter(ours.values()))
+                for pair in range(arguments.predictions + PREDICTIONS_WARM_UP):
+                    targets = draw()
+                    both = Pairs() if pair < PREDICTIONS_WARM_UP else predicted
+                    both.add(
+                        pair,
+                        lambda: worker.seconds(targets, predict=True),
+                        lambda: theirs.seconds(targets, predict=True),
+                    )
+                of_way.append(
+                    {"what": "predict", **common, "windows": windows, "adversarial": None, **predicted.summary()}
+                )
+                show(of_way[-1])
+        memory = {f"theirs_{name}": value for name, value in theirs.finish().items()}
+        results += [result | memory for result in of_way]
+    memory = {adversarial: worker.finish()["peak_rss_bytes"] for adversarial, worker in ours.items()}
+    return [result | {"ours_peak_rss_bytes": memory.get(result["adversarial"])} for result in results]
 
 
-def time_epochs(arguments: argparse.Namespace, setting: Setting, way: str) -> dict[str, Any]:
+def time_epochs(
+    arguments: argparse.Namespace, file: Path, precision: str, adversarial: bool, way: str
+) -> dict[str, Any]:
     """Whole epochs of `coin train` and of PyTorch's best way in turn."""
     import tensor_file
 
     run = arguments.scratch / "epoch"
-    command = [str(arguments.coin), "train", "--quiet", "--data", str(setting.file), "--modalities", arguments.modalities]
+    command = [str(arguments.coin), "train", "--quiet", "--data", str(file), "--modalities", arguments.modalities]
     command += [*computing(arguments), "--epochs", "2", "--out", str(run)]
-    for value in coin_settings(arguments, setting):
+    for value in coin_settings(arguments, precision, adversarial):
         name, _, value = value.partition("=")
         command += [f"--{name.replace('_', '-')}", value]
 
@@ -489,13 +509,13 @@ def time_epochs(arguments: argparse.Namespace, setting: Setting, way: str) -> di
 
     def trained_on() -> np.ndarray:
         """The sample indices that `coin train` does not hold out."""
-        conversations = data.load(setting.file, arguments.modalities.split(","))
+        conversations = data.load(file, arguments.modalities.split(","))
         held_out = set(json.loads(tensor_file.read(run / "best.safetensors")[0]["validation"]))
         of = conversations.conversation[conversations.samples()]
         return np.flatnonzero([conversations.ids[index] not in held_out for index in of])
 
     pairs = Pairs()
-    theirs = torch_worker(arguments, setting, way)
+    theirs = torch_worker(arguments, file, precision, way)
     theirs.ready()
     ours()  # says what is held out
     random = np.random.default_rng(arguments.seed)
@@ -504,14 +524,15 @@ def time_epochs(arguments: argparse.Namespace, setting: Setting, way: str) -> di
     def epoch() -> float:
         order = random.permutation(trained_on())
         batches = [order[at : at + size].tolist() for at in range(0, len(order), size)]
-        theirs.step(np.array(batches[-1]))  # the last batch is shorter: its capture is not the epoch's
-        return theirs.ask(json.dumps({"epoch": batches}))["seconds"]
+        # The last batch is shorter: its capture is not the epoch's.
+        theirs.seconds(np.array(batches[-1]), adversarial=adversarial)
+        return theirs.ask(json.dumps({"epoch": batches, "adversarial": adversarial}))["seconds"]
 
     for pair in range(arguments.epochs):
         pairs.add(pair, ours, epoch)
     theirs.finish()
-    common = {"data": setting.file.name, "precision": setting.precision, "windows": "real", "way": way}
-    return {"what": "epoch", **common, "adversarial": setting.adversarial, **pairs.summary()}
+    common = {"data": file.name, "precision": precision, "windows": "real", "way": way}
+    return {"what": "epoch", **common, "adversarial": adversarial, **pairs.summary()}
 
 
 def live_lines(arguments: argparse.Namespace, file: Path) -> list[str]:
@@ -537,8 +558,7 @@ def live_lines(arguments: argparse.Namespace, file: Path) -> list[str]:
 
 def time_live(arguments: argparse.Namespace, file: Path, way: str) -> dict[str, Any]:
     """The time from a line to its answer, utterance by utterance."""
-    setting = Setting(file, "f32", "real", True)
-    checkpoint = fresh_checkpoint(arguments, file, "live", coin_settings(arguments, setting))
+    checkpoint = fresh_checkpoint(arguments, file, "live", coin_settings(arguments, "f32", True))
     command = [str(arguments.coin), "predict", "--checkpoint", str(checkpoint), *computing(arguments)]
     ours = Worker("coin predict", command, environment(arguments))
     command = [*torch_command(arguments, "live", way), "--checkpoint", str(checkpoint)]
@@ -687,8 +707,8 @@ def check(arguments: argparse.Namespace) -> bool:
     good = True
     for name in arguments.data:
         file = prepare(name, arguments.coin, arguments.scratch)
-        settings = coin_settings(arguments, Setting(file, "f32", "real", True))
-        checkpoint = fresh_checkpoint(arguments, file, "check", [*settings, "dropout_keep=1"])
+        arguments.dropout_keep = 1.0
+        checkpoint = fresh_checkpoint(arguments, file, "check", coin_settings(arguments, "f32", True))
         good &= check_ways.check(
             arguments.coin, file, arguments.modalities, checkpoint, arguments.scratch, torch.device(arguments.device)
         )
@@ -698,25 +718,16 @@ def check(arguments: argparse.Namespace) -> bool:
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Everything that was asked for."""
-    passes = [
-        adversarial
-        for adversarial, wanted in ((False, not arguments.adversarial_only), (True, not arguments.no_adversarial))
-        if wanted
-    ]
     results = []
     for name in arguments.data:
         file = prepare(name, arguments.coin, arguments.scratch)
         for precision in arguments.precision:
-            for windows in arguments.windows:
-                for adversarial in passes:
-                    setting = Setting(file, precision, windows, adversarial)
-                    # Predictions know no adversarial pass: once is enough.
-                    found = time_steps(arguments, setting, arguments.predictions if adversarial == passes[0] else 0)
-                    results += found
-                    if windows == "real" and arguments.epochs:
-                        steps = best([result for result in found if result["what"] == "step"])
-                        results.append(time_epochs(arguments, setting, steps[0]["way"]))
-                        show(results[-1])
+            found = time_steps(arguments, file, precision)
+            results += found
+            steps = best([result for result in found if result["what"] == "step" and result["windows"] == "real"])
+            for step in steps if arguments.epochs else []:
+                results.append(time_epochs(arguments, file, precision, step["adversarial"], step["way"]))
+                show(results[-1])
         for way in arguments.way if arguments.live else []:
             # A window more by each utterance would compile a packed model again and again.
             if way != "packed compile":
