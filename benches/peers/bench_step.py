@@ -691,7 +691,9 @@ def with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
         chosen = [Way.parse(way) for way in arguments.way] if arguments.way else ways(device)
     except ValueError as error:
         raise SystemExit(f"--way: {error}")
-    if device.type != "cuda" and any(way.captured for way in chosen):
+    if device.type != "cuda" and arguments.check and not arguments.way:
+        chosen.append(Way("padded", "graphs"))
+    if device.type != "cuda" and not arguments.check and any(way.captured for way in chosen):
         raise SystemExit("--way: CUDA graphs need a card (--check runs their static step uncaptured)")
     arguments.way = [str(way) for way in chosen]
     return arguments
@@ -702,6 +704,7 @@ def check(arguments: argparse.Namespace) -> bool:
     import torch
 
     import check_ways
+    from ways import Way
 
     torch.set_num_threads(arguments.threads)
     good = True
@@ -710,7 +713,8 @@ def check(arguments: argparse.Namespace) -> bool:
         arguments.dropout_keep = 1.0
         checkpoint = fresh_checkpoint(arguments, file, "check", coin_settings(arguments, "f32", True))
         good &= check_ways.check(
-            arguments.coin, file, arguments.modalities, checkpoint, arguments.scratch, torch.device(arguments.device)
+            arguments.coin, file, arguments.modalities, checkpoint, arguments.scratch, torch.device(arguments.device),
+            [Way.parse(way) for way in arguments.way],
         )
     print("all agree" if good else "FAILED")
     return good

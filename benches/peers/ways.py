@@ -129,6 +129,9 @@ class _Runner:
             raise ValueError(f"the model's recurrences are {model.recurrence}, the way is {way}")
         self.way, self.model, self.corpus = way, model, corpus
         self.device = corpus.features.device
+        if way.compiled:
+            # Both passes, predictions and an epoch's last batch are variants of their own.
+            torch._dynamo.config.recompile_limit = 64
         # The packed rows of each batch are others in number, so their shapes are left open.
         dynamic = None if way.recurrence != "padded" else False
         self.forward: nn.Module = torch.compile(model, dynamic=dynamic) if way.compiled else model
