@@ -92,8 +92,8 @@ def synchronise(device: torch.device) -> None:
 class Captured:
     """A function of the targets as a CUDA graph: one buffer in, the same tensors out each time.
 
-    On the CPU, where there is nothing to capture, the function runs on the buffer instead: so that the static step can
-    be checked without a card, not to be timed.
+    On the CPU, where there is nothing to capture, the function runs on the buffer instead, after the same runs before
+    it: so that the static step can be checked without a card, not to be timed.
     """
 
     def __init__(self, function: Callable[[Tensor], Any], targets: Tensor, restore: Callable[[], None]) -> None:
@@ -101,13 +101,14 @@ class Captured:
         self.function = function
         self.targets = targets.clone()
         self.graph: torch.cuda.CUDAGraph | None = None
-        if targets.is_cuda:
-            stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream() if targets.is_cuda else None
+        if stream:
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    function(self.targets)
-                restore()
+        with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
+            for _ in range(WARM_UP):
+                function(self.targets)
+            restore()
+        if stream:
             torch.cuda.current_stream().wait_stream(stream)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
