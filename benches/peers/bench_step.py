@@ -433,8 +433,10 @@ def targets_of(arguments: argparse.Namespace, file: Path, windows: str) -> np.nd
 def time_steps(arguments: argparse.Namespace, file: Path, precision: str) -> list[dict[str, Any]]:
     """Every way in turn with ours: training steps and predictions, over all windows and passes."""
     drawn = {windows: targets_of(arguments, file, windows) for windows in arguments.windows}
-    ours = {adversarial: coin_worker(arguments, file, precision, adversarial) for adversarial in passes(arguments)}
-    ready = {adversarial: worker.ready() for adversarial, worker in ours.items()}
+    ours, ready = {}, {}
+    for adversarial in passes(arguments):
+        ours[adversarial] = coin_worker(arguments, file, precision, adversarial)
+        ready[adversarial] = ours[adversarial].ready()  # one at a time: each measures the processor's peak
     results = []
     for way in arguments.way:
         theirs = torch_worker(arguments, file, precision, way)
