@@ -684,6 +684,9 @@ def with_defaults(arguments: argparse.Namespace) -> argparse.Namespace:
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: PyTorch finds no card here")
+    if not arguments.coin.is_file():
+        raise SystemExit(f"--coin {arguments.coin}: there is no such file; build it with cargo build --release")
+    arguments.coin = arguments.coin.resolve()  # a bare name would be looked for on the PATH
     arguments.data = arguments.data or [SYNTHETIC]
     arguments.windows = arguments.windows or ["real", "full"]
     arguments.precision = arguments.precision or (["f32", "mixed"] if device.type == "cuda" else ["f32"])
