@@ -17,7 +17,7 @@ Three orders of the history's rows occur:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,25 @@ def window_starts(conversation: np.ndarray, targets: np.ndarray, history_length:
     """The first utterance of each target's window: `max(1, t-K)` within the target's conversation."""
     first_of = np.searchsorted(conversation, conversation[targets], side="left")
     return np.maximum(first_of, targets - history_length)
+
+
+@dataclass
+class Corpus:
+    """N utterances, of which windows are made: what a model reads on its device, and who speaks where on the host too."""
+
+    features: Tensor  # [N, D], standardised
+    labels: Tensor  # [N]
+    speaker: Tensor  # [N]
+    first: Tensor  # [N] the first utterance of each one's conversation
+    host_conversation: np.ndarray  # [N] nondecreasing
+    host_speaker: np.ndarray  # [N]
+
+    @staticmethod
+    def of(features: Tensor, labels: np.ndarray, speaker: np.ndarray, conversation: np.ndarray) -> "Corpus":
+        """On the device of `features`."""
+        first = np.searchsorted(conversation, conversation, side="left")
+        place = lambda array: torch.from_numpy(np.asarray(array, dtype=np.int64)).to(features.device)
+        return Corpus(features, place(labels), place(speaker), place(first), conversation, speaker)
 
 
 @dataclass
@@ -55,6 +74,22 @@ class Batch:
     own_state: Tensor  # [R] window order: the row, in role order, of the step's own state
     other_gate: tuple[Tensor, Tensor]  # [R] window order, forward and backward: see `Coin.interact`
 
+    def sort(self, rows: Tensor) -> Tensor:
+        """From batch order to sorted order."""
+        return rows[self.sorted_samples]
+
+    def unsort(self, rows: Tensor) -> Tensor:
+        """From sorted order to batch order."""
+        return rows[self.unsorted_samples]
+
+    def add_by_sample(self, sums: Tensor, history: Tensor) -> Tensor:
+        """`sums` [B] plus, for each sample, what `history` [R] has for its rows."""
+        return sums.index_add(0, self.history_sample, history)
+
+    def of_sample(self, values: Tensor) -> Tensor:
+        """[R]: for each history row its sample's entry of `values` [B]."""
+        return values[self.history_sample]
+
     def in_sample_order(self, history: Tensor, target: Tensor) -> Tensor:
         """Rows [R + B, ...]: each sample's history (given in role order), then its target."""
         return torch.cat([history, target])[self.sample_order]
@@ -71,6 +106,18 @@ class Batch:
     def unpad(self, padded: Tensor) -> Tensor:
         """The inverse of `pad`."""
         return padded.flatten(0, 1).index_select(0, self.padded_place)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device, but for the batch sizes, which `PackedSequence` reads on the host."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            field.name: value.pin_memory().to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor) and field.name != "window_sizes"
+        }
+        forward, backward = (gate.pin_memory().to(device, non_blocking=True) for gate in self.other_gate)
+        return replace(self, **moved, other_gate=(forward, backward))
 
     @staticmethod
     def build(

@@ -18,33 +18,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 import data
-from batch import Batch
+import tensor_file
+from batch import Corpus
 from coin_torch import Coin, Config, fill_missing_gradients, objective
 
 SMALLEST_SCALE = 1e-8  # a gradient that is zero but for rounding has no relative error
 
 
-def load_checkpoint(path: Path) -> tuple[Coin, dict[str, Any]]:
+def load_checkpoint(path: Path, recurrence: str = "packed") -> tuple[Coin, dict[str, Any]]:
     """The model of a checkpoint, in float64, and the checkpoint's settings."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if "config" not in metadata:
-            raise ValueError(f"{path} has no `config` in its metadata, so it is not a checkpoint")
-        settings = json.loads(metadata["config"])
-        state = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("optimizer.")}
+    metadata, tensors = tensor_file.read(path)
+    if "config" not in metadata:
+        raise ValueError(f"{path} has no `config` in its metadata, so it is not a checkpoint")
+    settings = json.loads(metadata["config"])
+    state = {name: torch.from_numpy(t) for name, t in tensors.items() if not name.startswith("optimizer.")}
     classes, width = state["classifier.weight"].shape[0], state["features.mean"].shape[0]
-    model = Coin(width, classes, Config.of(settings)).double().eval()
+    model = Coin(width, classes, Config.of(settings), recurrence).double().eval()
     if not model.config.interaction:
         # The ablated model does not read these; a checkpoint may leave them out.
         state = {name: t for name, t in model.state_dict().items() if name.startswith("interaction.")} | state
@@ -56,15 +55,16 @@ def compute_step(
     model: Coin, conversations: data.Conversations, targets: np.ndarray, adversarial: bool
 ) -> dict[str, Tensor]:
     """The step's results under the step file's names."""
-    batch = Batch.build(conversations.conversation, conversations.speaker, targets, model.config.history_length)
     features = model.features(torch.from_numpy(conversations.features))
-    labels = torch.from_numpy(conversations.label)
-    result = objective(model, features, labels, batch, adversarial)
+    corpus = Corpus.of(features, conversations.label, conversations.speaker, conversations.conversation)
+    batch = model.batch(corpus, torch.from_numpy(targets))
+    result = objective(model, corpus, batch, adversarial)
     fill_missing_gradients(model)
     tensors = {"logits": result.logits, "loss_clean": result.loss_clean}
     if adversarial:
-        square = result.gradient_target.square().sum(dim=1)
-        square = square.index_add(0, batch.history_sample, result.gradient_history.square().sum(dim=1))
+        square = batch.add_by_sample(
+            result.gradient_target.square().sum(dim=-1), result.gradient_history.square().sum(dim=-1)
+        )
         tensors |= {
             "logits_adversarial": result.logits_adversarial,
             "loss_adversarial": result.loss_adversarial,
@@ -79,6 +79,17 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return float("inf")
     return float((found - expected).abs().max()) / max(SMALLEST_SCALE, float(expected.abs().max()))
+
+
+def relative_errors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of each tensor expected; infinite where it is missing or not a number."""
+    errors = {name: relative_error(found[name], t) if name in found else math.inf for name, t in expected.items()}
+    return {name: error if error == error else math.inf for name, error in errors.items()}
+
+
+def read_step(path: Path) -> dict[str, Tensor]:
+    """The tensors that `coin step` wrote."""
+    return {name: torch.from_numpy(tensor) for name, tensor in tensor_file.read(path)[1].items()}
 
 
 def parse() -> argparse.Namespace:
@@ -97,7 +108,7 @@ def main() -> int:
     first, last = (int(bound) for bound in arguments.samples.split(".."))
     model, settings = load_checkpoint(arguments.checkpoint)
     conversations = data.load(arguments.data, arguments.modalities.split(","))
-    step = load_file(arguments.step)
+    step = read_step(arguments.step)
     indices = np.arange(first, last)
     samples = conversations.samples()
     if not 0 <= first < last <= len(samples):
@@ -108,17 +119,13 @@ def main() -> int:
         return 1
 
     expected = compute_step(model, conversations, samples[indices], settings.get("adversarial", True))
-    worst = 0.0
-    for name, tensor in expected.items():
-        if name not in step:
-            if name.startswith("gradient.interaction.") and not model.config.interaction:
-                continue
-            print(f"{'missing':>10}  {name}")
-            worst = float("inf")
-            continue
-        error = relative_error(step[name], tensor)
-        worst = max(worst, error) if error == error else float("inf")
-        print(f"{error:10.1e}  {name} {list(tensor.shape)}")
+    if not model.config.interaction:
+        unused = [name for name in expected if name.startswith("gradient.interaction.") and name not in step]
+        expected = {name: tensor for name, tensor in expected.items() if name not in unused}
+    errors = relative_errors(step, expected)
+    for name, error in errors.items():
+        print(f"{error:10.1e}  {name} {list(expected[name].shape)}")
+    worst = max(errors.values())
     good = worst <= arguments.tolerance
     print(f"worst relative error {worst:.1e}, tolerance {arguments.tolerance:.0e}: {'ok' if good else 'FAILED'}")
     return int(not good)

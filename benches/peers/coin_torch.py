@@ -2,22 +2,29 @@
 
 Nothing here is shared with the engine: it is written from the paper's equations with `nn.GRU`, `nn.Linear`
 and autograd, and the adversarial perturbation is computed as eq. 6 states it, on the D-wide features of
-every sample. Parameters carry the names and the shapes of the engine's checkpoints, so
-`Coin.load_state_dict(checkpoint, strict=True)` loads one.
+every sample. Parameters carry the names of the engine's checkpoints, so `Coin.load_state_dict(checkpoint,
+strict=True)` loads one.
+
+The recurrences come in three forms that compute the same numbers: `packed` is the reference, `nn.GRU` over
+packed sequences; the other two are there to be timed and are held against it (`verify.py`, `check_ways.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Callable, ContextManager, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from batch import Batch
+from batch import Batch, Corpus
 from gru import packed_gru
+from padded import MaskedGRU, PaddedBatch
+
+RECURRENCES = ("packed", "padded", "written")
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,8 @@ class Gate(nn.Module):
             self.register_parameter(f"bias{suffix}", nn.Parameter(torch.empty(d).uniform_(-bound, bound)))
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Gates [rows + 1, d] of both directions for a role's states [rows, 2d]; the last row is the gate of
-        the state of zeros, which is what a role that has not spoken yet has."""
-        forward, backward = F.pad(states, (0, 0, 0, 1)).chunk(2, dim=1)
+        """Gates [.., d] of both directions for a role's states [.., 2d]."""
+        forward, backward = states.chunk(2, dim=-1)
         return (
             torch.sigmoid(F.linear(forward, self.weight, self.bias)),
             torch.sigmoid(F.linear(backward, self.weight_reverse, self.bias_reverse)),
@@ -85,9 +91,9 @@ class Gate(nn.Module):
 class Stack(nn.Module):
     """One contextual interaction stack (docs/model.md, "Forward", step 4)."""
 
-    def __init__(self, d: int) -> None:
+    def __init__(self, d: int, gru: type[nn.GRU]) -> None:
         super().__init__()
-        self.gru = nn.GRU(2 * d, d, bidirectional=True)
+        self.gru = gru(2 * d, d, bidirectional=True)
         self.query = nn.Linear(2 * d, 2 * d, bias=False)
         self.key = nn.Linear(2 * d, 2 * d, bias=False)
         self.value = nn.Linear(2 * d, 2 * d, bias=False)
@@ -96,33 +102,47 @@ class Stack(nn.Module):
 class Coin(nn.Module):
     """COIN of docs/model.md for D-wide features and C classes."""
 
-    def __init__(self, width: int, classes: int, config: Config, written_gru: bool = False) -> None:
-        """`written_gru` runs the recurrences by `gru.py` rather than by `nn.GRU`: the same numbers, faster."""
+    def __init__(self, width: int, classes: int, config: Config, recurrence: str = "packed") -> None:
+        """`recurrence` is `packed`: `nn.GRU` over packed sequences; `padded`: `padded.py`, `nn.GRU` over windows
+        of K steps each; or `written`: `gru.py` over packed sequences."""
         super().__init__()
+        if recurrence not in RECURRENCES:
+            raise ValueError(f"recurrence is {recurrence!r}; it is one of {', '.join(RECURRENCES)}")
         d = config.embedding_size
-        self.written_gru = written_gru
+        gru = MaskedGRU if recurrence == "padded" else nn.GRU
+        self.recurrence = recurrence
         self.config = config
         self.features = Features(width)
         self.history_embedding = nn.Linear(width, d)
         self.target_embedding = nn.Linear(width, 2 * d)
-        self.speaker_gru = nn.ModuleDict({role: nn.GRU(d, d, bidirectional=True) for role in "ab"})
+        self.speaker_gru = nn.ModuleDict({role: gru(d, d, bidirectional=True) for role in "ab"})
         self.interaction = nn.ModuleDict({role: Gate(d) for role in "ab"})
-        self.context = nn.ModuleList(Stack(d) for _ in range(config.stacks))
+        self.context = nn.ModuleList(Stack(d, gru) for _ in range(config.stacks))
         self.classifier = nn.Linear(2 * d, classes)
 
-    def forward(self, history: Tensor, target: Tensor, batch: Batch) -> Tensor:
-        """Logits [B, C] in batch order, from standardised features: `history` [R, D] in role order and
-        `target` [B, D] in batch order."""
-        q = self.target_embedding(target)[batch.sorted_samples]
+    def batch(self, corpus: Corpus, targets: Tensor) -> Batch | PaddedBatch:
+        """The batch of these utterances in the layout that the recurrences want, on the corpus's device."""
+        if self.recurrence == "padded":
+            return PaddedBatch.build(targets, corpus, self.config.history_length)
+        host = targets.cpu().numpy()
+        batch = Batch.build(corpus.host_conversation, corpus.host_speaker, host, self.config.history_length)
+        return batch.to(corpus.features.device)
+
+    def forward(self, history: Tensor, target: Tensor, batch: Batch | PaddedBatch) -> tuple[Tensor, Tensor]:
+        """Logits [B, C] in batch order, and the last readout's weights, in the batch's layout. From standardised
+        features: `history` [R, D] in role order, or [K, B, D] if padded, and `target` [B, D] in batch order."""
+        q = batch.sort(self.target_embedding(target))
+        weights = q[:0]
         if batch.occupied == 0:
             for _ in self.context:
                 q = torch.tanh(q)
         else:
-            m = self.dropout(self.interact(self.history_embedding(history), batch))
+            x = self.history_embedding(history)
+            m = self.dropout(self.interact_padded(x, batch) if self.recurrence == "padded" else self.interact(x, batch))
             for stack in self.context:
-                m, c = self.contextual(stack, m, q, batch)
+                m, c, weights = self.contextual(stack, m, q, batch)
                 q = torch.tanh(q + c)
-        return self.classifier(self.dropout(q))[batch.unsorted_samples]
+        return batch.unsort(self.classifier(self.dropout(q))), weights
 
     def interact(self, x: Tensor, batch: Batch) -> Tensor:
         """Speaker GRUs and mutual interaction (eq. 1): `M^0` [R, 2d] in window order, from `x` in role order.
@@ -132,66 +152,97 @@ class Coin(nn.Module):
         """
         turns = x.split([batch.rows_a, x.shape[0] - batch.rows_a])
         states = [
-            self.recur(self.speaker_gru[role], PackedSequence(rows, sizes)) if rows.shape[0] else rows.repeat(1, 2)
+            self.recur(self.speaker_gru[role], rows, sizes) if rows.shape[0] else rows.repeat(1, 2)
             for role, rows, sizes in zip("ab", turns, batch.role_sizes)
         ]
         own = torch.cat(states).index_select(0, batch.own_state)
         if not self.config.interaction:
             return own
-        gates_a, gates_b = self.interaction["a"](states[0]), self.interaction["b"](states[1])
+        # A role that has not spoken yet has a state of zeros: the row past its states.
+        gates_a, gates_b = (self.interaction[role](F.pad(rows, (0, 0, 0, 1))) for role, rows in zip("ab", states))
         forward, backward = (
             torch.cat([a, b]).index_select(0, latest) for a, b, latest in zip(gates_a, gates_b, batch.other_gate)
         )
         return own * torch.cat([forward, backward], dim=1)
 
-    def contextual(self, stack: Stack, m: Tensor, q: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One stack: the next stack's input `M^l` [R, 2d], and `c` [B, 2d], zero where the window is empty."""
-        g = self.dropout(self.recur(stack.gru, PackedSequence(m, batch.window_sizes)))
+    def interact_padded(self, x: Tensor, batch: PaddedBatch) -> Tensor:
+        """The same in padded layout: `M^0` [K, B, 2d] from `x` [K, B, d].
+
+        Each role's recurrence passes over all steps and keeps its state where the other role speaks, so at every
+        step it has the role's latest state, in either direction.
+        """
+        states_a = self.recur(self.speaker_gru["a"], x, ~batch.by_a)
+        states_b = self.recur(self.speaker_gru["b"], x, ~batch.by_b)
+        by_a = batch.by_a.unsqueeze(2)
+        own = torch.where(by_a, states_a, states_b)
+        if not self.config.interaction:
+            return own
+        gates_a, gates_b = self.interaction["a"](states_a), self.interaction["b"](states_b)
+        return own * torch.cat([torch.where(by_a, b, a) for a, b in zip(gates_a, gates_b)], dim=2)
+
+    def contextual(
+        self, stack: Stack, m: Tensor, q: Tensor, batch: Batch | PaddedBatch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One stack: the next stack's input `M^l`; `c` [B, 2d], zero where the window is empty; the readout's
+        weights."""
+        g = self.dropout(self.recur(stack.gru, m, batch.window_sizes))
         query, key, value = batch.pad(stack.query(g)), batch.pad(stack.key(g)), batch.pad(stack.value(g))
 
         scores = query @ key.transpose(1, 2) * self.config.embedding_size**-0.5
-        weights = torch.softmax(scores.masked_fill(batch.padding[:, None, :], -torch.inf), dim=2)
+        weights = masked_softmax(scores, batch.padding[:, None, :])
         m_att = weights @ value
 
         readout = (m_att @ q[: batch.occupied, :, None]).squeeze(2)
-        a = torch.softmax(readout.masked_fill(batch.padding, -torch.inf), dim=1)
+        a = masked_softmax(readout, batch.padding).masked_fill(batch.padding, 0.0)
         c = (a[:, None, :] @ m_att).squeeze(1)
         c = F.pad(c, (0, 0, 0, q.shape[0] - batch.occupied))
-        return (g if self.config.stack_input == "gru" else batch.unpad(m_att)), c
+        return (g if self.config.stack_input == "gru" else batch.unpad(m_att)), c, a
 
-    def recur(self, gru: nn.GRU, x: PackedSequence) -> Tensor:
-        """Both directions' states [rows, 2d] of packed sequences."""
-        return (packed_gru(gru, x) if self.written_gru else gru(x)[0]).data
+    @torch.compiler.disable  # does nothing in eager mode; cuDNN's recurrences are nothing to compile
+    def recur(self, gru: nn.GRU, x: Tensor, sizes: Tensor) -> Tensor:
+        """Both directions' states [R, 2d] of packed sequences, or [K, B, 2d] of padded ones, whose `sizes` are the
+        steps to be left out."""
+        if self.recurrence == "padded":
+            return gru(x, sizes)
+        packed = PackedSequence(x, sizes)
+        return (packed_gru(gru, packed) if self.recurrence == "written" else gru(packed)[0]).data
 
     def dropout(self, x: Tensor) -> Tensor:
         """Inverted dropout, while training.
 
-        As `F.dropout`, but drawing 16 random bits an element, four to a number, instead of a number an element:
-        on the CPU the generator is otherwise a tenth of the step.
+        On the CPU in eager mode this draws 16 random bits an element, four to a number, instead of a number an
+        element as `F.dropout` does: the generator is otherwise a tenth of the step.
         """
         keep = self.config.dropout_keep
         if not self.training or keep == 1.0:
             return x
+        if x.is_cuda or torch.compiler.is_compiling():
+            return F.dropout(x, 1.0 - keep)
         bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         kept = bits[: x.numel()].view_as(x) < round(keep * 65536) - 32768
         return x * kept.to(x.dtype).mul_(1.0 / keep)
 
 
+def masked_softmax(scores: Tensor, masked: Tensor) -> Tensor:
+    """Softmax over the last dimension with zeros where `masked`; even, not undefined, where all are masked."""
+    return torch.softmax(scores.masked_fill(masked, torch.finfo(scores.dtype).min), dim=-1)
+
+
 def perturb(
-    history_gradient: Tensor, target_gradient: Tensor, batch: Batch, config: Config
+    history_gradient: Tensor, target_gradient: Tensor, batch: Batch | PaddedBatch, config: Config
 ) -> tuple[Tensor, Tensor]:
-    """`eps g / ||g||` of eq. 6 for the history [R, D] and the target [B, D] rows; zero where the norm is."""
-    history = history_gradient.square().sum(dim=1)
-    target = target_gradient.square().sum(dim=1)
+    """`eps g / ||g||` of eq. 6 for the history's and the target's rows [.., D]; zero where the norm is."""
+    history = history_gradient.square().sum(dim=-1)
+    target = target_gradient.square().sum(dim=-1)
     if config.adversarial_norm == "sample":
-        target = target.index_add(0, batch.history_sample, history)
-        history = target[batch.history_sample]
+        target = batch.add_by_sample(target, history)
+        history = batch.of_sample(target)
     elif config.adversarial_norm == "batch":
         whole = history.sum() + target.sum()
         history, target = whole.expand_as(history), whole.expand_as(target)
 
     def scale(square: Tensor) -> Tensor:
-        return torch.where(square > 0, config.epsilon / square.sqrt(), 0.0).unsqueeze(1)
+        return torch.where(square > 0, config.epsilon / square.sqrt(), 0.0).unsqueeze(-1)
 
     return history_gradient * scale(history), target_gradient * scale(target)
 
@@ -218,24 +269,32 @@ class Objective:
 
 def objective(
     model: Coin,
-    features: Tensor,
-    labels: Tensor,
-    batch: Batch,
+    corpus: Corpus,
+    batch: Batch | PaddedBatch,
     adversarial: bool = True,
     adversarial_input_gradient: bool = False,
+    autocast: Callable[[], ContextManager[Any]] = contextlib.nullcontext,
+    backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> Objective:
     """Eq. 6: clean and adversarial cross entropy, each a mean over the batch; adds to the parameters' gradients.
 
-    `features` [N, D] are standardised and `labels` [N]. Every sample gets rows of its own, so an utterance that
+    Every sample gets rows of its own, so an utterance that
     stands in two samples has two gradients and two perturbations. One clean backward pass yields the
     parameters' gradients and g; the adversarial pass takes g as a constant.
+
+    The passes forward run under `autocast`; `backward` may scale the loss, which does not change the perturbation.
     """
-    wanted = labels[batch.target_row]
-    history = features.index_select(0, batch.history_row).requires_grad_(adversarial)
-    target = features.index_select(0, batch.target_row).requires_grad_(adversarial)
-    logits = model(history, target, batch)
-    loss = F.cross_entropy(logits, wanted)
-    loss.backward()
+    wanted = corpus.labels[batch.target_row]
+
+    def forward(history: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast():
+            logits = model(history, target, batch)[0]
+            return logits, F.cross_entropy(logits, wanted)
+
+    history = corpus.features[batch.history_row].requires_grad_(adversarial)
+    target = corpus.features[batch.target_row].requires_grad_(adversarial)
+    logits, loss = forward(history, target)
+    backward(loss)
     result = Objective(logits.detach(), loss.detach())
     if not adversarial:
         return result
@@ -247,9 +306,8 @@ def objective(
         history, target = history + p_history, target + p_target
     history.requires_grad_(adversarial_input_gradient)
     target.requires_grad_(adversarial_input_gradient)
-    logits = model(history, target, batch)
-    loss = F.cross_entropy(logits, wanted)
-    loss.backward()
+    logits, loss = forward(history, target)
+    backward(loss)
 
     result.gradient_history, result.gradient_target = g_history, g_target
     result.perturbation_history, result.perturbation_target = p_history, p_target

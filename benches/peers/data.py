@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
-from safetensors.numpy import load_file
+
+import tensor_file
 
 MODALITIES = ("text", "audio", "visual")
 UNLABELLED = -1
@@ -98,7 +99,7 @@ def read_jsonl(path: Path, modalities: Sequence[str]) -> Conversations:
         for modality in modalities:
             if modality not in header["modalities"]:
                 raise ValueError(f"{path} has no {modality} features; it has {', '.join(header['modalities'])}")
-        side = load_file(Path(path).parent / header["features"]) if header.get("features") else {}
+        side = tensor_file.read(Path(path).parent / header["features"])[1] if header.get("features") else {}
         number = {name: index for index, name in enumerate(header["classes"])}
         conversations: dict[str, list[Utterance]] = {}
         for line in file:

@@ -20,6 +20,7 @@ class _Recurrence(torch.autograd.Function):
     """Step 2's cell over packed rows in both directions, given the input products of all rows."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # as the library's under autocast
     def forward(ctx: Any, from_x: Tensor, sizes: tuple[int, ...], *weights: Tensor) -> Tensor:
         """States [R, 2d] from `from_x` [R, 6d] (x W + b of r, z, n, forward and then backward) and
         `weights`: recurrent weight [3d, d] and bias [3d] of either direction."""
@@ -49,6 +50,7 @@ class _Recurrence(torch.autograd.Function):
         return states
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, d = d_states.shape[0], d_states.shape[1] // 2
         d_x = d_states.new_empty(rows, 6 * d)

@@ -49,8 +49,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from batch import Batch
+from batch import Corpus
 from coin_torch import Coin, Config, adam, fill_missing_gradients, objective
+from padded import without_flag
 
 ADAM_STEPS = 3
 
@@ -214,22 +215,22 @@ def draw(case: Case, random: np.random.Generator) -> tuple[Conversations, Coin]:
 
 def evaluate(model: Coin, data: Conversations, targets: np.ndarray) -> dict[str, Tensor]:
     """Everything of one training step, then the parameters after three; changes the model."""
-    batch = Batch.build(data.conversation, data.speaker, targets, model.config.history_length)
     features = model.features(torch.from_numpy(data.features))
-    labels = torch.from_numpy(data.label)
+    corpus = Corpus.of(features, data.label, data.speaker, data.conversation)
+    batch = model.batch(corpus, torch.from_numpy(targets))
     optimizer = adam(model)
     tensors: dict[str, Tensor] = {}
     for step in range(ADAM_STEPS):
         optimizer.zero_grad(set_to_none=True)
-        result = objective(model, features, labels, batch, adversarial_input_gradient=True)
+        result = objective(model, corpus, batch, adversarial_input_gradient=True)
         fill_missing_gradients(model)
         if step == 0:
-            square = result.gradient_target.square().sum(dim=1)
-            square = square.index_add(0, batch.history_sample, result.gradient_history.square().sum(dim=1))
-            input_gradient = torch.zeros_like(features)
-            input_gradient.index_add_(
-                0, batch.history_row, result.gradient_history + result.adversarial_gradient_history
+            square = batch.add_by_sample(
+                result.gradient_target.square().sum(dim=-1), result.gradient_history.square().sum(dim=-1)
             )
+            input_gradient = torch.zeros_like(features)
+            of_history = result.gradient_history + result.adversarial_gradient_history
+            input_gradient.index_add_(0, batch.history_row.flatten(), of_history.reshape(-1, features.shape[1]))
             input_gradient.index_add_(0, batch.target_row, result.gradient_target + result.adversarial_gradient_target)
             tensors = {
                 "logits": result.logits,
@@ -240,9 +241,9 @@ def evaluate(model: Coin, data: Conversations, targets: np.ndarray) -> dict[str,
                 "perturbation": batch.in_sample_order(result.perturbation_history, result.perturbation_target),
                 "input_gradient": input_gradient,
             }
-            tensors |= {f"gradient.{name}": p.grad.clone() for name, p in model.named_parameters()}
+            tensors |= {f"gradient.{name}": without_flag(model, name, p.grad).clone() for name, p in model.named_parameters()}
         optimizer.step()
-    return tensors | {f"adam.{name}": p.detach().clone() for name, p in model.named_parameters()}
+    return tensors | {f"adam.{name}": without_flag(model, name, p.detach()).clone() for name, p in model.named_parameters()}
 
 
 def config_of(case: Case) -> dict[str, Any]:

@@ -6,8 +6,8 @@
    parameters after three Adam steps agree with the file to 1e-12 (of the tensor's largest entry, or of one).
 2. Finite differences (five-point, central) of the training objective along random directions, of each parameter,
    of all together and of the input, with the perturbation held constant: agree with the file's gradients to 1e-9.
-3. The model with the recurrence of `gru.py` in place of `nn.GRU` (what `bench_step.py` times), its parameters loaded
-   from the file by name: everything agrees with the file to 1e-12.
+3. The model with the recurrence of `gru.py`, and with padded windows (`padded.py`), in place of packed `nn.GRU`, its
+   parameters loaded from the file by name: everything agrees with the file to 1e-12.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Callable
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 import plain
+import tensor_file
 from batch import Batch
 from coin_torch import Coin, Config
 from make_golden import Conversations, evaluate
@@ -33,8 +33,8 @@ DIFFERENCE_STEP = 1e-4  # along a direction of unit length
 
 def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """A golden file's config and tensors."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["config"]), {name: file.get_tensor(name) for name in file.keys()}
+    metadata, tensors = tensor_file.read(path)
+    return json.loads(metadata["config"]), {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
 
 
 def below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -70,26 +70,26 @@ def worst_error(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> float:
     return max(error(found[name], tensors[name]) for name in sorted(found))
 
 
-def load_model(config: dict, tensors: dict[str, Tensor], written_gru: bool) -> Coin:
+def load_model(config: dict, tensors: dict[str, Tensor], recurrence: str = "packed") -> Coin:
     """The model with the file's parameters."""
     width, classes = tensors["data.features"].shape[1], len(config["classes"])
-    model = Coin(width, classes, Config.of(config), written_gru).double()
+    model = Coin(width, classes, Config.of(config), recurrence).double()
     features = {f"features.{name}": tensor for name, tensor in below(tensors, "features.").items()}
     model.load_state_dict(below(tensors, "parameter.") | features, strict=True)
     return model
 
 
-def check_written_gru(config: dict, tensors: dict[str, Tensor]) -> float:
-    """The worst error of the model with `gru.py` over all of the file's results."""
+def check_recurrence(config: dict, tensors: dict[str, Tensor], recurrence: str) -> float:
+    """The worst error of the model with another form of the recurrences over all of the file's results."""
     names = ("data.features", "data.conversation", "data.speaker", "data.label")
     data = Conversations(*(tensors[name].numpy() for name in names))
-    found = evaluate(load_model(config, tensors, written_gru=True), data, tensors["targets"].numpy())
+    found = evaluate(load_model(config, tensors, recurrence), data, tensors["targets"].numpy())
     return worst_error(found, tensors)
 
 
 def check_differences(config: dict, tensors: dict[str, Tensor], directions: int = 4) -> float:
     """The worst error of the file's gradients along random directions of unit length, by finite differences."""
-    model = load_model(config, tensors, written_gru=False)
+    model = load_model(config, tensors)
     batch = Batch.build(
         tensors["data.conversation"].numpy(), tensors["data.speaker"].numpy(), tensors["targets"].numpy(),
         config["history_length"],
@@ -102,8 +102,8 @@ def check_differences(config: dict, tensors: dict[str, Tensor], directions: int 
 
     def loss(features: Tensor) -> float:
         history, target = features[batch.history_row], features[batch.target_row]
-        clean = model(history, target, batch)
-        adversarial = model(history + moves[0], target + moves[1], batch)
+        clean = model(history, target, batch)[0]
+        adversarial = model(history + moves[0], target + moves[1], batch)[0]
         cross_entropy = torch.nn.functional.cross_entropy
         return float(cross_entropy(clean, labels) + cross_entropy(adversarial, labels))
 
@@ -131,7 +131,7 @@ def check_differences(config: dict, tensors: dict[str, Tensor], directions: int 
         return value
 
     with torch.no_grad():
-        logits = model(standardised[batch.history_row], standardised[batch.target_row], batch)
+        logits = model(standardised[batch.history_row], standardised[batch.target_row], batch)[0]
         worst = error(logits, tensors["logits"])
         for names in [[name] for name in initial] + [list(initial)] * directions:
             toward = direction({name: initial[name] for name in names})
@@ -152,15 +152,17 @@ def main() -> int:
         print(f"no golden files in {folder}; make them with make_golden.py")
         return 1
     failed = False
-    print(f"{'case':20} {'plain.py':>10} {'differences':>12} {'gru.py':>10}")
+    print(f"{'case':20} {'plain.py':>10} {'differences':>12} {'gru.py':>10} {'padded.py':>10}")
     for path in files:
         config, tensors = read(path)
         finite = all(bool(torch.isfinite(t).all()) for t in tensors.values())
         by_plain, by_differences = check_plain(config, tensors), check_differences(config, tensors)
-        by_written = check_written_gru(config, tensors)
-        good = finite and max(by_plain, by_written) <= TOLERANCE and by_differences <= DIFFERENCE_TOLERANCE
+        by_written, by_padded = (check_recurrence(config, tensors, name) for name in ("written", "padded"))
+        worst = max(by_plain, by_written, by_padded)
+        good = finite and worst <= TOLERANCE and by_differences <= DIFFERENCE_TOLERANCE
         failed |= not good
-        print(f"{path.stem:20} {by_plain:10.1e} {by_differences:12.1e} {by_written:10.1e}{'' if good else '   FAILED'}")
+        figures = f"{by_plain:10.1e} {by_differences:12.1e} {by_written:10.1e} {by_padded:10.1e}"
+        print(f"{path.stem:20} {figures}{'' if good else '   FAILED'}")
     return int(failed)
 
 

@@ -30,7 +30,8 @@ Examples:
   coin bench --data IEMOCAP_features_raw.pkl --modalities text,audio --steps 20 --set adversarial=false
 
 With --worker each line of standard input, {\"targets\": [0, 5, 2]} (sample numbers as in coin step), is one step, so
-that another program can take turns with this one: benches/peers/bench_step.py does.")]
+that another program can take turns with this one: benches/peers/bench_step.py does. A line with \"predict\": true
+beside them is a prediction of these samples.")]
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
@@ -64,6 +65,8 @@ struct Ready {
 #[serde(deny_unknown_fields)]
 struct Batch {
     targets: Vec<usize>,
+    #[serde(default)]
+    predict: bool,
 }
 
 #[derive(Serialize)]
@@ -73,6 +76,11 @@ struct Timed {
     loss_clean: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     loss_adversarial: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Predicted {
+    seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -97,6 +105,12 @@ impl Bench {
         let seconds = started.elapsed().as_secs_f64();
         self.steps += 1;
         Ok(Timed { seconds, flops: self.engine.flops(), loss_clean: clean, loss_adversarial: adversarial })
+    }
+
+    fn predict(&mut self, targets: &[u32]) -> Result<Predicted> {
+        let started = Instant::now();
+        self.engine.predict(targets)?;
+        Ok(Predicted { seconds: started.elapsed().as_secs_f64() })
     }
 }
 
@@ -159,7 +173,11 @@ fn work(bench: &mut Bench, ready: &Ready) -> Result<()> {
         let targets: std::result::Result<Vec<u32>, usize> = batch.targets.iter().map(row).collect();
         let targets = targets
             .map_err(|sample| wrong(format!("there is no sample {sample}; there are {}", samples.len())))?;
-        say(&bench.step(&targets)?)?;
+        if batch.predict {
+            say(&bench.predict(&targets)?)?;
+        } else {
+            say(&bench.step(&targets)?)?;
+        }
     }
     say(&Ended { peak_rss_bytes: peak_rss_bytes() })
 }
