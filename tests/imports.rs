@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: [(&str, &[&str]); 7] = [
     ("commands", &["training", "model", "ops", "device", "data", "metrics"]),
     ("training", &["model", "data", "metrics"]),
-    ("model", &["ops", "device", "data"]),
+    ("model", &["ops", "device", "data", "metrics"]),
     ("ops", &["device", "data"]),
     ("device", &[]),
     ("data", &[]),

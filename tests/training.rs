@@ -9,6 +9,7 @@ use std::time::Duration;
 use coin::data::Corpus;
 use coin::data::synthetic::{SyntheticOptions, generate};
 use coin::error::{Error, Result};
+use coin::metrics::Evaluation;
 use coin::model::config::{Config, Precision};
 use coin::model::device::Compute;
 use coin::model::{Engine, Losses, Objective, Predictions, State, Values, engine};
@@ -80,6 +81,10 @@ impl Engine for Tampered {
 
     fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
         self.engine.objective(targets)
+    }
+
+    fn evaluate(&mut self, targets: &[u32], interrupted: &dyn Fn() -> bool) -> Result<Option<Evaluation>> {
+        self.engine.evaluate(targets, interrupted)
     }
 
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {

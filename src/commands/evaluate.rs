@@ -97,8 +97,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         )));
     }
     let mut engine = model::engine(&path, &checkpoint, &corpus, arguments.computing.get())?;
-    let batch = checkpoint.config.batch_size;
-    let Some(evaluation) = evaluate(&mut *engine, &corpus, &targets, batch, &Interrupt::default())? else {
+    let Some(evaluation) = evaluate(&mut *engine, &corpus, &targets, &Interrupt::default())? else {
         return Ok(());
     };
     let report = Report::new(

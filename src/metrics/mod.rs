@@ -17,6 +17,14 @@ pub struct Confusion {
     counts: Vec<u64>,
 }
 
+/// A classification of utterances whose classes are known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Mean cross-entropy; 0 of no utterance.
+    pub loss: f64,
+    pub confusion: Confusion,
+}
+
 /// What a class's figures are computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
@@ -55,9 +63,21 @@ pub struct Figures {
     pub classes: Vec<ClassFigures>,
 }
 
+impl Evaluation {
+    pub fn figures(&self) -> Figures {
+        Figures::new(&self.confusion.by_class())
+    }
+}
+
 impl Confusion {
     pub fn new(classes: usize) -> Self {
         Confusion { classes, counts: vec![0; classes * classes] }
+    }
+
+    /// From counts by true class, then predicted class: `classes` x `classes` of them.
+    pub fn from_counts(classes: usize, counts: Vec<u64>) -> Self {
+        assert_eq!(counts.len(), classes * classes);
+        Confusion { classes, counts }
     }
 
     /// Counts one utterance; both classes are below the number of classes.

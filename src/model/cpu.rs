@@ -26,6 +26,7 @@ use crate::device::cpu::gemm::{PANEL, Panels, Product, Right, Start, View};
 use crate::device::cpu::pool::Pool;
 use crate::device::cpu::simd::Real;
 use crate::error::{Error, Result};
+use crate::metrics::{Confusion, Evaluation, cross_entropy, largest};
 use crate::ops::adam;
 use crate::ops::adversarial::{Adversarial, Perturbation};
 use crate::ops::cpu::{Gradients, Weights, Worker};
@@ -725,6 +726,25 @@ impl<R: Real> Engine for CpuEngine<R> {
             gradient: tensors(&self.layout, &self.gradient),
             input_gradient_norm: self.by_slot(1, |state, s| state.perturbation.squared_norm[s].sqrt()),
         })
+    }
+
+    fn evaluate(&mut self, targets: &[u32], interrupted: &dyn Fn() -> bool) -> Result<Option<Evaluation>> {
+        let classes = self.layout.sizes.classes;
+        let mut confusion = Confusion::new(classes);
+        let mut sum = 0.0;
+        for targets in targets.chunks(self.config.batch_size.max(1)) {
+            if interrupted() {
+                return Ok(None);
+            }
+            check_targets(&self.windows, targets, true)?;
+            let logits = self.predict(targets)?.logits;
+            for (&target, logits) in targets.iter().zip(logits.chunks_exact(classes.max(1))) {
+                let Some(label) = self.windows.label(target) else { continue };
+                sum += cross_entropy(logits, label as usize);
+                confusion.add(label as usize, largest(logits));
+            }
+        }
+        Ok(Some(Evaluation { loss: sum / targets.len().max(1) as f64, confusion }))
     }
 
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {

@@ -29,6 +29,7 @@ use crate::device::cuda::capture::Captured;
 use crate::device::cuda::card::{Card, failed};
 use crate::device::cuda::memory::{Buffer, Memory, Pinned, Plan};
 use crate::error::{Error, Result};
+use crate::metrics::{Confusion, Evaluation};
 use crate::ops::adam::{Optimiser, Rates};
 use crate::ops::adversarial::{Adversarial, Perturbation};
 use crate::ops::cuda::batch::{Capacity, Header, Indices};
@@ -69,8 +70,15 @@ struct Place {
     worker: Worker,
     stages: Vec<Stage>,
     next_stage: usize,
-    /// A training step, captured at the first.
+    /// What has been captured, each at its first batch.
+    captured: CapturedWork,
+}
+
+/// Work that is launched as a whole.
+#[derive(Default)]
+struct CapturedWork {
     step: Option<Captured>,
+    evaluation: Option<Captured>,
 }
 
 /// What a model keeps from step to step.
@@ -80,6 +88,8 @@ pub(crate) struct StatePlace {
     pub optimiser: Optimiser,
     /// `[2]`, float64: sums of losses of both passes since they were last read.
     pub losses: Buffer,
+    /// `[1]`, float64, and `[C, C]`: sum of losses and confusion of an evaluation so far.
+    pub evaluated: (Buffer, Buffer),
     /// Bytes of all together.
     bytes: usize,
 }
@@ -119,6 +129,8 @@ enum Purpose {
     Train,
     /// Loss and gradient.
     Objective,
+    /// Loss and confusion of the clean pass, added to those of the batches before.
+    Evaluate,
     /// Logits of the clean pass.
     Predict,
 }
@@ -240,7 +252,8 @@ impl CudaEngine {
         let attended = self.attended();
         let features = Buffer { address: self.features.address, len: self.features.bytes / 4 };
         let Place { memory, state, work, indices, worker, .. } = &mut self.place;
-        if purpose != Purpose::Predict {
+        let backward = matches!(purpose, Purpose::Train | Purpose::Objective);
+        if backward {
             memory
                 .clear(work.zeroed.address, work.zeroed_bytes)
                 .map_err(|error| failed("clear its memory", error))?;
@@ -248,7 +261,7 @@ impl CudaEngine {
         worker.fold(indices, attended);
         let (history, target) = work.embedded;
         worker.embed(indices, features, history, target);
-        let passes = if self.config.adversarial && purpose != Purpose::Predict { 2 } else { 1 };
+        let passes = if self.config.adversarial && backward { 2 } else { 1 };
         let samples = self.batch.len();
         for pass in [Pass::Clean, Pass::Adversarial].into_iter().take(passes) {
             let which = pass as usize;
@@ -265,12 +278,12 @@ impl CudaEngine {
                 None
             };
             self.graph.forward(worker, indices, &(), &mask, (&history, &target), moved, a);
-            if purpose == Purpose::Predict {
+            if !backward {
                 continue;
             }
             let (d_x, d_q) = &mut work.delta[which];
             self.graph.backward(worker, indices, &(), &mask, samples, a, &mut (), (d_x, d_q));
-            worker.sum_losses(indices, a.loss, a.logits, state.losses_of(pass));
+            worker.sum_losses(indices, a.loss, a.logits, state.losses_of(pass), None);
             let ((clean_x, clean_q), (moved_x, moved_q)) = (work.delta[0], work.delta[1]);
             if pass == Pass::Clean {
                 worker.feature_norms(indices, &(), &clean_x, &clean_q, &mut work.perturbation);
@@ -285,7 +298,13 @@ impl CudaEngine {
                 );
             }
         }
-        if purpose == Purpose::Predict {
+        if !backward {
+            if purpose == Purpose::Evaluate {
+                let (loss, logits) = (work.activations.loss, work.logits[0]);
+                let (sum, confusion) = state.evaluated;
+                worker.losses(indices, logits, loss, None);
+                worker.sum_losses(indices, loss, logits, sum, Some(confusion));
+            }
             return worker.finish();
         }
         let ((clean_x, clean_q), (moved_x, moved_q)) = (work.delta[0], work.delta[1]);
@@ -306,14 +325,15 @@ impl CudaEngine {
         worker.finish()
     }
 
-    /// A training step as one launch: captured the first time.
-    fn replay(&mut self, mask: Mask) -> Result<()> {
-        if self.place.step.is_none() {
+    /// A step's work as one launch: captured the first time.
+    fn replay(&mut self, purpose: Purpose, mask: Mask) -> Result<()> {
+        if self.place.captured.of(purpose).is_none() {
             let card = Arc::clone(&self.card);
-            self.place.step = Some(Captured::new(&card, || self.launch(Purpose::Train, mask))?);
+            let captured = Captured::new(&card, || self.launch(purpose, mask))?;
+            *self.place.captured.of(purpose) = Some(captured);
         }
-        match &mut self.place.step {
-            Some(step) => step.launch(),
+        match self.place.captured.of(purpose) {
+            Some(work) => work.launch(),
             None => Ok(()),
         }
     }
@@ -402,6 +422,12 @@ impl CudaEngine {
     }
 }
 
+impl CapturedWork {
+    fn of(&mut self, purpose: Purpose) -> &mut Option<Captured> {
+        if purpose == Purpose::Evaluate { &mut self.evaluation } else { &mut self.step }
+    }
+}
+
 impl StatePlace {
     /// `[1]`, float64.
     fn losses_of(&self, pass: Pass) -> Buffer {
@@ -445,7 +471,16 @@ impl Place {
         for _ in 0..STAGES {
             stages.push(Stage { words: Pinned::zeros(card, indices.words())?, read: None });
         }
-        Ok(Place { memory, state, work, indices, worker, stages, next_stage: 0, step: None })
+        Ok(Place {
+            memory,
+            state,
+            work,
+            indices,
+            worker,
+            stages,
+            next_stage: 0,
+            captured: CapturedWork::default(),
+        })
     }
 
     /// What stands in for a place while it is laid out anew.
@@ -493,6 +528,7 @@ impl Layouts {
             parameters: plan.words(layout.len),
             optimiser: Optimiser::new(plan, layout.len),
             losses: plan.doubles(2),
+            evaluated: (plan.doubles(1), plan.words(classes * classes)),
             bytes: 0,
         };
         let indices = Indices::new(plan, capacity);
@@ -649,7 +685,7 @@ impl Engine for CudaEngine {
         check_targets(&self.windows, targets, true)?;
         let mask = self.mask(step, Pass::Clean, self.config.dropout_keep);
         self.begin(targets, mask, learning_rate)?;
-        self.replay(mask)?;
+        self.replay(Purpose::Train, mask)?;
         self.updates += 1;
         self.unread.utterances += targets.len() as u64;
         Ok(())
@@ -684,6 +720,31 @@ impl Engine for CudaEngine {
             gradient: tensors(&self.layout, &gradient),
             input_gradient_norm: self.by_slot(1, &norms),
         })
+    }
+
+    fn evaluate(&mut self, targets: &[u32], interrupted: &dyn Fn() -> bool) -> Result<Option<Evaluation>> {
+        let classes = self.layout.sizes.classes;
+        let (sum, confusion) = self.place.state.evaluated;
+        self.place.memory.write(sum.address, &[0.0f64])?;
+        self.place.memory.write(confusion.address, &vec![0u32; classes * classes])?;
+        let mask = self.mask(0, Pass::Clean, 1.0);
+        for targets in targets.chunks(self.config.batch_size.max(1)) {
+            if interrupted() {
+                return Ok(None);
+            }
+            check_targets(&self.windows, targets, true)?;
+            self.begin(targets, mask, 0.0)?;
+            self.replay(Purpose::Evaluate, mask)?;
+        }
+        // A batch may have moved them.
+        let (sum, confusion) = self.place.state.evaluated;
+        let sum: Vec<f64> = self.place.memory.read(sum.address, 1)?;
+        let counts: Vec<u32> = self.place.memory.read(confusion.address, classes * classes)?;
+        let counts = counts.into_iter().map(u64::from).collect();
+        Ok(Some(Evaluation {
+            loss: sum[0] / targets.len().max(1) as f64,
+            confusion: Confusion::from_counts(classes, counts),
+        }))
     }
 
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
@@ -731,8 +792,8 @@ impl Engine for CudaEngine {
         let rows = corpus.len();
         if self.features.bytes < rows * width * 4 {
             self.features = Memory::zeros(&self.card, rows * width * 4)?;
-            // The captured step reads from where they were.
-            self.place.step = None;
+            // What was captured reads from where they were.
+            self.place.captured = CapturedWork::default();
         }
         let mut plan = Plan::at(0);
         let [scales, shifts, piece] =

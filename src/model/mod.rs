@@ -15,6 +15,7 @@ use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
 use crate::device::cpu::simd::Real;
 use crate::error::{Error, Result};
+use crate::metrics::Evaluation;
 use crate::model::config::{Config, Precision};
 use crate::model::cpu::CpuEngine;
 use crate::model::cuda::CudaEngine;
@@ -43,6 +44,10 @@ pub trait Engine: Send {
 
     /// The objective and its gradient with dropout off; nothing is updated. Targets are labelled.
     fn objective(&mut self, targets: &[u32]) -> Result<Objective>;
+
+    /// Mean clean loss and confusion with dropout off, of any number of targets, all of them labelled. `None` where
+    /// `interrupted` says so between two batches.
+    fn evaluate(&mut self, targets: &[u32], interrupted: &dyn Fn() -> bool) -> Result<Option<Evaluation>>;
 
     /// The classifier's output with dropout off, for any targets.
     fn predict(&mut self, targets: &[u32]) -> Result<Predictions>;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, Training};
 use super::display::Display;
-use super::evaluation::{Evaluation, evaluate};
+use super::evaluation::evaluate;
 use super::interrupt::Interrupt;
 use super::progress::{EpochRecord, Progress, Time};
 use super::report::RunReport;
@@ -16,6 +16,7 @@ use super::run_folder::RunFolder;
 use super::setup::Setup;
 use super::{batches, schedule};
 use crate::error::{Error, Result};
+use crate::metrics::Evaluation;
 use crate::metrics::report::Report;
 use crate::model::{Engine, Losses};
 
@@ -215,8 +216,7 @@ impl Trainer<'_> {
     }
 
     fn evaluate(&mut self, targets: &[u32]) -> Result<Option<Evaluation>> {
-        let Setup { config, corpus, .. } = self.around.setup;
-        evaluate(self.engine, corpus, targets, config.batch_size, self.around.interrupt)
+        evaluate(self.engine, &self.around.setup.corpus, targets, self.around.interrupt)
     }
 
     /// Nothing is saved over a checkpoint once a loss or a parameter is not finite: the last one is from before it.

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use coin::data::Corpus;
 use coin::data::standardise::Standardisation;
+use coin::metrics::Evaluation;
 use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
 use coin::model::device::{Compute, Device};
 use coin::model::gradcheck;
@@ -31,6 +32,7 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("a_resumed_run_is_the_same", a_resumed_run_is_the_same),
         ("checkpoints_move_between_devices", checkpoints_move_between_devices),
         ("predictions_are_the_cpu_s", predictions_are_the_cpu_s),
+        ("an_evaluation_is_read_once", an_evaluation_is_read_once),
         ("other_conversations", other_conversations),
         ("batches_beyond_the_configured_size", batches_beyond_the_configured_size),
         ("a_warm_step_allocates_and_waits_for_nothing", a_warm_step_allocates_and_waits_for_nothing),
@@ -487,6 +489,49 @@ fn a_warm_step_allocates_and_waits_for_nothing() {
     let made: Vec<u64> = others.iter().filter_map(|name| calls(name)).collect();
     engine.train_step(&batches[0], 9, 1e-3).unwrap();
     assert_eq!(made, others.iter().filter_map(|name| calls(name)).collect::<Vec<u64>>());
+}
+
+/// Losses and confusions of all batches add up on the card, also behind steps and in conversations that are new to it.
+fn an_evaluation_is_read_once() {
+    let corpus = conversations();
+    let other = talk::corpus(8, &[40, 22, 3], 2, 10, 5);
+    let config = config();
+    let state = state(&config, &corpus);
+    let evaluation = |compute: Compute| {
+        let mut engine = on(&config, &corpus, compute);
+        engine.restore(&state).unwrap();
+        let mut evaluations = Vec::new();
+        for count in [121, 121, 40, 3, 0] {
+            evaluations.push(engine.evaluate(&draw(7, &corpus, count), &|| false).unwrap().unwrap());
+        }
+        engine.train_step(&draw(1, &corpus, 40), 0, 1e-3).unwrap();
+        evaluations.push(engine.evaluate(&all(&corpus), &|| false).unwrap().unwrap());
+        engine.set_corpus(&other).unwrap();
+        evaluations.push(engine.evaluate(&all(&other), &|| false).unwrap().unwrap());
+        assert_eq!(engine.evaluate(&all(&other), &|| true).unwrap(), None);
+        let losses = engine.losses(true).unwrap().unwrap();
+        assert_eq!(losses.utterances, 40);
+        evaluations.push(Evaluation { loss: losses.mean().clean, ..evaluations[0].clone() });
+        evaluations
+    };
+    let (cpu, card) = (evaluation(Compute::cpu(1)), evaluation(CARD));
+    assert_eq!(cpu[0], cpu[1]);
+    assert_eq!(card[0], card[1]);
+    for (i, (cpu, card)) in cpu.iter().zip(&card).enumerate() {
+        assert_eq!(cpu.confusion, card.confusion, "evaluation {i}");
+        assert!((cpu.loss - card.loss).abs() <= 1e-6 * cpu.loss, "evaluation {i}: {cpu:?} {card:?}");
+    }
+    let mut engine = on(&config, &corpus, CARD);
+    engine.evaluate(&all(&corpus), &|| false).unwrap();
+    let made = |name: &str| calls(name).unwrap_or_default();
+    let names = ["cuGraphLaunch", "cuMemcpyDtoHAsync_v2", "cuLaunchKernel", "cuMemAlloc_v2"];
+    let before = names.map(made);
+    engine.evaluate(&all(&corpus), &|| false).unwrap();
+    if calls("").is_some() {
+        let after = names.map(made);
+        // Four batches; the sum of losses and the confusion are read.
+        assert_eq!([0, 1, 2, 3].map(|i| after[i] - before[i]), [4, 2, 0, 0], "{names:?}");
+    }
 }
 
 fn memory_is_foreseen() {

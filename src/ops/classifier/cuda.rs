@@ -8,12 +8,46 @@ use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Worker, launch};
 
 impl Worker {
-    /// Adds a batch's losses to `sum` `[1]`, float64, in the samples' order.
-    pub fn sum_losses(&mut self, layout: &Indices, loss: Buffer, logits: Buffer, sum: Buffer) {
+    /// From `logits` `[S, C]` to `loss` `[S]` and, where it is wanted, the gradient of their mean.
+    pub fn losses(&mut self, layout: &Indices, logits: Buffer, loss: Buffer, d_logits: Option<Buffer>) {
+        let classes = self.layout.sizes.classes as u32;
+        let warps = (layout.capacity.samples as u32).div_ceil(8);
+        let shape = Shape { grid: [warps, 1, self.runs], block: 256, shared: 0 };
+        let (run_stride, scale) = (self.run_stride, self.loss_scale());
+        let d_logits = d_logits.map_or(0, |d_logits| d_logits.address);
+        // SAFETY: losses are [S] of float64, logits and their gradients [S, C].
+        unsafe {
+            launch!(
+                self,
+                "cross_entropy",
+                shape,
+                loss.address,
+                d_logits,
+                logits.address,
+                layout.label.address,
+                scale,
+                layout.header.address,
+                classes,
+                run_stride,
+            )
+        }
+    }
+
+    /// Adds a batch's losses to `sum` `[1]`, float64, in the samples' order, and counts it in `confusion` `[C, C]`, by true class
+    /// and then predicted, where there is one.
+    pub fn sum_losses(
+        &mut self,
+        layout: &Indices,
+        loss: Buffer,
+        logits: Buffer,
+        sum: Buffer,
+        confusion: Option<Buffer>,
+    ) {
         let classes = self.layout.sizes.classes as u32;
         let shape = Shape { grid: [1, 1, self.runs], block: 256, shared: 0 };
-        let (run_stride, confusion) = (self.run_stride, 0u64);
-        // SAFETY: losses are [S] of float64, logits [S, C].
+        let run_stride = self.run_stride;
+        let confusion = confusion.map_or(0, |confusion| confusion.address);
+        // SAFETY: losses are [S] of float64, logits [S, C], counts [C, C].
         unsafe {
             launch!(
                 self,
@@ -48,26 +82,7 @@ impl Classifier for Worker {
         loss: &mut Buffer,
         d_logits: &mut Buffer,
     ) {
-        let classes = self.layout.sizes.classes as u32;
-        let warps = (layout.capacity.samples as u32).div_ceil(8);
-        let shape = Shape { grid: [warps, 1, self.runs], block: 256, shared: 0 };
-        let (run_stride, scale) = (self.run_stride, self.loss_scale());
-        // SAFETY: losses are [S] of float64, logits and their gradients [S, C].
-        unsafe {
-            launch!(
-                self,
-                "cross_entropy",
-                shape,
-                loss.address,
-                d_logits.address,
-                logits.address,
-                layout.label.address,
-                scale,
-                layout.header.address,
-                classes,
-                run_stride,
-            )
-        }
+        self.losses(layout, *logits, *loss, Some(*d_logits));
     }
 
     fn classify_backward(
