@@ -4,8 +4,9 @@ use super::Classifier;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
+use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{Counts, WORD, Worker, launch};
 
 impl Worker {
     /// Adds a batch's losses to `sum` `[1]`, float64, in the samples' order.
@@ -13,12 +14,14 @@ impl Worker {
         let classes = self.layout.sizes.classes as u32;
         let shape = Shape { grid: [1, 1, self.runs], block: 256, shared: 0 };
         let (run_stride, confusion) = (self.run_stride, 0u64);
+        let work = move |n: &Counts| Work::moving(n.samples * (8 + classes as usize * WORD));
         // SAFETY: losses are [S] of float64, logits [S, C].
         unsafe {
             launch!(
                 self,
                 "metrics",
                 shape,
+                work,
                 sum.address,
                 confusion,
                 loss.address,
@@ -52,12 +55,14 @@ impl Classifier for Worker {
         let warps = (layout.capacity.samples as u32).div_ceil(8);
         let shape = Shape { grid: [warps, 1, self.runs], block: 256, shared: 0 };
         let (run_stride, scale) = (self.run_stride, self.loss_scale());
+        let work = move |n: &Counts| Work::moving(n.samples * (8 + 2 * classes as usize * WORD));
         // SAFETY: losses are [S] of float64, logits and their gradients [S, C].
         unsafe {
             launch!(
                 self,
                 "cross_entropy",
                 shape,
+                work,
                 loss.address,
                 d_logits.address,
                 logits.address,
