@@ -12,7 +12,7 @@ use super::report::{Data, FORM, Measurement, Report, Subject, What, Windows};
 use crate::data::Corpus;
 use crate::data::standardise::Standardisation;
 use crate::data::windows;
-use crate::device::work::Work;
+use crate::device::work::{Unit, Work};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Precision};
 use crate::model::device::{Compute, Device};
@@ -287,6 +287,10 @@ impl Bench {
         for (i, first) in repeats[0].iter().enumerate() {
             let seconds: Vec<f64> =
                 repeats.iter().filter_map(|pieces| Some(pieces.get(i)?.seconds)).collect();
+            // A part that this step does not have.
+            if seconds.iter().all(|&seconds| seconds == 0.0) {
+                continue;
+            }
             all.push(Measurement {
                 launches: card.then_some(first.launches),
                 work: Some(first.work),
@@ -332,8 +336,7 @@ impl Bench {
 }
 
 /// What computes most of a step's products.
-fn unit(dtype: Precision) -> crate::device::work::Unit {
-    use crate::device::work::Unit;
+fn unit(dtype: Precision) -> Unit {
     if dtype == Precision::Mixed { Unit::Tensor } else { Unit::Fma }
 }
 
@@ -347,7 +350,7 @@ struct Together {
     floor: f64,
 }
 
-/// In the order in which they come first; pieces that took no time and have no work are left out.
+/// In the order in which they come first.
 fn together(ceilings: &Ceilings, pieces: &[Piece]) -> Vec<Together> {
     let mut all: Vec<Together> = Vec::new();
     for &Piece { part, kernel, seconds, work } in pieces {

@@ -12,7 +12,8 @@ use super::memory::Memory;
 use super::record::l2_bytes;
 use crate::error::Result;
 
-const KERNELS: &[(&str, &[&str])] = &[("peak", &["peak_fma", "peak_mma"])];
+/// By module, as [`Card::open`] takes them.
+pub const KERNELS: &[(&str, &[&str])] = &[("peak", &["peak_fma", "peak_mma"])];
 
 /// Independent chains of a thread, or tiles of a warp: `CHAINS` in `kernels/peak.cu`.
 const CHAINS: f64 = 8.0;
