@@ -989,7 +989,9 @@ fn bench_measures_and_compares() {
     refused(&["bench", "--compare", &odd, &file], &["odd.json", "start-up: read"]);
     refused(&["bench", "--compare", &file, &data], &["small.jsonl", "is no report of coin bench"]);
     refused(&["bench", "--compare", &file, &place.text("none.json")], &["none.json: cannot read"]);
-    refused(&["bench"], &["--data is missing"]);
+    let output = coin(&["bench"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("--data <FILE>"), "{}", err(&output));
     let long = ["bench", "--data", &data, "--windows", "full", "--set", "K=900"];
     refused(&long, &["full windows", "take a smaller history_length"]);
 }

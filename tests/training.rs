@@ -11,7 +11,7 @@ use coin::data::synthetic::{SyntheticOptions, generate};
 use coin::error::{Error, Result};
 use coin::model::config::{Config, Precision};
 use coin::model::device::Compute;
-use coin::model::{Engine, Losses, Objective, Predictions, State, Values, engine};
+use coin::model::{Engine, Losses, Objective, Piece, Predictions, State, Values, engine};
 use coin::training::checkpoint::Checkpoint;
 use coin::training::display::Display;
 use coin::training::interrupt::Interrupt;
@@ -67,6 +67,14 @@ impl Engine for Tampered {
             _ => {}
         }
         Ok(())
+    }
+
+    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64> {
+        self.engine.time_step(targets, step, learning_rate)
+    }
+
+    fn profile_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<Vec<Piece>> {
+        self.engine.profile_step(targets, step, learning_rate)
     }
 
     fn losses(&mut self, wait: bool) -> Result<Option<Losses>> {

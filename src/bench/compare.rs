@@ -174,3 +174,23 @@ fn comparable(old: &Report, new: &Report) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_the_largest_of_three() {
+        let times = |median: f64, half: f64| Times {
+            median,
+            low: median - half,
+            high: median + half,
+            p99: None,
+            repeats: 10,
+        };
+        // Quartiles one apart from the median: 2 * sqrt(2) * 2 / 1.349.
+        assert!((noise(times(10.0, 1.0), times(12.0, 1.0), 1) - 4.193).abs() < 1e-3);
+        assert_eq!(noise(times(10.0, 0.0), times(12.0, 0.0), 1), 0.2);
+        assert_eq!(noise(times(1e-5, 0.0), times(1e-5, 0.0), 3), 3e-6);
+    }
+}

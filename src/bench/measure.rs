@@ -61,43 +61,43 @@ pub fn measure(
     if let Device::Cuda(_) = plan.compute.device {
         notes.push("kernels and steps on the card are timed with a cold L2 cache".to_string());
     }
-    note("measuring the ceilings");
-    let ceilings = Ceilings::measure(plan.compute, plan.dtypes[0])?;
+    let mut known = None;
     let mut all = vec![Measurement::new(Subject::of(What::Read), &[read])];
     for &dtype in &plan.dtypes {
-        let mut trained = None;
-        for &adversarial in &plan.adversarial {
+        for (i, &adversarial) in plan.adversarial.iter().enumerate() {
             let config = Config { dtype, adversarial, ..plan.config.clone() };
             let subject = |what| Subject { dtype: Some(dtype), ..Subject::of(what) };
-            let started = Instant::now();
-            let engine = engine(&config, corpus, &standardisation, plan.compute)?;
-            let made = started.elapsed().as_secs_f64();
+            let (made, engine) = timed(|| engine(&config, corpus, &standardisation, plan.compute))?;
             let mut bench = Bench { engine, config, steps: 0 };
-            if trained.is_none() {
+            let first = bench.step(&Draw::new(&bench.config, &pools.pools[0].1).batch())?;
+            if i == 0 {
                 all.push(Measurement::new(subject(What::Engine), &[made]));
+                all.push(Measurement::new(subject(What::FirstStep), &[first]));
             }
+            // After the first engine, whose start-up wakes the device.
+            let ceilings = match known {
+                Some(ceilings) => ceilings,
+                None => {
+                    note("measuring: ceilings");
+                    *known.insert(Ceilings::measure(plan.compute, dtype)?)
+                }
+            };
+            let last = i + 1 == plan.adversarial.len();
             for (windows, pool) in &pools.pools {
-                note(&format!("measuring steps: {dtype}, adversarial {adversarial}, {windows} windows"));
                 let subject = |what| Subject {
                     adversarial: Some(adversarial),
                     windows: Some(*windows),
                     ..subject(what)
                 };
-                let first = bench.whole_steps(plan, &ceilings, pool, &subject, &mut all)?;
-                if trained.is_none() {
-                    all.push(Measurement::new(
-                        Subject { dtype: Some(dtype), ..Subject::of(What::FirstStep) },
-                        &[first],
-                    ));
-                    trained = Some(());
-                }
+                note(&format!("measuring: {}", subject(What::Step)));
+                bench.whole_steps(plan, &ceilings, pool, &subject, &mut all)?;
                 // The adversarial step has every kernel that the clean one has.
-                if plan.parts && plan.adversarial.last() == Some(&adversarial) {
+                if plan.parts && last {
                     bench.parts(plan, &ceilings, pool, &subject, &mut all)?;
                 }
             }
-            if plan.predictions && plan.adversarial.last() == Some(&adversarial) {
-                note(&format!("measuring predictions: {dtype}"));
+            if plan.predictions && last {
+                note(&format!("measuring: {}", subject(What::Predict)));
                 bench.predictions(plan, corpus, &subject, &mut all)?;
                 let state = bench.engine.state()?;
                 let config = bench.config.clone();
@@ -107,6 +107,9 @@ pub fn measure(
             }
         }
     }
+    let Some(ceilings) = known else {
+        return Err(Error::input("there is nothing to measure: no precision, or no pass"));
+    };
     Ok(Report {
         coin_bench: FORM,
         version: env!("CARGO_PKG_VERSION").to_string(),
@@ -210,7 +213,7 @@ impl Bench {
         Ok(seconds)
     }
 
-    /// Whole steps. Returns how long the very first one took.
+    /// Whole steps.
     fn whole_steps(
         &mut self,
         plan: &Plan,
@@ -218,10 +221,9 @@ impl Bench {
         pool: &[u32],
         subject: &impl Fn(What) -> Subject,
         all: &mut Vec<Measurement>,
-    ) -> Result<f64> {
+    ) -> Result<()> {
         let mut draw = Draw::new(&self.config, pool);
-        let first = self.step(&draw.batch())?;
-        for _ in 1..WARM_UP {
+        for _ in 0..WARM_UP {
             self.step(&draw.batch())?;
         }
         let batches: Vec<Vec<u32>> = (0..plan.steps).map(|_| draw.batch()).collect();
@@ -261,7 +263,7 @@ impl Bench {
             }
             all.push(measured(What::InARow, &seconds));
         }
-        Ok(first)
+        Ok(())
     }
 
     /// One step again and again, piece by piece.

@@ -267,7 +267,7 @@ impl Report {
     fn write_tables(&self, to: &mut String) -> fmt::Result {
         writeln!(
             to,
-            "\n{:<52} {:>9}  {:>21}  {:>12} {:>9} {:>7}",
+            "\n{:<52} {:>10}  {:>24}  {:>12} {:>9} {:>7}",
             "time of", "median", "quartiles", "utterances/s", "GFLOP/s", "of peak"
         )?;
         for measurement in &self.measurements {
@@ -280,7 +280,7 @@ impl Report {
             } else {
                 String::new()
             };
-            write!(to, "{:<52} {:>9}  {quartiles:>21}  ", of.to_string(), seconds(times.median))?;
+            write!(to, "{:<52} {:>10}  {quartiles:>24}  ", of.to_string(), seconds(times.median))?;
             match utterances {
                 Some(count) => write!(to, "{:>12.0} ", *count as f64 / times.median)?,
                 None => write!(to, "{:>12} ", "")?,
@@ -326,7 +326,7 @@ impl Report {
         if kernels {
             write!(to, "{:<23} {:>8} ", "kernel", "launches")?;
         }
-        write!(to, "{:>9}  {:>21}  {:>6} {:>9} ", "median", "quartiles", "share", "GFLOP")?;
+        write!(to, "{:>10}  {:>24}  {:>6} {:>9} ", "median", "quartiles", "share", "GFLOP")?;
         if kernels {
             writeln!(to, "{:>9} {:>9} {:>6}", "MB", "floor", "times")?;
         } else {
@@ -348,7 +348,7 @@ impl Report {
             let share = 100.0 * times.median / total;
             write!(
                 to,
-                "{:>9}  {quartiles:>21}  {share:>5.1}% {:>9.3} ",
+                "{:>10}  {quartiles:>24}  {share:>5.1}% {:>9.3} ",
                 seconds(times.median),
                 work.flops / 1e9
             )?;
@@ -376,7 +376,7 @@ impl Report {
         let kernel_columns = if kernels { 33 } else { 0 };
         write!(
             to,
-            "{:<24} {:kernel_columns$}{:>9}  {:>21}  {:>5}  {:>9.3} ",
+            "{:<24} {:kernel_columns$}{:>10}  {:>24}  {:>6} {:>9.3} ",
             "together",
             "",
             seconds(total),
