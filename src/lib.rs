@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`commands`] | one file a command: parse, call, print |
 //! | [`training`] | the loop, the schedule, early stopping, run folders, checkpoints |
+//! | [`bench`] | how fast steps, their parts and predictions are; comparisons |
 //! | [`model`] | configuration, named parameters, the graph forward and backward, the adversarial pass |
 //! | [`ops`] | one folder an operation of the paper: its contract, its CPU code |
 //! | [`device`] | what holds memory and runs work |
@@ -14,6 +15,7 @@
 //! | [`metrics`], [`random`], [`atomic_file`], [`error`] | on the ground: they import nothing of the above |
 
 pub mod atomic_file;
+pub mod bench;
 mod choice;
 pub mod commands;
 pub mod data;

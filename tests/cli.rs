@@ -905,6 +905,124 @@ fn conversations_of_one_utterance_are_trained_on_too() {
     assert!(out(&answers).lines().all(|line| line.ends_with("\"attention\":[]}")));
 }
 
+/// Flags of a model that is timed in no time.
+const TIMED: [&str; 13] = [
+    "--threads",
+    "1",
+    "--steps",
+    "3",
+    "--set",
+    "d=6",
+    "--set",
+    "K=4",
+    "--set",
+    "L=2",
+    "--set",
+    "B=16",
+    "--json",
+];
+
+#[test]
+fn bench_measures_and_compares() {
+    let place = Place::new();
+    let (data, file) = (place.text("small.jsonl"), place.text("old.json"));
+    let output = succeeds(&[&["bench", "--data", &data], &TIMED[..], &[&file]].concat());
+    let table = out(&output);
+    for part in [
+        "step, f32, clean, real windows",
+        "step, f32, adversarial, full windows",
+        "predict, f32",
+        "live utterance, f32",
+        "start-up: first step",
+        "a step by part: f32, adversarial, full windows",
+        "stacks' GRU, backward",
+        "together",
+    ] {
+        assert!(table.contains(part), "{part:?} is not in:\n{table}");
+    }
+    let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let all = report["measurements"].as_array().unwrap();
+    let step = all.iter().find(|m| m["of"]["what"] == "step" && m["of"]["adversarial"] == true).unwrap();
+    assert!(step["times"]["median"].as_f64().unwrap() > 0.0 && step["times"]["repeats"] == 3);
+    assert_eq!(step["utterances"], 16);
+    // The parts are the step: their time is its time, their work its work.
+    let sum = |what: &dyn Fn(&Value) -> f64| {
+        let parts =
+            all.iter().filter(|m| m["of"]["what"] == "part of a step" && m["of"]["windows"] == "real");
+        parts.map(what).sum::<f64>()
+    };
+    let seconds = sum(&|m| m["times"]["median"].as_f64().unwrap());
+    let share = seconds / step["times"]["median"].as_f64().unwrap();
+    assert!((0.1..10.0).contains(&share), "{share}");
+    assert!(sum(&|m| m["work"]["flops"].as_f64().unwrap()) > 1e5);
+
+    // The same file twice; one that is slower; and what is not comparable.
+    let compare = |new: &str| coin(&["bench", "--compare", &file, new]);
+    let output = compare(&file);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).contains("0 slower, 0 faster"), "{}", out(&output));
+    let changed = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut report = report.clone();
+        change(&mut report);
+        std::fs::write(place.path(name), report.to_string()).unwrap();
+        place.text(name)
+    };
+    let times = |factor: f64| {
+        move |report: &mut Value| {
+            let all = report["measurements"].as_array_mut().unwrap();
+            let step = all.iter_mut().find(|m| m["of"]["what"] == "step").unwrap();
+            for key in ["median", "low", "high"] {
+                step["times"][key] = (step["times"][key].as_f64().unwrap() * factor).into();
+            }
+        }
+    };
+    let output = compare(&changed("slow.json", &times(1000.0)));
+    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    assert!(out(&output).contains("1 slower, 0 faster") && out(&output).contains("step, f32, clean, real"));
+    let output = compare(&changed("fast.json", &times(1e-3)));
+    assert_eq!(output.status.code(), Some(0));
+    let other = changed("other.json", &|report| report["settings"]["batch_size"] = 17.into());
+    refused(&["bench", "--compare", &file, &other], &["old.json and ", "batch_size is 16 in the one and 17"]);
+    let form = changed("form.json", &|report| report["coin_bench"] = 99.into());
+    refused(&["bench", "--compare", &file, &form], &["form.json", "its coin_bench is 99", "measure again"]);
+    let odd = changed("odd.json", &|report| report["measurements"][0]["times"]["median"] = (-1.0).into());
+    refused(&["bench", "--compare", &odd, &file], &["odd.json", "start-up: read"]);
+    refused(&["bench", "--compare", &file, &data], &["small.jsonl", "is no report of coin bench"]);
+    refused(&["bench", "--compare", &file, &place.text("none.json")], &["none.json: cannot read"]);
+    let output = coin(&["bench"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("--data <FILE>"), "{}", err(&output));
+    let long = ["bench", "--data", &data, "--windows", "full", "--set", "K=900"];
+    refused(&long, &["full windows", "take a smaller history_length"]);
+}
+
+#[test]
+fn bench_takes_turns_with_another_program() {
+    let place = Place::new();
+    let data = place.text("small.jsonl");
+    let arguments = [
+        "bench",
+        "--data",
+        &data,
+        "--worker",
+        "--threads",
+        "1",
+        "--set",
+        "d=6",
+        "--set",
+        "K=4",
+        "--set",
+        "L=1",
+    ];
+    let mut child = command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"{\"targets\": [0, 5, 2]}\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let lines: Vec<Value> = out(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[0]["ready"] == true && lines[0]["gemm_peak_gflops"].as_f64().unwrap() > 0.0);
+    assert!(lines[1]["seconds"].as_f64().unwrap() > 0.0 && lines[1]["loss_adversarial"].is_number());
+}
+
 #[test]
 fn gradcheck_agrees_lists_and_fails() {
     let output = succeeds(&["gradcheck", "--configuration", "smallest", "--threads", "1"]);

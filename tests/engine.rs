@@ -15,6 +15,7 @@ use coin::model::{Engine, Objective, Predictions, State, Tensor, Values};
 use coin::ops::cpu::Worker;
 use coin::ops::dropout::{Dropout, Mask, Pass, Site};
 use coin::ops::parameters::{Layout, Sizes};
+use coin::ops::part::Part;
 use coin::random::{Stream, philox4x32, purpose};
 
 fn config() -> Config {
@@ -774,5 +775,37 @@ mod edges {
         let wider = talk::corpus(30, &[3], 2, 8, 5);
         let error = engine.set_corpus(&wider).unwrap_err().to_string();
         assert_eq!(error, "random: its features are 8 wide; the model reads 7");
+    }
+}
+
+/// Timing a step changes nothing of it, and its parts are all of it.
+#[test]
+fn a_timed_step_is_a_step() {
+    let corpus = talk();
+    for (threads, adversarial, stack_input) in
+        [(1, true, StackInput::Attention), (3, false, StackInput::Gru), (2, true, StackInput::Gru)]
+    {
+        let config = Config { adversarial, stack_input, ..config() };
+        let (mut plain, mut timed) =
+            (engine::<f32>(&config, &corpus, threads), engine::<f32>(&config, &corpus, threads));
+        let batches: Vec<Vec<u32>> = (0..3).map(|seed| draw(seed, &corpus, 100)).collect();
+        for (step, batch) in batches.iter().enumerate() {
+            plain.train_step(batch, step as u64, 1e-3).unwrap();
+        }
+        assert!(timed.time_step(&batches[0], 0, 1e-3).unwrap() > 0.0);
+        let started = std::time::Instant::now();
+        let pieces = timed.profile_step(&batches[1], 1, 1e-3).unwrap();
+        let whole = started.elapsed().as_secs_f64();
+        let seconds: f64 = pieces.iter().map(|piece| piece.seconds).sum();
+        assert!(seconds > 0.0 && seconds <= 1.01 * whole, "{seconds} s of {whole}");
+        let flops: f64 = pieces.iter().map(|piece| piece.work.flops).sum();
+        assert_eq!(flops, timed.flops());
+        for part in Part::all() {
+            let absent = (part == Part::Perturbation && !adversarial) || part == Part::Rest;
+            let piece = pieces.iter().find(|piece| piece.part == part).unwrap();
+            assert!(absent || piece.seconds > 0.0, "{part} took no time");
+        }
+        timed.train_step(&batches[2], 2, 1e-3).unwrap();
+        assert_eq!(state_bits(&timed.state().unwrap()), state_bits(&plain.state().unwrap()));
     }
 }

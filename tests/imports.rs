@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every room with those below it that it may import; the ground is open to all.
-const ROOMS: [(&str, &[&str]); 7] = [
-    ("commands", &["training", "model", "ops", "device", "data", "metrics"]),
+const ROOMS: [(&str, &[&str]); 8] = [
+    ("commands", &["training", "bench", "model", "ops", "device", "data", "metrics"]),
     ("training", &["model", "data", "metrics"]),
+    ("bench", &["model", "ops", "device", "data", "metrics"]),
     ("model", &["ops", "device", "data", "metrics"]),
     ("ops", &["device", "data"]),
     ("device", &[]),

@@ -12,7 +12,7 @@ use coin::error::{Error, Result};
 use coin::metrics::Evaluation;
 use coin::model::config::{Config, Precision};
 use coin::model::device::Compute;
-use coin::model::{Engine, Losses, Objective, Predictions, State, Values, engine};
+use coin::model::{Engine, Losses, Objective, Piece, Predictions, State, Values, engine};
 use coin::training::checkpoint::Checkpoint;
 use coin::training::display::Display;
 use coin::training::interrupt::Interrupt;
@@ -68,6 +68,14 @@ impl Engine for Tampered {
             _ => {}
         }
         Ok(())
+    }
+
+    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64> {
+        self.engine.time_step(targets, step, learning_rate)
+    }
+
+    fn profile_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<Vec<Piece>> {
+        self.engine.profile_step(targets, step, learning_rate)
     }
 
     fn losses(&mut self, wait: bool) -> Result<Option<Losses>> {

@@ -58,6 +58,8 @@ enum Command {
 pub enum Outcome {
     Done,
     Interrupted,
+    /// `coin bench --compare` found something slower.
+    Slower,
 }
 
 impl Outcome {
@@ -65,6 +67,7 @@ impl Outcome {
         match self {
             Outcome::Done => 0,
             Outcome::Interrupted => interrupt::EXIT_CODE,
+            Outcome::Slower => 1,
         }
     }
 }
@@ -78,7 +81,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Init(arguments) => init::run(arguments)?,
         Command::Step(arguments) => step::run(arguments)?,
         Command::Gradcheck(arguments) => gradcheck::run(arguments)?,
-        Command::Bench(arguments) => bench::run(arguments)?,
+        Command::Bench(arguments) => return bench::run(arguments),
         Command::Devices(arguments) => devices::run(arguments)?,
     }
     Ok(Outcome::Done)

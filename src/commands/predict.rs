@@ -171,7 +171,8 @@ struct Weight<'a> {
 }
 
 /// Conversations as they go on, of each the last K + 1 utterances.
-struct Live {
+pub struct Live {
+    reader: LineReader,
     checkpoint: Checkpoint,
     engine: Box<dyn Engine>,
     conversations: HashMap<String, Recent>,
@@ -187,7 +188,8 @@ struct Recent {
 const INPUT: &str = "standard input";
 
 impl Live {
-    fn new(path: &std::path::Path, checkpoint: Checkpoint, compute: Compute) -> Result<Self> {
+    /// `path` is where the checkpoint came from, for messages.
+    pub fn new(path: &std::path::Path, checkpoint: Checkpoint, compute: Compute) -> Result<Self> {
         // One utterance is classified at a time: no batch of another size is laid out.
         let one_by_one =
             Checkpoint { config: Config { batch_size: 1, ..checkpoint.config.clone() }, ..checkpoint };
@@ -199,6 +201,7 @@ impl Live {
             features: Vec::new(),
         };
         Ok(Live {
+            reader: LineReader::new(INPUT),
             engine: model::engine(path, &one_by_one, &nothing, compute)?,
             checkpoint: one_by_one,
             conversations: HashMap::new(),
@@ -207,7 +210,6 @@ impl Live {
 
     /// Answers line by line until the input ends or nobody reads the answers.
     fn answer(&mut self, input: &mut impl BufRead) -> Result<()> {
-        let mut reader = LineReader::new(INPUT);
         let mut bytes = Vec::new();
         loop {
             bytes.clear();
@@ -219,16 +221,24 @@ impl Live {
             if bytes.len() as u64 > LONGEST_LINE {
                 return Err(Error::input(format!("{INPUT}: a line is longer than {LONGEST_LINE} bytes")));
             }
-            if let Some(Line::Utterance(utterance)) = reader.read(&bytes)? {
-                let answer = self.utterance(utterance, &reader)?;
-                if !print(&answer)? {
-                    return Ok(());
-                }
+            if let Some(answer) = self.line(&bytes)?
+                && !print(&answer)?
+            {
+                return Ok(());
             }
         }
     }
 
-    fn utterance(&mut self, line: UtteranceLine, reader: &LineReader) -> Result<String> {
+    /// Answers a line of input; a header and a blank line have no answer.
+    pub fn line(&mut self, bytes: &[u8]) -> Result<Option<String>> {
+        match self.reader.read(bytes)? {
+            Some(Line::Utterance(utterance)) => self.utterance(utterance).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn utterance(&mut self, line: UtteranceLine) -> Result<String> {
+        let reader = &self.reader;
         let origin = &self.checkpoint.origin;
         let mut features = Vec::new();
         line.inline_features(&origin.modalities, &mut features).map_err(|message| reader.error(message))?;

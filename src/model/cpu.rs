@@ -13,11 +13,14 @@
 //! only who runs a lane, never the order of a sum.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use super::config::{Config, StackInput};
-use super::flops::flops;
+use super::flops::{by_part, flops};
 use super::graph::{Activations, Graph, Size};
-use super::{Engine, Losses, Objective, Predictions, State, StepLoss, check_targets, flatten, tensors};
+use super::{
+    Engine, Losses, Objective, Piece, Predictions, State, StepLoss, check_targets, flatten, tensors,
+};
 use crate::data::Corpus;
 use crate::data::batch::{Batch, SHARD_SAMPLES};
 use crate::data::standardise::Standardisation;
@@ -25,14 +28,17 @@ use crate::data::windows::Windows;
 use crate::device::cpu::gemm::{PANEL, Panels, Product, Right, Start, View};
 use crate::device::cpu::pool::Pool;
 use crate::device::cpu::simd::Real;
+use crate::device::work::Work;
 use crate::error::{Error, Result};
 use crate::metrics::{Confusion, Evaluation, cross_entropy, largest};
+use crate::ops::Backend;
 use crate::ops::adam;
 use crate::ops::adversarial::{Adversarial, Perturbation};
-use crate::ops::cpu::{Gradients, Weights, Worker};
+use crate::ops::cpu::{Gradients, PartClock, Weights, Worker};
 use crate::ops::dropout::{Mask, Pass};
 use crate::ops::embedding::{Correlation, Embedding, embed, sum_by_utterance, weight_gradient};
 use crate::ops::parameters::{Layout, Linear, Sizes};
+use crate::ops::part::Part;
 use crate::ops::projection;
 
 /// Sums of gradients that a batch is spread over: the most threads that can work on a pass at once.
@@ -77,6 +83,8 @@ pub struct CpuEngine<R: Real> {
     losses: Losses,
     /// `[1]`: the squared norm of the clean loss's gradient over all features that the batch reads.
     batch_norm: Vec<f64>,
+    /// Of the phases, which all threads work on; the passes' time is in the workers' own clocks.
+    clock: PartClock,
 }
 
 /// What a shard keeps between the phases of a step.
@@ -217,6 +225,7 @@ impl<R: Real> CpuEngine<R> {
             gradient: zeros(),
             losses: Losses::default(),
             batch_norm: vec![0.0],
+            clock: PartClock::default(),
             updates: 0,
             parameters,
             weights: Weights::default(),
@@ -294,13 +303,16 @@ impl<R: Real> CpuEngine<R> {
         if self.batch.capacity() < size {
             self.batch = Batch::with_capacity(size, SHARD_SAMPLES, longest, self.windows.len());
         }
+        self.clock.enter(Part::Layout as usize);
         self.batch.fill(&self.windows, targets);
+        self.clock.enter(Part::Folding as usize);
         if !self.prepared {
             let fold = self.graph.stack_input == StackInput::Attention;
             projection::prepare(&self.layout, &self.parameters, fold, &mut self.folding, &mut self.weights);
             self.prepared = true;
         }
 
+        self.clock.enter(Part::Embedding as usize);
         let distinct = self.batch.distinct.len();
         if self.embedded.len() < distinct * d {
             self.embedded.resize(self.windows.len() * d, R::ZERO);
@@ -328,6 +340,7 @@ impl<R: Real> CpuEngine<R> {
 
     /// Zeroes the lanes' sums.
     fn clear_gradients(&mut self) {
+        self.clock.enter(Part::Sums as usize);
         let d = self.layout.sizes.d;
         while self.lanes.len() < self.lanes() {
             self.lanes.push(Mutex::new(Lane {
@@ -361,6 +374,7 @@ impl<R: Real> CpuEngine<R> {
                 match perturbed {
                     Perturbed::No => {}
                     Perturbed::ByGradient(batch_norm) => {
+                        ops.enter(Part::Perturbation);
                         ops.perturb(
                             shard,
                             self.config.adversarial_norm,
@@ -384,6 +398,7 @@ impl<R: Real> CpuEngine<R> {
                 let displaced = (mask.pass == Pass::Adversarial).then_some(&*perturbation);
                 let table = (&self.embedded, &*target);
                 self.graph.forward(ops, shard, &self.weights, mask, table, displaced, activations);
+                ops.enter(Part::Rest);
                 let size = shard.samples() * classes;
                 logits[which][..size].copy_from_slice(&activations.logits[..size]);
                 let last = &activations.stacks[self.graph.stacks - 1].readout.a;
@@ -395,6 +410,7 @@ impl<R: Real> CpuEngine<R> {
                 let (weights, embeddings) = (&self.weights, (d_x, d_q));
                 let gradients = &mut sums.gradients;
                 self.graph.backward(ops, shard, weights, mask, batch, activations, gradients, embeddings);
+                ops.enter(Part::Perturbation);
                 let samples = shard.samples();
                 loss[which][..samples].copy_from_slice(&activations.loss[..samples]);
                 if mask.pass == Pass::Clean {
@@ -404,6 +420,7 @@ impl<R: Real> CpuEngine<R> {
                     let correlation = &mut sums.correlation;
                     ops.perturbed_features_gradient(shard, perturbation, clean, adversarial, correlation);
                 }
+                ops.enter(Part::Rest);
             }
         });
         let mut sum = 0.0;
@@ -417,6 +434,7 @@ impl<R: Real> CpuEngine<R> {
     fn evaluate(&mut self, targets: &[u32], mask: Mask) -> StepLoss {
         self.begin(targets);
         self.clear_gradients();
+        self.clock.enter(Part::Rest as usize);
         let clean = self.pass(&mask, Perturbed::No, true);
         let adversarial = self.config.adversarial.then(|| {
             let mut batch = std::mem::take(&mut self.batch_norm);
@@ -426,6 +444,7 @@ impl<R: Real> CpuEngine<R> {
             self.batch_norm = batch;
             loss
         });
+        self.clock.enter(Part::EmbeddingGradients as usize);
         self.embedding_gradients();
         self.reduce();
         StepLoss { clean, adversarial }
@@ -485,6 +504,7 @@ impl<R: Real> CpuEngine<R> {
 
     /// Sums the lanes and turns the sums into the parameters' gradient.
     fn reduce(&mut self) {
+        self.clock.enter(Part::Sums as usize);
         let lanes = &self.lanes[..self.lanes()];
         self.pool.chunks([&mut self.gradient], UPDATE_BLOCK, |i, [to], _| {
             to.fill(R::ZERO);
@@ -494,6 +514,7 @@ impl<R: Real> CpuEngine<R> {
                 to.iter_mut().zip(from).for_each(|(to, &from)| *to += from);
             }
         });
+        self.clock.enter(Part::Perturbation as usize);
         let width = self.layout.sizes.features;
         if let (true, Some((first, rest))) = (self.config.adversarial, lanes.split_first()) {
             let Correlation { history, target } = &mut lock(first).correlation;
@@ -521,6 +542,7 @@ impl<R: Real> CpuEngine<R> {
                 .compute();
             }
         }
+        self.clock.enter(Part::Folding as usize);
         let fold = self.graph.stack_input == StackInput::Attention;
         projection::unfold(&self.layout, &self.parameters, fold, &mut self.folding, &mut self.gradient);
     }
@@ -688,6 +710,7 @@ impl<R: Real> Engine for CpuEngine<R> {
     fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()> {
         check_targets(&self.windows, targets, true)?;
         let loss = self.evaluate(targets, self.mask(step));
+        self.clock.enter(Part::Adam as usize);
         self.updates += 1;
         self.prepared = false;
         let step = adam::Step {
@@ -703,8 +726,40 @@ impl<R: Real> Engine for CpuEngine<R> {
             let gradient = &gradient[i * UPDATE_BLOCK..][..parameters.len()];
             adam::update(step, gradient, parameters, first, second);
         });
+        self.clock.enter(Part::Rest as usize);
         self.losses.add(loss, targets.len());
         Ok(())
+    }
+
+    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64> {
+        let started = Instant::now();
+        self.train_step(targets, step, learning_rate)?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    fn profile_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<Vec<Piece>> {
+        self.clock.start();
+        self.workers.iter().for_each(|desk| lock(desk).ops.clock.start());
+        let stepped = self.train_step(targets, step, learning_rate);
+        let mut seconds = self.clock.stop();
+        // Of the time of the passes, which all threads have, each spends its own way; what is left it waits.
+        let threads = self.workers.len().max(1) as f64;
+        for desk in &self.workers {
+            let worked = lock(desk).ops.clock.stop();
+            for part in Part::all().into_iter().filter(|&part| part != Part::Rest) {
+                seconds[part as usize] += worked[part as usize] / threads;
+                seconds[Part::Rest as usize] -= worked[part as usize] / threads;
+            }
+        }
+        stepped?;
+        let flops = by_part(self.graph, self.layout.sizes, self.config.adversarial, &self.batch);
+        let piece = |part: Part| Piece {
+            part,
+            kernel: None,
+            seconds: seconds[part as usize].max(0.0),
+            work: Work::computing(flops[part as usize]),
+        };
+        Ok(Part::all().into_iter().map(piece).collect())
     }
 
     fn losses(&mut self, _wait: bool) -> Result<Option<Losses>> {

@@ -19,7 +19,7 @@ use super::config::{Config, Precision, StackInput};
 use super::flops::flops;
 use super::graph::{Activations, Graph, Size};
 use super::{
-    Engine, Losses, Objective, Predictions, Scaling, State, StepLoss, check_targets, flatten, tensors,
+    Engine, Losses, Objective, Piece, Predictions, Scaling, State, StepLoss, check_targets, flatten, tensors,
 };
 use crate::data::Corpus;
 use crate::data::batch::Batch;
@@ -28,15 +28,18 @@ use crate::data::windows::Windows;
 use crate::device::cuda::capture::Captured;
 use crate::device::cuda::card::{Card, failed};
 use crate::device::cuda::memory::{Buffer, Memory, Pinned, Plan};
+use crate::device::cuda::record::Recorder;
 use crate::error::{Error, Result};
 use crate::metrics::{Confusion, Evaluation};
+use crate::ops::Backend;
 use crate::ops::adam::{Optimiser, Rates};
 use crate::ops::adversarial::{Adversarial, Perturbation};
 use crate::ops::cuda::batch::{Capacity, Header, Indices};
-use crate::ops::cuda::{Folded, KERNELS, Places, Worker};
+use crate::ops::cuda::{Counts, Folded, KERNELS, Places, Worker};
 use crate::ops::dropout::{Mask, Pass};
 use crate::ops::embedding::{Correlation, Embedding};
 use crate::ops::parameters::{Layout, Linear, Sizes};
+use crate::ops::part::Part;
 
 /// Rows of features that are standardised at once.
 const STANDARDISED: usize = 4096;
@@ -258,7 +261,9 @@ impl CudaEngine {
                 .clear(work.zeroed.address, work.zeroed_bytes)
                 .map_err(|error| failed("clear its memory", error))?;
         }
+        worker.enter(Part::Folding);
         worker.fold(indices, attended);
+        worker.enter(Part::Embedding);
         let (history, target) = work.embedded;
         worker.embed(indices, features, history, target);
         let passes = if self.config.adversarial && backward { 2 } else { 1 };
@@ -271,6 +276,7 @@ impl CudaEngine {
             a.logits = work.logits[which];
             let moved = if pass == Pass::Adversarial {
                 let Config { adversarial_norm, epsilon, .. } = self.config;
+                worker.enter(Part::Perturbation);
                 worker.batch_norm(indices, work.perturbation.squared_norm, work.batch_norm);
                 worker.perturb(indices, adversarial_norm, epsilon, &work.batch_norm, &mut work.perturbation);
                 Some(&work.perturbation)
@@ -283,7 +289,9 @@ impl CudaEngine {
             }
             let (d_x, d_q) = &mut work.delta[which];
             self.graph.backward(worker, indices, &(), &mask, samples, a, &mut (), (d_x, d_q));
+            worker.enter(Part::ClassifierBackward);
             worker.sum_losses(indices, a.loss, a.logits, state.losses_of(pass), None);
+            worker.enter(Part::Perturbation);
             let ((clean_x, clean_q), (moved_x, moved_q)) = (work.delta[0], work.delta[1]);
             if pass == Pass::Clean {
                 worker.feature_norms(indices, &(), &clean_x, &clean_q, &mut work.perturbation);
@@ -309,17 +317,21 @@ impl CudaEngine {
         }
         let ((clean_x, clean_q), (moved_x, moved_q)) = (work.delta[0], work.delta[1]);
         let second = (passes == 2).then_some(moved_x);
+        worker.enter(Part::EmbeddingGradients);
         worker.sum_by_utterance(indices, clean_x, second, work.by_utterance);
         if passes == 2 {
             worker.add_states(indices, moved_q, clean_q);
         }
         worker.embedding_gradients(indices, features, work.by_utterance, clean_q);
         if passes == 2 {
+            worker.enter(Part::Perturbation);
             worker.correlation_gradients(indices, &work.correlation);
         }
+        worker.enter(Part::Folding);
         worker.unfold(indices, attended);
         if purpose == Purpose::Train {
             let Config { adam_beta1: beta1, adam_beta2: beta2, adam_epsilon: epsilon, .. } = self.config;
+            worker.enter(Part::Adam);
             worker.adam(indices, Rates { beta1, beta2, epsilon }, state.optimiser);
         }
         worker.finish()
@@ -336,6 +348,12 @@ impl CudaEngine {
             Some(work) => work.launch(),
             None => Ok(()),
         }
+    }
+
+    /// Counts an update whose losses have not been read.
+    fn count(&mut self, targets: &[u32]) {
+        self.updates += 1;
+        self.unread.utterances += targets.len() as u64;
     }
 
     /// The objective over `targets` under `mask`, with its gradient in [`CudaEngine::gradient`].
@@ -686,9 +704,38 @@ impl Engine for CudaEngine {
         let mask = self.mask(step, Pass::Clean, self.config.dropout_keep);
         self.begin(targets, mask, learning_rate)?;
         self.replay(Purpose::Train, mask)?;
-        self.updates += 1;
-        self.unread.utterances += targets.len() as u64;
+        self.count(targets);
         Ok(())
+    }
+
+    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64> {
+        check_targets(&self.windows, targets, true)?;
+        let mask = self.mask(step, Pass::Clean, self.config.dropout_keep);
+        self.begin(targets, mask, learning_rate)?;
+        let mut recorder = Recorder::new(&self.card)?;
+        recorder.around((), || self.replay(mask))??;
+        self.count(targets);
+        Ok(recorder.finish()?.iter().map(|(_, seconds)| seconds).sum())
+    }
+
+    fn profile_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<Vec<Piece>> {
+        check_targets(&self.windows, targets, true)?;
+        let mask = self.mask(step, Pass::Clean, self.config.dropout_keep);
+        self.begin(targets, mask, learning_rate)?;
+        let mut counts = Counts { distinct: self.batch.distinct.len(), ..Counts::default() };
+        for shard in self.batch.shards() {
+            counts.samples += shard.samples();
+            counts.rows += shard.rows();
+            counts.rows_a += shard.rows_a;
+            counts.pairs += shard.pairs.last().map_or(0, |&pairs| pairs as usize);
+        }
+        self.place.worker.record(counts)?;
+        let launched = self.launch(Purpose::Train, mask);
+        let recorded = self.place.worker.recorded();
+        launched?;
+        self.count(targets);
+        let piece = |((part, kernel, work), seconds)| Piece { part, kernel: Some(kernel), seconds, work };
+        Ok(recorded?.into_iter().map(piece).collect())
     }
 
     fn losses(&mut self, wait: bool) -> Result<Option<Losses>> {

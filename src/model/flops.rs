@@ -4,10 +4,16 @@ use super::config::StackInput;
 use super::graph::Graph;
 use crate::data::batch::Batch;
 use crate::ops::parameters::Sizes;
+use crate::ops::part::Part;
 
 /// Floating-point operations of a training step on a batch: every multiplication and addition of its products of
 /// matrices.
 pub fn flops(graph: Graph, sizes: Sizes, adversarial: bool, batch: &Batch) -> f64 {
+    by_part(graph, sizes, adversarial, batch).iter().sum()
+}
+
+/// [`flops`] by the part in which they are computed.
+pub fn by_part(graph: Graph, sizes: Sizes, adversarial: bool, batch: &Batch) -> [f64; Part::COUNT] {
     let Sizes { features, classes, d, stacks } = sizes;
     let (d, features, classes) = (d as f64, features as f64, classes as f64);
     let (mut rows, mut pairs) = (0.0, 0.0);
@@ -17,23 +23,50 @@ pub fn flops(graph: Graph, sizes: Sizes, adversarial: bool, batch: &Batch) -> f6
     }
     let samples = batch.len() as f64;
     let stacks = stacks as f64;
-    // Speaker GRUs: input d and recurrent d to 3d in two directions; the interaction's d to d in two.
-    let speaker =
-        rows * 2.0 * (2.0 * (d + d) * 3.0 * d + 2.0 * d * d * f64::from(u8::from(graph.interaction)));
-    // A stack: the GRU's 2d and d to 3d in two directions, G score, scores, readout.
-    let context = rows * 2.0 * (2.0 * (2.0 * d + d) * 3.0 * d + 4.0 * d * d) + pairs * 2.0 * 2.0 * d;
-    let readout = samples * 2.0 * 2.0 * 4.0 * d * d + rows * 2.0 * 2.0 * 2.0 * d + pairs * 2.0 * 2.0;
-    let attend = if graph.stack_input == StackInput::Attention { pairs * 2.0 * 2.0 * d } else { 0.0 };
-    let forward =
-        speaker + stacks * (context + readout) + (stacks - 1.0) * attend + samples * 2.0 * 2.0 * d * classes;
-    let distinct = batch.distinct.len() as f64;
-    let embedding = 2.0 * features * d * (distinct + 2.0 * samples);
+    let attended = if graph.stack_input == StackInput::Attention { stacks - 1.0 } else { 0.0 };
+    // Of products with weights and of products between values, in one pass forward.
+    let forward = [
+        // Input d and recurrent d to 3d in two directions.
+        (Part::SpeakerGru, Part::SpeakerGruBackward, rows * 24.0 * d * d, 0.0),
+        // d to d in two directions.
+        (
+            Part::Interaction,
+            Part::InteractionBackward,
+            rows * 4.0 * d * d * f64::from(u8::from(graph.interaction)),
+            0.0,
+        ),
+        // 2d and d to 3d in two directions.
+        (Part::StackGru, Part::StackGruBackward, stacks * rows * 36.0 * d * d, 0.0),
+        // G score; scores, and the attended states where they are read.
+        (
+            Part::Attention,
+            Part::AttentionBackward,
+            stacks * rows * 8.0 * d * d,
+            (stacks + attended) * pairs * 4.0 * d,
+        ),
+        (
+            Part::Readout,
+            Part::ReadoutBackward,
+            stacks * samples * 16.0 * d * d,
+            stacks * (rows * 8.0 * d + pairs * 4.0),
+        ),
+        (Part::Classifier, Part::ClassifierBackward, samples * 4.0 * d * classes, 0.0),
+    ];
     let passes = if adversarial { 2.0 } else { 1.0 };
-    // Backward is two products for each of the forward's; the embedding has no gradient at its input.
-    let mut total = passes * 3.0 * forward + 2.0 * embedding;
+    let mut flops = [0.0; Part::COUNT];
+    for (there, back, with_weights, between) in forward {
+        flops[there as usize] += passes * (with_weights + between);
+        // Backward is two products for each of the forward's: one of them a weight's gradient where it has a weight.
+        flops[back as usize] += passes * (with_weights + 2.0 * between);
+        flops[Part::WeightGradients as usize] += passes * with_weights;
+    }
+    // The embedding has no gradient at its input.
+    let embedding = 2.0 * features * d * (batch.distinct.len() as f64 + 2.0 * samples);
+    flops[Part::Embedding as usize] += embedding;
+    flops[Part::EmbeddingGradients as usize] += embedding;
     if adversarial {
         // Gram products at the gradients, and the correlation's in the weights' gradient.
-        total += 2.0 * 2.0 * (rows * d * d + samples * 4.0 * d * d);
+        flops[Part::Perturbation as usize] += 4.0 * (rows * d * d + samples * 4.0 * d * d);
     }
-    total
+    flops
 }

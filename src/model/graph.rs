@@ -8,6 +8,7 @@ use crate::ops::Operations;
 use crate::ops::adversarial::Perturbation;
 use crate::ops::dropout::{Mask, Site};
 use crate::ops::gru::Layer;
+use crate::ops::part::Part;
 use crate::ops::readout;
 
 /// The settings that shape the graph.
@@ -162,28 +163,38 @@ impl Graph {
         a: &mut Activations<O::Buffer, O::Wide>,
     ) {
         // 1. Embedding
+        ops.enter(Part::Embedding);
         ops.gather(layout, history, target, perturbation, &mut a.x, &mut a.q[0]);
         // 2. Speaker GRUs
+        ops.enter(Part::SpeakerGru);
         ops.gru(layout, Layer::Speaker, weights, &a.x, &mut a.speaker, &mut a.hidden);
         // 3. Speaker mutual interaction
+        ops.enter(Part::Interaction);
         ops.interaction(layout, weights, mask, self.interaction, &a.hidden, &mut a.gate, &mut a.m);
         // 4. Stacked contextual interaction
         for l in 0..self.stacks {
             let (before, rest) = a.stacks.split_at_mut(l);
             let stack = &mut rest[0];
             let input = self.stack_input(&a.m, before);
+            ops.enter(Part::StackGru);
             ops.gru(layout, Layer::Context(l), weights, input, &mut stack.gates, &mut stack.hidden);
+            ops.enter(Part::Dropout);
             ops.dropout_copy(layout, mask, Site::Context(l), &stack.hidden, &mut stack.g);
+            ops.enter(Part::Attention);
             ops.attention(layout, l, weights, &stack.g, &mut stack.projected, &mut stack.probabilities);
+            ops.enter(Part::Readout);
             let (q, next) = a.q.split_at_mut(l + 1);
             let (q, next) = (&q[l], &mut next[0]);
             ops.readout(layout, l, weights, &stack.probabilities, &stack.g, q, &mut stack.readout, next);
             if self.reads_attended(l + 1) {
+                ops.enter(Part::Attention);
                 ops.attend(layout, &stack.probabilities, &stack.g, &mut stack.attended);
             }
         }
         // 5. Classifier
+        ops.enter(Part::Dropout);
         ops.dropout_copy(layout, mask, Site::Classifier, &a.q[self.stacks], &mut a.q_dropped);
+        ops.enter(Part::Classifier);
         ops.classify(layout, weights, &a.q_dropped, &mut a.logits);
     }
 
@@ -203,8 +214,10 @@ impl Graph {
     ) {
         let d = &mut a.d;
         // 5. Classifier
+        ops.enter(Part::ClassifierBackward);
         ops.cross_entropy(layout, batch, &a.logits, &mut a.loss, &mut d.logits);
         ops.classify_backward(layout, weights, &a.q_dropped, &d.logits, d_q, gradients);
+        ops.enter(Part::Dropout);
         ops.dropout(layout, mask, Site::Classifier, d_q);
         // 4. Stacked contextual interaction
         for l in (0..self.stacks).rev() {
@@ -212,6 +225,7 @@ impl Graph {
             let stack = &mut rest[0];
             let (q, next) = (&a.q[l], &a.q[l + 1]);
             let (p, g) = (&stack.probabilities, &stack.g);
+            ops.enter(Part::ReadoutBackward);
             ops.readout_backward(
                 layout,
                 l,
@@ -227,6 +241,7 @@ impl Graph {
                 &mut d.g,
                 gradients,
             );
+            ops.enter(Part::AttentionBackward);
             if self.reads_attended(l + 1) {
                 ops.attend_backward(layout, p, g, &d.input, &mut d.probabilities, &mut d.g);
             } else if l + 1 < self.stacks {
@@ -244,16 +259,19 @@ impl Graph {
                 &mut d.g,
                 gradients,
             );
+            ops.enter(Part::Dropout);
             ops.dropout(layout, mask, Site::Context(l), &mut d.g);
             let input = self.stack_input(&a.m, before);
             let layer = Layer::Context(l);
             let (hidden, gates) = (&stack.hidden, &mut stack.gates);
+            ops.enter(Part::StackGruBackward);
             ops.gru_backward(layout, layer, weights, input, hidden, gates, &d.g, &mut d.input, gradients);
         }
         // 3. Speaker mutual interaction
         let (d_gate, d_hidden) = (&mut d.projected, &mut d.g);
         let (hidden, gate) = (&a.hidden, &a.gate);
         let enabled = self.interaction;
+        ops.enter(Part::InteractionBackward);
         ops.interaction_backward(
             layout,
             weights,
@@ -268,6 +286,7 @@ impl Graph {
         );
         // 2. Speaker GRUs; 1. is linear and summed over the whole batch by the caller.
         let layer = Layer::Speaker;
+        ops.enter(Part::SpeakerGruBackward);
         ops.gru_backward(layout, layer, weights, &a.x, hidden, &mut a.speaker, d_hidden, d_x, gradients);
     }
 

@@ -14,6 +14,7 @@ use crate::data::Corpus;
 use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
 use crate::device::cpu::simd::Real;
+use crate::device::work::Work;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::model::config::{Config, Precision};
@@ -21,6 +22,7 @@ use crate::model::cpu::CpuEngine;
 use crate::model::cuda::CudaEngine;
 use crate::model::device::{Compute, Device};
 use crate::ops::parameters::{Layout, Sizes, Spec};
+use crate::ops::part::Part;
 
 /// A model on some device with the conversations it works on: what training and the commands talk to.
 ///
@@ -41,6 +43,14 @@ pub trait Engine: Send {
         self.train_step(targets, step, learning_rate)?;
         Ok(self.losses(true)?.unwrap_or_default().mean())
     }
+
+    /// A training step, and the seconds that the device took for it. A card is timed by its own events, its L2 cache full
+    /// of something else at first; what the host does for the step is left out then.
+    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64>;
+
+    /// A training step piece by piece: on a card every launch, one at a time and with nothing in its L2 cache; on the CPU
+    /// every [`Part`], in seconds of the step's time.
+    fn profile_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<Vec<Piece>>;
 
     /// The objective and its gradient with dropout off; nothing is updated. Targets are labelled.
     fn objective(&mut self, targets: &[u32]) -> Result<Objective>;
@@ -225,6 +235,17 @@ pub struct Objective {
     pub gradient: Vec<Tensor>,
     /// `[targets]`: the norm of the mean clean loss's gradient over all features a sample reads.
     pub input_gradient_norm: Vec<f64>,
+}
+
+/// A piece of a step that was timed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Piece {
+    pub part: Part,
+    /// The kernel that was launched; on the CPU none.
+    pub kernel: Option<&'static str>,
+    pub seconds: f64,
+    /// The least that it must do; of the CPU's pieces the operations are known.
+    pub work: Work,
 }
 
 /// What the model says of targets.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::gru::GruWeights;
 use super::parameters::Layout;
+use super::part::Part;
 use super::{Backend, Operations};
 use crate::data::batch::Shard;
+use crate::device::cpu::clock::Clock;
 use crate::device::cpu::gemm::{Panels, Product, Right, Start, View};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
 
@@ -18,7 +20,12 @@ pub struct Worker<R> {
     pub(super) panels: Panels<R>,
     /// Small vectors; sized for the widest use.
     pub(super) scratch: Vec<R>,
+    /// Stopped, but for a step whose parts are timed.
+    pub clock: PartClock,
 }
+
+/// Time by [`Part`].
+pub type PartClock = Clock<{ Part::COUNT }>;
 
 impl<R: Real> Worker<R> {
     /// For shards of up to `samples` windows of up to `history_length` utterances.
@@ -30,7 +37,7 @@ impl<R: Real> Worker<R> {
         let widest = (2 * d).max(layout.sizes.features);
         panels
             .reserve((samples * history_length * (2 * d).next_multiple_of(16)).max(samples * (widest + 16)));
-        Self { d, layout, panels, scratch }
+        Self { d, layout, panels, scratch, clock: PartClock::default() }
     }
 }
 
@@ -109,6 +116,10 @@ impl<R: Real> Backend for Worker<R> {
     type Layout = Shard;
     type Weights = Weights<R>;
     type Gradients = Gradients<R>;
+
+    fn enter(&mut self, part: Part) -> Part {
+        Part::all()[self.clock.enter(part as usize)]
+    }
 }
 
 impl<R: Real> Operations for Worker<R> {}

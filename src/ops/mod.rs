@@ -29,8 +29,11 @@ pub mod embedding;
 pub mod gru;
 pub mod interaction;
 pub mod parameters;
+pub mod part;
 pub mod projection;
 pub mod readout;
+
+use part::Part;
 
 /// What the contracts are written in terms of.
 pub trait Backend {
@@ -44,6 +47,9 @@ pub trait Backend {
     type Weights;
     /// Sums of parameter gradients; every operation adds to them.
     type Gradients;
+
+    /// Says that what follows, until it is called again, is `part` of a step. Returns the part until now.
+    fn enter(&mut self, part: Part) -> Part;
 }
 
 /// Every operation of the graph.

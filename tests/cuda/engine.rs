@@ -6,10 +6,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use coin::data::Corpus;
 use coin::data::standardise::Standardisation;
 use coin::metrics::Evaluation;
+use coin::device::work::Unit;
 use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
 use coin::model::device::{Compute, Device};
 use coin::model::gradcheck;
 use coin::model::{Engine, Objective, Scaling, State, Tensor, Values, engine};
+use coin::ops::part::Part;
 use coin::random::{Stream, purpose};
 
 use crate::golden_files::Golden;
@@ -36,6 +38,8 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("other_conversations", other_conversations),
         ("batches_beyond_the_configured_size", batches_beyond_the_configured_size),
         ("a_warm_step_allocates_and_waits_for_nothing", a_warm_step_allocates_and_waits_for_nothing),
+        ("a_timed_step_is_a_step", a_timed_step_is_a_step),
+        ("launches_tell_their_work", launches_tell_their_work),
         ("memory_is_foreseen", memory_is_foreseen),
         ("what_it_does_not_compute_is_refused", what_it_does_not_compute_is_refused),
         ("an_engine_moves_between_threads", an_engine_moves_between_threads),
@@ -531,6 +535,58 @@ fn an_evaluation_is_read_once() {
         let after = names.map(made);
         // Four batches; the sum of losses and the confusion are read.
         assert_eq!([0, 1, 2, 3].map(|i| after[i] - before[i]), [4, 2, 0, 0], "{names:?}");
+    }
+}
+
+/// Timing changes nothing but the time.
+fn a_timed_step_is_a_step() {
+    let corpus = conversations();
+    let batches: Vec<Vec<u32>> = (0..3).map(|seed| draw(seed, &corpus, 40)).collect();
+    for config in [config(), mixed()] {
+        let mut plain = on(&config, &corpus, CARD);
+        let mut timed = on(&config, &corpus, CARD);
+        for (step, batch) in batches.iter().enumerate() {
+            plain.train_step(batch, step as u64, 1e-3).unwrap();
+        }
+        assert!(timed.time_step(&batches[0], 0, 1e-3).unwrap() > 0.0);
+        let pieces = timed.profile_step(&batches[1], 1, 1e-3).unwrap();
+        assert!(pieces.len() > 100 && pieces.iter().all(|piece| piece.seconds > 0.0), "{}", pieces.len());
+        timed.train_step(&batches[2], 2, 1e-3).unwrap();
+        assert_eq!(timed.losses(true).unwrap(), plain.losses(true).unwrap());
+        assert_eq!(bits(&timed.state().unwrap()), bits(&plain.state().unwrap()));
+    }
+}
+
+/// What the launchers tell of their products is what the step as a whole is known to compute.
+fn launches_tell_their_work() {
+    let corpus = conversations();
+    let targets = draw(2, &corpus, 31);
+    for stack_input in [StackInput::Attention, StackInput::Gru] {
+        for (base, unit) in [(config(), Unit::Fma), (mixed(), Unit::Tensor)] {
+            let config = Config { adversarial: false, stack_input, stacks: 3, ..base };
+            let mut engine = on(&config, &corpus, CARD);
+            let pieces = engine.profile_step(&targets, 0, 1e-3).unwrap();
+            // Products of weights with each other, and sums, are in no count of the step's.
+            let counted = |kernel: &str| {
+                ["product_n", "product_t", "window_", "gru_", "readout"]
+                    .iter()
+                    .any(|name| kernel.starts_with(name))
+            };
+            let mut flops = 0.0;
+            for piece in &pieces {
+                let kernel = piece.kernel.unwrap();
+                let of_states = kernel.starts_with("adam_begin") || kernel == "loss_scale";
+                assert!(of_states || piece.work.bytes > 0.0, "{kernel} moves nothing");
+                if counted(kernel) && piece.part != Part::Folding {
+                    flops += piece.work.flops;
+                    assert!(kernel.starts_with("readout") || piece.work.unit == unit, "{kernel}");
+                }
+            }
+            let expected = engine.flops();
+            assert!((flops / expected - 1.0).abs() < 1e-12, "{flops} of {expected}");
+            // All that a step has besides is named.
+            assert!(pieces.iter().all(|piece| piece.part != Part::Rest));
+        }
     }
 }
 

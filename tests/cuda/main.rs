@@ -204,6 +204,19 @@ fn command_line() -> Result<(), libtest_mimic::Failed> {
         |text: &str| text.lines().filter(|line| !line.contains("loss")).collect::<Vec<_>>().join("\n");
     assert_eq!(figures(&card), figures(&cpu));
     assert!(figures(&card).contains("accuracy"), "{card}");
+    let bench = ["bench", "--device", "cuda", "--data", "d.jsonl", "--steps", "2", "--json", "bench.json"];
+    let table =
+        coin(&[&bench[..], &["--set", "d=8", "--set", "L=2", "--set", "K=5", "--set", "B=16"]].concat())?;
+    for part in [
+        "RTX 2080 Ti (simulated)",
+        "tensor cores",
+        "gru_backward_f16",
+        "product_tn_f16",
+        "live utterance, mixed",
+    ] {
+        assert!(table.contains(part), "{part:?} is not in:\n{table}");
+    }
+    assert!(coin(&["bench", "--compare", "bench.json", "bench.json"])?.contains("0 slower, 0 faster"));
     simulated.check_report()
 }
 

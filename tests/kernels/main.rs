@@ -13,6 +13,7 @@ mod classifier;
 mod dropout;
 mod embedding;
 mod interaction;
+mod peak;
 mod readout;
 mod standardise;
 mod work;

@@ -73,7 +73,8 @@ impl Card {
             "the kernels were not compiled because there was no nvcc: run scripts/install-nvcc, which needs no GPU, and run the tests again"
         );
         if std::env::var_os("COIN_TEST_CARD").is_some_and(|card| card == "real") {
-            let card = cuda::card::Card::open(0, KERNELS).unwrap_or_else(|error| panic!("{error}"));
+            let kernels = [KERNELS, cuda::peak::KERNELS].concat();
+            let card = cuda::card::Card::open(0, &kernels).unwrap_or_else(|error| panic!("{error}"));
             return Card(Kind::Real { card, live: RefCell::default() });
         }
         let settings = Settings { seed, threads: 1, memory: 1 << 30, watchdog: 1 << 28 };

@@ -1,5 +1,6 @@
 //! The CPU: vectors, products, elementary functions, threads.
 
+pub mod clock;
 pub mod elementary;
 pub mod gemm;
 pub mod peak;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute_enum};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result};
 use cudarc::nvrtc::Ptx;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -102,6 +103,49 @@ fn describe(index: usize) -> Result<Description> {
             let (major, minor) = compute_capability;
             format!("compute capability {major}.{minor}: the kernels need 7.5 (Turing) or newer")
         }),
+    })
+}
+
+/// What a measurement says of its card.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Details {
+    pub name: String,
+    pub compute_capability: String,
+    pub multiprocessors: i32,
+    /// The highest clocks, of its multiprocessors and of its memory, in MHz.
+    pub clock: i32,
+    pub memory_clock: i32,
+    pub l2_bytes: i32,
+    /// NVIDIA's version of the driver, where the system tells it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub driver: Option<String>,
+    /// The CUDA that the driver supports.
+    pub cuda: String,
+}
+
+/// Asks for the details of card `index`, which there is.
+pub fn details(index: usize) -> Result<Details> {
+    let version = driver_version()?;
+    let told = |error| failed(&format!("tell of card {index}"), error);
+    let context = CudaContext::new(index).map_err(|error| failed(&format!("open card {index}"), error))?;
+    let (major, minor) = context.compute_capability().map_err(told)?;
+    let attribute = |attribute| context.attribute(attribute).map_err(told);
+    // "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul ..": the first word that is a version.
+    let system = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    let driver = system
+        .split_whitespace()
+        .find(|word| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.'))
+        .map(str::to_string);
+    Ok(Details {
+        name: context.name().map_err(told)?,
+        compute_capability: format!("{major}.{minor}"),
+        multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        clock: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? / 1000,
+        memory_clock: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? / 1000,
+        l2_bytes: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
+        driver,
+        cuda: format!("{}.{}", version / 1000, version % 1000 / 10),
     })
 }
 

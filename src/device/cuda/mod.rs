@@ -6,4 +6,6 @@
 pub mod capture;
 pub mod card;
 pub mod memory;
+pub mod peak;
 pub mod product;
+pub mod record;

@@ -2,6 +2,7 @@
 
 use super::card::Shape;
 use super::memory::Buffer;
+use crate::device::work::{Unit, Work};
 
 /// Which rows a product runs over: what `Extent` in `kernels/product.cu` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,6 +221,42 @@ impl Product {
         Shape { grid: [x, y * self.chunks(), runs], block: 128, shared: 0 }
     }
 
+    /// The least that the product does where its extent has `rows`: elements of the operands and of C are of `element` bytes, partial
+    /// results float32.
+    pub fn work(&self, rows: Option<usize>, element: usize, unit: Unit) -> Work {
+        // In chunks, or transposed with a fixed k, it is k that runs over the rows; the outer products share the rows out.
+        let over_k = self.chunk > 0;
+        let outer = if rows.is_some() { 1 } else { self.outer as usize };
+        let m = if over_k { self.m as usize } else { rows.unwrap_or(self.m as usize) };
+        let k = if over_k { rows.unwrap_or(self.k as usize) } else { self.k as usize };
+        let (n, inner) = (self.n as usize, self.inner as usize);
+        // Operands that the products side by side have in common are read once.
+        let apart = |distance: i64| if distance == 0 { 1 } else { inner };
+        let weights = if over_k { 1 } else { self.outer as usize };
+        let a = m * k * apart(self.a_inner) * outer;
+        let b = k * n * apart(self.b_inner) * weights;
+        let c = m * n * inner * outer;
+        let moved = if over_k {
+            (a + b) * element + c * self.chunks_of(k) * 4
+        } else {
+            let touched = 1 + usize::from(self.accumulate != 0) + usize::from(self.addend != 0);
+            (a + b + c * touched) * element
+        };
+        Work::moving(moved).flops(2.0 * m as f64 * n as f64 * k as f64 * (inner * outer) as f64, unit)
+    }
+
+    /// The least that adding its chunks does where its extent has `rows`.
+    pub fn fold_work(&self, rows: Option<usize>) -> Work {
+        let chunks = self.chunks_of(rows.unwrap_or(self.k as usize));
+        let words = (self.m * self.n * self.inner) as usize;
+        Work::moving((chunks + 2 * self.outer as usize) * words * 4).flops((chunks * words) as f64, Unit::Fma)
+    }
+
+    /// Chunks of so many rows, those of all outer products together: each has one at least.
+    fn chunks_of(&self, rows: usize) -> usize {
+        rows.div_ceil(self.chunk.max(1) as usize).max(self.outer as usize)
+    }
+
     pub fn fold_shape(&self, runs: u32) -> Shape {
         Shape {
             grid: [(self.m * self.columns()).div_ceil(256), self.inner * self.outer, runs],
@@ -258,6 +295,14 @@ pub struct WindowProduct {
 const _: () = assert!(size_of::<WindowProduct>() == 6 * 8 + 6 * 4);
 
 impl WindowProduct {
+    /// The least that it does for windows of so many rows and pairs in all, whose elements are of `element` bytes.
+    pub fn work(&self, rows: usize, pairs: usize, element: usize, unit: Unit) -> Work {
+        let width = self.width as usize;
+        let of = |operand: Of| if operand == Of::Pairs { pairs } else { rows * width };
+        let moved = of(self.a_of) + of(self.b_of) + of(self.c_of) * (1 + self.accumulate as usize);
+        Work::moving(moved * element).flops(2.0 * pairs as f64 * width as f64, unit)
+    }
+
     pub fn shape(&self, samples: u32, runs: u32) -> Shape {
         let (rows, columns) = WINDOW;
         let width = if self.c_of == Of::Pairs { self.longest } else { self.width };

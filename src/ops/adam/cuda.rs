@@ -2,8 +2,9 @@
 
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::{Buffer, Plan};
+use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{Counts, WORD, Worker, launch};
 
 /// What Adam keeps on the card.
 #[derive(Debug, Clone, Copy)]
@@ -68,15 +69,19 @@ impl Worker {
         let (parameters, gradient) = (self.parameters.address, self.gradient.address);
         let (scale, run_stride) = (self.loss_scale(), self.run_stride);
         let Rates { beta1, beta2, epsilon } = rates;
+        let words = |count: u32, of_each: usize| Work::moving(count as usize * of_each * WORD);
+        let (check, update) = (move |_: &Counts| words(count, 1), move |_: &Counts| words(count, 7));
+        let state_alone = |_: &Counts| Work::default();
         // SAFETY: parameters, moments and gradient have `count` scalars; the states are as large as the kernels' structs.
         unsafe {
             if scale != 0 {
-                launch!(self, "gradient_finite", by_four, scale, gradient, count, run_stride);
+                launch!(self, "gradient_finite", by_four, check, scale, gradient, count, run_stride);
             }
             launch!(
                 self,
                 "adam_begin",
                 alone,
+                state_alone,
                 state.counter.address,
                 scale,
                 layout.header.address,
@@ -89,6 +94,7 @@ impl Worker {
                 self,
                 "adam",
                 by_four,
+                update,
                 parameters,
                 state.first_moment.address,
                 state.second_moment.address,
@@ -98,7 +104,7 @@ impl Worker {
                 run_stride,
             );
             if scale != 0 {
-                launch!(self, "loss_scale", alone, scale, run_stride);
+                launch!(self, "loss_scale", alone, state_alone, scale, run_stride);
             }
         }
     }

@@ -4,20 +4,23 @@ use super::{Adversarial, AdversarialNorm, Perturbation};
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
+use crate::device::work::{Unit, Work};
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{ACTIVATION, Counts, Worker, launch};
 
 impl Worker {
     /// The sum of the squared norms, which [`Adversarial::perturb`] takes as `batch` `[1]`, float64.
     pub fn batch_norm(&mut self, layout: &Indices, squared_norm: Buffer, batch: Buffer) {
         let shape = Shape { grid: [1, 1, self.runs], block: 256, shared: 0 };
         let run_stride = self.run_stride;
+        let work = |n: &Counts| Work::moving(8 * n.samples);
         // SAFETY: the norms are [S] of float64.
         unsafe {
             launch!(
                 self,
                 "batch_norm",
                 shape,
+                work,
                 batch.address,
                 squared_norm.address,
                 layout.header.address,
@@ -49,12 +52,17 @@ impl Adversarial for Worker {
         }
         let shape = Shape { grid: [capacity.samples as u32, 1, self.runs], block: 128, shared: 0 };
         let run_stride = self.run_stride;
+        let work = move |n: &Counts| {
+            let scalars = (n.rows + 2 * n.samples) * d;
+            Work::moving(2 * scalars * ACTIVATION).flops(2.0 * scalars as f64, Unit::Fma)
+        };
         // SAFETY: gradients and their products are [R, d] and [S, 2d], scales [R] and [S], norms [S] of float64.
         unsafe {
             launch!(
                 self,
                 "feature_norms",
                 shape,
+                work,
                 history_scale.address,
                 target_scale.address,
                 squared_norm.address,
@@ -89,12 +97,15 @@ impl Adversarial for Worker {
         let most = layout.capacity.rows.max(layout.capacity.samples) as u32;
         let shape = Shape { grid: [most.div_ceil(32), 2, self.runs], block: 256, shared: 0 };
         let run_stride = self.run_stride;
+        let d = self.d;
+        let work = move |n: &Counts| Work::moving(2 * (n.rows + 2 * n.samples) * d * ACTIVATION);
         // SAFETY: as in `feature_norms`.
         unsafe {
             launch!(
                 self,
                 "perturb",
                 shape,
+                work,
                 history.address,
                 target.address,
                 history_scale.address,

@@ -5,7 +5,9 @@ use crate::data::batch::Shard;
 use crate::device::cpu::elementary;
 use crate::device::cpu::gemm::{Right, Start, View};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
+use crate::ops::Backend;
 use crate::ops::cpu::{Gradients, Weights, Worker, add, product, sum_lanes, vectors};
+use crate::ops::part::Part;
 
 /// `softmax(scale * row)` of every row, in place; a sum of one, whatever the magnitudes: no
 /// probability is 0, as exp is held above it.
@@ -186,6 +188,7 @@ impl<R: Real> Attention for Worker<R> {
         let score = Right::Panels(&weights.context[stack].score.backward);
         product((rows, width, width), View::rows(d_projected, width), score, d_g, Start::Add);
         // The gradient of `score` [in, out] is G^T d_projected; it waits in the query's place for `projection`.
+        let part = self.enter(Part::WeightGradients);
         self.panels.pack(View::rows(d_projected, width), rows, width);
         let to = gradients.of(self.layout.context[stack].query);
         product(
@@ -195,5 +198,6 @@ impl<R: Real> Attention for Worker<R> {
             to,
             Start::Add,
         );
+        self.enter(part);
     }
 }

@@ -4,8 +4,9 @@ use super::Attention;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Of, Product};
+use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Window, Worker, launch};
+use crate::ops::cuda::{ACTIVATION, Counts, Window, Worker, launch};
 
 impl Worker {
     /// `1 / sqrt(d)`
@@ -37,12 +38,14 @@ impl Attention for Worker {
         let (scores, rows_of) = ((*probabilities, Of::Pairs), (*g, Of::Rows));
         self.window(Window::Nt, layout, (*projected, Of::Rows), rows_of, scores, false);
         let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
+        let work = |n: &Counts| Work::moving(2 * n.pairs * ACTIVATION);
         // SAFETY: the probabilities are n x n for each window.
         unsafe {
             launch!(
                 self,
                 "softmax_rows",
                 shape,
+                work,
                 probabilities.address,
                 layout.pairs.address,
                 layout.offset.address,
@@ -78,12 +81,14 @@ impl Attention for Worker {
         let fours = (layout.capacity.rows * width).div_ceil(4) as u32;
         let shape = Shape { grid: [fours.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
         let run_stride = self.run_stride;
+        let work = move |n: &Counts| Work::moving(3 * n.rows * width * ACTIVATION);
         // SAFETY: both are [R, 2d] and begin at a multiple of 256 bytes.
         unsafe {
             launch!(
                 self,
                 "add_rows",
                 shape,
+                work,
                 to.address,
                 from.address,
                 layout.header.address,
@@ -109,12 +114,14 @@ impl Attention for Worker {
         let width = 2 * self.d;
         let rows = layout.capacity.rows;
         let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
+        let work = |n: &Counts| Work::moving(3 * n.pairs * ACTIVATION);
         // SAFETY: both are n x n for each window.
         unsafe {
             launch!(
                 self,
                 "softmax_rows_backward",
                 shape,
+                work,
                 d_probabilities.address,
                 probabilities.address,
                 layout.pairs.address,

@@ -4,7 +4,9 @@ use super::Classifier;
 use crate::data::batch::Shard;
 use crate::device::cpu::gemm::{Right, Start, View};
 use crate::device::cpu::simd::Real;
+use crate::ops::Backend;
 use crate::ops::cpu::{Gradients, Weights, Worker, add, product, sum_rows};
+use crate::ops::part::Part;
 
 impl<R: Real> Classifier for Worker<R> {
     fn classify(&mut self, layout: &Shard, weights: &Weights<R>, q: &Vec<R>, logits: &mut Vec<R>) {
@@ -52,11 +54,13 @@ impl<R: Real> Classifier for Worker<R> {
         let samples = layout.samples();
         let b = Right::Panels(&weights.classifier.weight.backward);
         product((samples, classes, width), View::rows(d_logits, classes), b, d_q, Start::Zero);
+        let part = self.enter(Part::WeightGradients);
         let place = self.layout.classifier;
         let (a, b) = (View::transposed(d_logits, classes), Right::Rows(q, width));
         product((classes, samples, width), a, b, gradients.of(place.weight), Start::Add);
         let sums = &mut self.scratch[..classes];
         sum_rows(d_logits, classes, samples, sums);
         add(gradients.of(place.bias), sums);
+        self.enter(part);
     }
 }

@@ -4,8 +4,9 @@ use super::Classifier;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
+use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{Counts, WORD, Worker, launch};
 
 impl Worker {
     /// From `logits` `[S, C]` to `loss` `[S]` and, where it is wanted, the gradient of their mean.
@@ -14,13 +15,16 @@ impl Worker {
         let warps = (layout.capacity.samples as u32).div_ceil(8);
         let shape = Shape { grid: [warps, 1, self.runs], block: 256, shared: 0 };
         let (run_stride, scale) = (self.run_stride, self.loss_scale());
+        let read_and_written = 1 + usize::from(d_logits.is_some());
         let d_logits = d_logits.map_or(0, |d_logits| d_logits.address);
+        let work = move |n: &Counts| Work::moving(n.samples * (8 + read_and_written * classes as usize * WORD));
         // SAFETY: losses are [S] of float64, logits and their gradients [S, C].
         unsafe {
             launch!(
                 self,
                 "cross_entropy",
                 shape,
+                work,
                 loss.address,
                 d_logits,
                 logits.address,
@@ -47,12 +51,14 @@ impl Worker {
         let shape = Shape { grid: [1, 1, self.runs], block: 256, shared: 0 };
         let run_stride = self.run_stride;
         let confusion = confusion.map_or(0, |confusion| confusion.address);
+        let work = move |n: &Counts| Work::moving(n.samples * (8 + classes as usize * WORD));
         // SAFETY: losses are [S] of float64, logits [S, C], counts [C, C].
         unsafe {
             launch!(
                 self,
                 "metrics",
                 shape,
+                work,
                 sum.address,
                 confusion,
                 loss.address,

@@ -9,10 +9,13 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::parameters::{Layout, Linear, Sizes};
+use super::part::Part;
 use super::{Backend, Operations};
 use crate::device::cuda::card::{Card, Shape, failed};
 use crate::device::cuda::memory::{Buffer, Plan};
 use crate::device::cuda::product::{CHUNK, Extent, Of, Product, WindowProduct};
+use crate::device::cuda::record::Recorder;
+use crate::device::work::{Unit, Work};
 use crate::error::{Error, Result};
 use crate::ops::cuda::batch::{Capacity, Indices};
 
@@ -64,6 +67,43 @@ pub const KERNELS: &[(&str, &[&str])] = &[
     ("standardise", &["standardise"]),
     ("state", &["tanh_backward", "add_states"]),
 ];
+
+/// Bytes of an activation or its gradient, and of a parameter, a sum or an index.
+pub(super) const ACTIVATION: usize = 4;
+pub(super) const WORD: usize = 4;
+
+/// How much a batch has of everything: what a launch's least work depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub samples: usize,
+    pub rows: usize,
+    /// Of them role A's.
+    pub rows_a: usize,
+    /// Sum of the squared window lengths.
+    pub pairs: usize,
+    pub distinct: usize,
+}
+
+impl Counts {
+    /// Rows that a product runs over; `None` where its sizes are fixed.
+    fn of(&self, extent: Extent) -> Option<usize> {
+        match extent {
+            Extent::Fixed => None,
+            Extent::Rows | Extent::Roles => Some(self.rows),
+            Extent::Samples => Some(self.samples),
+            Extent::Distinct => Some(self.distinct),
+        }
+    }
+}
+
+/// A launch that was timed: the part of the step, the kernel, its least work.
+pub type Launched = (Part, &'static str, Work);
+
+/// The launches of a step that is timed.
+struct Recording {
+    recorder: Recorder<Launched>,
+    counts: Counts,
+}
 
 /// Products of weights that a step multiplies with, and their gradients: `super::projection`.
 #[derive(Debug, Clone, Default)]
@@ -117,6 +157,10 @@ pub struct Worker {
     /// Mixed precision's: the first float is what losses are multiplied with.
     loss_scale: Option<Buffer>,
     failed: Option<Error>,
+    /// The part of the step that launches belong to.
+    part: Part,
+    /// While launches are timed.
+    recording: Option<Recording>,
 }
 
 /// Which operand of a window's product is transposed.
@@ -146,12 +190,13 @@ pub(super) fn argument<T>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }
 
-/// Launches a kernel with arguments in its order: `launch!(worker, "kernel", shape, a, b, c)`.
+/// Launches a kernel with arguments in its order: `launch!(worker, "kernel", shape, work, a, b, c)`. `work` tells what one run has to do
+/// at least for a batch of some [`Counts`].
 ///
 /// The expression is unsafe: the arguments must be the kernel's, in number and type, and the buffers as large as it expects.
 macro_rules! launch {
-    ($worker:expr, $kernel:expr, $shape:expr, $($argument:expr),* $(,)?) => {
-        $worker.submit($kernel, $shape, &mut [$(crate::ops::cuda::argument(&$argument)),*])
+    ($worker:expr, $kernel:expr, $shape:expr, $work:expr, $($argument:expr),* $(,)?) => {
+        $worker.submit($kernel, $shape, $work, &mut [$(crate::ops::cuda::argument(&$argument)),*])
     };
 }
 pub(super) use launch;
@@ -172,6 +217,8 @@ impl Worker {
             workspace,
             loss_scale,
             failed: None,
+            part: Part::Rest,
+            recording: None,
         }
     }
 
@@ -216,17 +263,20 @@ impl Worker {
 
     /// `to += from`, both `[S, 2d]`.
     pub fn add_states(&mut self, indices: &Indices, from: Buffer, to: Buffer) {
+        let width = 2 * self.d;
         let (shape, run_stride) = (self.quads(indices.capacity.samples, 1), self.run_stride);
+        let work = |n: &Counts| Work::moving(3 * n.samples * width * ACTIVATION);
         // SAFETY: both are [S, 2d].
         unsafe {
             launch!(
                 self,
                 "add_states",
                 shape,
+                work,
                 to.address,
                 from.address,
                 indices.header.address,
-                2 * self.d as u32,
+                width as u32,
                 run_stride,
             )
         }
@@ -236,14 +286,40 @@ impl Worker {
     ///
     /// # Safety
     /// As [`Card::launch`].
-    pub(super) unsafe fn submit(&mut self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) {
+    pub(super) unsafe fn submit(
+        &mut self,
+        kernel: &'static str,
+        shape: Shape,
+        work: impl FnOnce(&Counts) -> Work,
+        arguments: &mut [*mut c_void],
+    ) {
         if self.failed.is_some() || shape.grid.contains(&0) {
             return;
         }
         // SAFETY: the caller's promise.
-        if let Err(error) = unsafe { self.card.launch(kernel, shape, arguments) } {
-            self.failed = Some(failed(&format!("launch {kernel}"), error));
+        let mut launch = || unsafe { self.card.launch(kernel, shape, arguments) };
+        let launched = match &mut self.recording {
+            None => Ok(launch()),
+            Some(Recording { recorder, counts }) => {
+                recorder.around((self.part, kernel, work(counts).times(self.runs)), launch)
+            }
+        };
+        match launched {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.failed = Some(failed(&format!("launch {kernel}"), error)),
+            Err(error) => self.failed = Some(error),
         }
+    }
+
+    /// Times every launch from now on; not while work is captured. The batch has `counts`.
+    pub fn record(&mut self, counts: Counts) -> Result<()> {
+        self.recording = Some(Recording { recorder: Recorder::new(&self.card)?, counts });
+        Ok(())
+    }
+
+    /// Ends it, and tells of each launch how many seconds it took.
+    pub fn recorded(&mut self) -> Result<Vec<(Launched, f64)>> {
+        self.recording.take().map_or(Ok(Vec::new()), |recording| recording.recorder.finish())
     }
 
     /// The first error since the last call.
@@ -265,13 +341,20 @@ impl Worker {
         self.layout.specs[to].offset as i64 - self.layout.specs[from].offset as i64
     }
 
+    /// What computes a product, or a recurrence.
+    pub(super) fn unit(&self, exact: bool) -> Unit {
+        if self.mixed() && !exact { Unit::Tensor } else { Unit::Fma }
+    }
+
     /// `kernels` are the one in float32 and the one on tensor cores.
-    fn product(&mut self, kernels: [&str; 2], indices: &Indices, mut product: Product) {
+    fn product(&mut self, kernels: [&'static str; 2], indices: &Indices, mut product: Product) {
         product.run_stride = self.run_stride;
         product = product.sized(self.runs);
-        let kernel = kernels[usize::from(self.mixed() && product.exact == 0)];
+        let unit = self.unit(product.exact != 0);
+        let kernel = kernels[usize::from(unit == Unit::Tensor)];
+        let work = |n: &Counts| product.work(n.of(product.extent), ACTIVATION, unit);
         // SAFETY: the operations build products whose operands hold what their shapes say.
-        unsafe { launch!(self, kernel, product.shape(self.runs), indices.header.address, product) }
+        unsafe { launch!(self, kernel, product.shape(self.runs), work, indices.header.address, product) }
     }
 
     /// `C = A B^T`
@@ -300,8 +383,9 @@ impl Worker {
         let mut folding = Product { a: self.workspace.address, c: to, ..chunked }.accumulate();
         folding.run_stride = self.run_stride;
         let shape = folding.fold_shape(self.runs);
+        let work = |n: &Counts| folding.fold_work(n.of(folding.extent));
         // SAFETY: as in `product`; the workspace holds the chunks.
-        unsafe { launch!(self, "product_fold", shape, indices.header.address, folding) }
+        unsafe { launch!(self, "product_fold", shape, work, indices.header.address, folding) }
     }
 
     /// A product for each window, with the transpose that `of` says.
@@ -334,9 +418,11 @@ impl Worker {
             Window::Nn => ["window_nn", "window_nn_f16"],
             Window::Tn => ["window_tn", "window_tn_f16"],
         };
-        let kernel = kernels[usize::from(self.mixed())];
+        let unit = self.unit(false);
+        let kernel = kernels[usize::from(unit == Unit::Tensor)];
+        let work = |n: &Counts| product.work(n.rows, n.pairs, ACTIVATION, unit);
         // SAFETY: rows are 2d wide and pairs n x n a window, in every buffer that an operation gives.
-        unsafe { launch!(self, kernel, shape, indices.header.address, product) }
+        unsafe { launch!(self, kernel, shape, work, indices.header.address, product) }
     }
 
     /// A weight `[out, in]` applied to rows: `to = rows W^T + b`.
@@ -356,6 +442,10 @@ impl Backend for Worker {
     type Weights = ();
     /// And so do their gradients.
     type Gradients = ();
+
+    fn enter(&mut self, part: Part) -> Part {
+        std::mem::replace(&mut self.part, part)
+    }
 }
 
 impl Operations for Worker {}

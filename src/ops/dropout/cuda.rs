@@ -2,8 +2,9 @@
 
 use super::{Dropout, Mask, Site};
 use crate::device::cuda::memory::Buffer;
+use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{ACTIVATION, Counts, Worker, launch};
 
 impl Dropout for Worker {
     /// Seed, step and keep rate are a run's own, so a card reads them from the header; of the mask it takes the site and the
@@ -17,12 +18,17 @@ impl Dropout for Worker {
         let by_sample = site == Site::Classifier;
         let rows = if by_sample { layout.capacity.samples } else { layout.capacity.rows };
         let (shape, run_stride) = (self.quads(rows, 1), self.run_stride);
+        let width = 2 * self.d;
+        let work = move |n: &Counts| {
+            Work::moving(2 * if by_sample { n.samples } else { n.rows } * width * ACTIVATION)
+        };
         // SAFETY: both are [R, 2d], or [S, 2d] at the classifier.
         unsafe {
             launch!(
                 self,
                 "dropout",
                 shape,
+                work,
                 to.address,
                 from.address,
                 layout.target.address,

@@ -4,9 +4,10 @@ use super::{Correlation, Embedding};
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
+use crate::device::work::Work;
 use crate::ops::adversarial::Perturbation;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{ACTIVATION, Counts, WORD, Worker, launch};
 use crate::ops::parameters::Linear;
 
 impl Worker {
@@ -31,8 +32,9 @@ impl Worker {
     pub fn standardise(&mut self, rows: usize, raw: u64, mean: u64, deviation: u64, features: Buffer) {
         let width = self.layout.sizes.features as u32;
         let shape = Shape { grid: [rows as u32, 1, 1], block: 256, shared: 0 };
+        let work = move |_: &Counts| Work::moving(rows * width as usize * (8 + WORD));
         // SAFETY: as the types above say.
-        unsafe { launch!(self, "standardise", shape, features.address, raw, mean, deviation, width) }
+        unsafe { launch!(self, "standardise", shape, work, features.address, raw, mean, deviation, width) }
     }
 
     /// Sums the gradients at the history's embeddings by utterance: `delta` `[distinct, d]`, of one pass or two.
@@ -48,12 +50,18 @@ impl Worker {
         let shape = Shape { grid: [items.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
         let run_stride = self.run_stride;
         let second = second.map_or(0, |second| second.address);
+        let passes = 1 + usize::from(second != 0);
+        let work = move |n: &Counts| {
+            let scalars = (n.rows * passes + n.distinct) * d as usize;
+            Work::moving(scalars * ACTIVATION + (n.rows + n.distinct) * WORD)
+        };
         // SAFETY: gradients are [R, d] role-major, `delta` is [distinct, d].
         unsafe {
             launch!(
                 self,
                 "embedding_scatter",
                 shape,
+                work,
                 delta.address,
                 first.address,
                 second,
@@ -124,12 +132,20 @@ impl Embedding for Worker {
         let run_stride = self.run_stride;
         let (by_row, by_sample) =
             perturbation.map_or((0, 0), |moved| (moved.history.address, moved.target.address));
+        let read = 1 + usize::from(by_row != 0);
+        let work = move |n: &Counts| {
+            let (x, q) = (n.rows * d as usize, 2 * n.samples * d as usize);
+            // Each distinct utterance's embedding once, then what is added, and what is written.
+            let scalars = n.distinct * d as usize + x * read + q * (read + 1);
+            Work::moving(scalars * ACTIVATION + n.rows * WORD)
+        };
         // SAFETY: x and its displacement are [R, d], q and its [S, 2d], the table [distinct, d].
         unsafe {
             launch!(
                 self,
                 "embedding_gather",
                 shape,
+                work,
                 x.address,
                 q.address,
                 history.address,

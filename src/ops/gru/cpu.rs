@@ -9,6 +9,7 @@ use crate::device::cpu::gemm::{PANEL, Panels, Product, Right, Start, View, each_
 use crate::device::cpu::simd::{Kernel, Real, Simd};
 use crate::ops::cpu::{Gradients, Weights, Worker, add, sum_rows};
 use crate::ops::parameters;
+use crate::ops::part::Part;
 
 /// One direction of one layer, laid out for the products.
 #[derive(Debug, Clone, Default)]
@@ -338,6 +339,7 @@ impl<R: Real> Gru for Worker<R> {
         assert!(saved.len() >= 4 * size && hidden.len() >= size && d_hidden.len() >= size);
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut panels = std::mem::take(&mut self.panels);
+        let mut clock = std::mem::take(&mut self.clock);
         for (rows, sequences, weights, places) in groups(self, layout, layer, weights) {
             if rows.is_empty() {
                 d_input[rows.start * width..rows.end * width].fill(R::ZERO);
@@ -361,6 +363,7 @@ impl<R: Real> Gru for Worker<R> {
                 }
                 .compute();
             }
+            let part = clock.enter(Part::WeightGradients as usize);
             let input = View::rows(&input[rows.start * width..], width);
             panels.pack(input, rows.len(), width);
             for (direction, place) in places.iter().enumerate() {
@@ -396,9 +399,11 @@ impl<R: Real> Gru for Worker<R> {
                 }
                 .compute();
             }
+            clock.enter(part);
         }
         self.scratch = scratch;
         self.panels = panels;
+        self.clock = clock;
     }
 }
 

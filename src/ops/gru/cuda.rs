@@ -7,9 +7,10 @@ use super::{Gru, Layer};
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
+use crate::device::work::Work;
 use crate::error::Result;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{ACTIVATION, Counts, WORD, Worker, launch};
 use crate::ops::parameters;
 
 /// Where the recurrent weights and biases lie among the parameters, by group and direction: `GruPlaces` in `kernels/gru.cu`.
@@ -168,17 +169,24 @@ impl Worker {
         let (first, capacity, d) = (groups.first as i32, capacity as i32, self.d as i32);
         let run_stride = self.run_stride;
         let (saved, hidden) = (saved.address, hidden.address);
+        let (width, weights, unit) = (self.d, groups.groups.len() * 6 * self.d * self.d, self.unit(false));
+        let work = move |n: &Counts| {
+            // Forward 6d gates come in and 8d go out, with 2d states; backward 8d come in and go out, with 2d states and gradients.
+            let scalars = n.rows * width * if backward { 20 } else { 16 };
+            let flops = 12.0 * n.rows as f64 * (width * width) as f64;
+            Work::moving(scalars * ACTIVATION + weights * WORD).flops(flops, unit)
+        };
         // SAFETY: rows of the sequences are within [R, 8d] and [R, 2d]; the places are those of the recurrent weights.
         unsafe {
             if backward {
                 launch!(
-                    self, kernel, shape, header, start, length, parameters, places, saved, hidden, d_hidden,
-                    first, capacity, d, run_stride,
+                    self, kernel, shape, work, header, start, length, parameters, places, saved, hidden,
+                    d_hidden, first, capacity, d, run_stride,
                 )
             } else {
                 launch!(
-                    self, kernel, shape, header, start, length, parameters, places, saved, hidden, first,
-                    capacity, d, run_stride,
+                    self, kernel, shape, work, header, start, length, parameters, places, saved, hidden,
+                    first, capacity, d, run_stride,
                 )
             }
         }

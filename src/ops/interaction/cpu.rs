@@ -5,8 +5,10 @@ use crate::data::batch::{NONE, Shard};
 use crate::device::cpu::elementary;
 use crate::device::cpu::gemm::{Product, Right, Start, View};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
+use crate::ops::Backend;
 use crate::ops::cpu::{Gradients, Weights, Worker, add, sum_rows, vectors};
 use crate::ops::dropout::{Dropout, Mask, Site};
+use crate::ops::part::Part;
 
 /// The role of a role-major row.
 fn role(layout: &Shard, row: usize) -> usize {
@@ -148,7 +150,9 @@ impl<R: Real> Interaction for Worker<R> {
                 R::dispatch(Multiply { a, b, to });
             }
         }
+        let part = self.enter(Part::Dropout);
         self.dropout(layout, mask, Site::Interaction, m);
+        self.enter(part);
     }
 
     fn interaction_backward(
@@ -165,7 +169,9 @@ impl<R: Real> Interaction for Worker<R> {
         gradients: &mut Gradients<R>,
     ) {
         let d = self.d;
+        let part = self.enter(Part::Dropout);
         self.dropout(layout, mask, Site::Interaction, d_m);
+        self.enter(part);
         if !enabled {
             for (d_m, &own) in d_m.chunks_exact(2 * d).zip(&layout.own) {
                 d_hidden[own as usize * 2 * d..][..2 * d].copy_from_slice(d_m);
@@ -230,6 +236,7 @@ impl<R: Real> Interaction for Worker<R> {
                     start: Start::Add,
                 }
                 .compute();
+                let part = self.clock.enter(Part::WeightGradients as usize);
                 Product {
                     m: d,
                     k: rows.len(),
@@ -242,6 +249,7 @@ impl<R: Real> Interaction for Worker<R> {
                     start: Start::Add,
                 }
                 .compute();
+                self.clock.enter(part);
             }
         }
     }

@@ -4,8 +4,9 @@ use super::Interaction;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Epilogue, Extent, Product};
+use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{ACTIVATION, Counts, WORD, Worker, launch};
 use crate::ops::dropout::{Mask, Site};
 
 impl Worker {
@@ -55,12 +56,15 @@ impl Interaction for Worker {
         }
         let bias = self.parameter(place.bias).address;
         let (shape, run_stride) = (self.quads(rows, 1), self.run_stride);
+        // States, gates where there are any, and what they make.
+        let work = move |n: &Counts| Work::moving(n.rows * width * (2 + usize::from(enabled)) * ACTIVATION);
         // SAFETY: all values are [R, 2d]; the biases lie `stride` apart.
         unsafe {
             launch!(
                 self,
                 "interaction",
                 shape,
+                work,
                 m.address,
                 hidden.address,
                 gate.address,
@@ -101,12 +105,15 @@ impl Interaction for Worker {
         let bias = self.parameter(place.bias).address;
         let (word, run_stride) = (mask.word(Site::Interaction), self.run_stride);
         let shape = self.quads(capacity.rows, 2);
+        // d_m, states and gates come in, gradients at the states and at the gates go out.
+        let work = move |n: &Counts| Work::moving(n.rows * width * if enabled { 5 } else { 2 } * ACTIVATION);
         // SAFETY: all values are [R, 2d]; the biases lie `stride` apart.
         unsafe {
             launch!(
                 self,
                 "interaction_backward",
                 shape,
+                work,
                 d_hidden.address,
                 d_gate.address,
                 d_m.address,
@@ -134,12 +141,14 @@ impl Interaction for Worker {
         // The gradient at the gates of roles that have not spoken; it waits in the workspace.
         let silent = self.workspace;
         let shape = self.quads(capacity.samples, 1);
+        let work = move |n: &Counts| Work::moving(n.samples * width * WORD);
         // SAFETY: as above; the workspace has room for [S, 2d].
         unsafe {
             launch!(
                 self,
                 "interaction_silent",
                 shape,
+                work,
                 silent.address,
                 d_m.address,
                 hidden.address,
@@ -160,6 +169,7 @@ impl Interaction for Worker {
                 self,
                 "interaction_silent_sum",
                 shape,
+                work,
                 self.gradient(place.bias).address,
                 silent.address,
                 layout.silent.address,

@@ -5,8 +5,10 @@ use crate::data::batch::Shard;
 use crate::device::cpu::elementary;
 use crate::device::cpu::gemm::{Right, Start, View};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
+use crate::ops::Backend;
 use crate::ops::attention::{Softmax, SoftmaxBackward};
 use crate::ops::cpu::{Gradients, Weights, Worker, dots, product, vectors};
+use crate::ops::part::Part;
 
 /// `to = tanh(to + q)`
 struct AddTanh<'a, R> {
@@ -111,9 +113,11 @@ impl<R: Real> Readout for Worker<R> {
         let back = Right::Panels(&value.backward);
         product((samples, width, width), View::rows(d_q, width), back, &mut scratch.d_e, Start::Zero);
         // dW_V through c, [out, in]: dc^T e.
+        let part = self.enter(Part::WeightGradients);
         let d_value = gradients.of(self.layout.context[stack].value);
         let (a, b) = (View::transposed(d_q, width), Right::Rows(&saved.e, width));
         product((width, samples, width), a, b, d_value, Start::Add);
+        self.enter(part);
         for s in 0..samples {
             let rows = layout.range(s);
             let n = rows.len();
@@ -144,9 +148,11 @@ impl<R: Real> Readout for Worker<R> {
             product((1, n, width), View::rows(d_y, n), Right::Rows(g, width), d_w, Start::Zero);
         }
         // dW_V through w = q W_V, [out, in]: q^T dw.
+        let part = self.enter(Part::WeightGradients);
         let d_value = gradients.of(self.layout.context[stack].value);
         let (a, b) = (View::transposed(q, width), Right::Rows(&scratch.d_w, width));
         product((width, samples, width), a, b, d_value, Start::Add);
+        self.enter(part);
         let forward = Right::Panels(&value.forward);
         product((samples, width, width), View::rows(&scratch.d_w, width), forward, d_q, Start::Add);
     }

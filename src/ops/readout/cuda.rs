@@ -4,14 +4,25 @@ use super::{Readout, Saved, Scratch};
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Epilogue, Extent, Product};
+use crate::device::work::{Unit, Work};
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Worker, launch};
+use crate::ops::cuda::{ACTIVATION, Counts, Worker, launch};
 
 /// Bytes of shared memory of `readout` and `readout_backward`, as `kernels/readout.cu` says.
 pub(in crate::ops) fn shared_memory(d: usize, longest: usize) -> (usize, usize) {
     let width = (2 * d).next_multiple_of(4);
     let partial = 8 * longest.max(width);
     (4 * (width + partial + 3 * longest), 4 * (2 * width + partial + 6 * longest))
+}
+
+/// The least that `readout` and `readout_backward` do: G and P come in, and back their gradients go out.
+fn work(n: &Counts, width: usize, backward: bool) -> Work {
+    let Counts { samples, rows, pairs, .. } = *n;
+    let (passes, states) = if backward { (2, 3) } else { (1, 2) };
+    let scalars = passes * (rows * width + pairs) + states * samples * width + 3 * rows;
+    // Two sums with the rows and two with the pairs; back two more of each, and two outer products.
+    let each = if backward { 8.0 } else { 4.0 };
+    Work::moving(scalars * ACTIVATION).flops(each * (rows * width + pairs) as f64, Unit::Fma)
 }
 
 impl Worker {
@@ -53,12 +64,15 @@ impl Readout for Worker {
         let longest = layout.capacity.longest;
         let shape = self.by_sample(layout, shared_memory(self.d, longest).0);
         let run_stride = self.run_stride;
+        let width = 2 * self.d;
+        let work = move |n: &Counts| work(n, width, false);
         // SAFETY: rows and states are 2d wide, probabilities n x n for each window.
         unsafe {
             launch!(
                 self,
                 "readout",
                 shape,
+                work,
                 saved.e.address,
                 saved.y.address,
                 saved.a.address,
@@ -97,12 +111,15 @@ impl Readout for Worker {
     ) {
         // What arrives at q + c: the gradient of both q and c.
         let (shape, run_stride) = (self.quads(layout.capacity.samples, 1), self.run_stride);
+        let width = 2 * self.d;
+        let through = move |n: &Counts| Work::moving(3 * n.samples * width * ACTIVATION);
         // SAFETY: both are [S, 2d].
         unsafe {
             launch!(
                 self,
                 "tanh_backward",
                 shape,
+                through,
                 d_q.address,
                 next.address,
                 layout.header.address,
@@ -115,12 +132,14 @@ impl Readout for Worker {
         self.value_gradient(layout, stack, *d_q, saved.e);
         let longest = layout.capacity.longest;
         let shape = self.by_sample(layout, shared_memory(self.d, longest).1);
+        let work = move |n: &Counts| work(n, width, true);
         // SAFETY: as in `readout`.
         unsafe {
             launch!(
                 self,
                 "readout_backward",
                 shape,
+                work,
                 d_probabilities.address,
                 d_g.address,
                 scratch.d_w.address,
