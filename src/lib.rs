@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`commands`] | one file a command: parse, call, print |
 //! | [`training`] | the loop, the schedule, early stopping, run folders, checkpoints |
-//! | [`bench`] | how fast steps, their parts and predictions are; comparisons |
+//! | [`mod@bench`] | how fast steps, their parts and predictions are; comparisons |
 //! | [`model`] | configuration, named parameters, the graph forward and backward, the adversarial pass |
 //! | [`ops`] | one folder an operation of the paper: its contract, its CPU code |
 //! | [`device`] | what holds memory and runs work |

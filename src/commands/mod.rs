@@ -33,7 +33,7 @@ Examples:
   coin evaluate --checkpoint runs/synthetic --data synthetic
   coin predict --checkpoint runs/synthetic < live.jsonl
 
-Exit codes: 0 done, 1 the machine failed, 2 the input is wrong, 130 interrupted."
+Exit codes: 0 done, 1 the machine failed (or bench --compare found something slower), 2 the input is wrong, 130 interrupted."
 )]
 pub struct Cli {
     #[command(subcommand)]
