@@ -713,7 +713,7 @@ impl Engine for CudaEngine {
         let mask = self.mask(step, Pass::Clean, self.config.dropout_keep);
         self.begin(targets, mask, learning_rate)?;
         let mut recorder = Recorder::new(&self.card)?;
-        recorder.around((), || self.replay(mask))??;
+        recorder.around((), || self.replay(Purpose::Train, mask))??;
         self.count(targets);
         Ok(recorder.finish()?.iter().map(|(_, seconds)| seconds).sum())
     }
