@@ -216,7 +216,7 @@ impl Trainer<'_> {
     }
 
     fn evaluate(&mut self, targets: &[u32]) -> Result<Option<Evaluation>> {
-        evaluate(self.engine, &self.around.setup.corpus, targets, self.around.interrupt)
+        evaluate(self.engine, self.around.setup.corpus, targets, self.around.interrupt)
     }
 
     /// Nothing is saved over a checkpoint once a loss or a parameter is not finite: the last one is from before it.

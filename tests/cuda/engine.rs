@@ -5,8 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use coin::data::Corpus;
 use coin::data::standardise::Standardisation;
-use coin::metrics::Evaluation;
 use coin::device::work::Unit;
+use coin::metrics::Evaluation;
 use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
 use coin::model::device::{Compute, Device};
 use coin::model::gradcheck;

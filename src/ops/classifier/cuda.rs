@@ -17,7 +17,8 @@ impl Worker {
         let (run_stride, scale) = (self.run_stride, self.loss_scale());
         let read_and_written = 1 + usize::from(d_logits.is_some());
         let d_logits = d_logits.map_or(0, |d_logits| d_logits.address);
-        let work = move |n: &Counts| Work::moving(n.samples * (8 + read_and_written * classes as usize * WORD));
+        let work =
+            move |n: &Counts| Work::moving(n.samples * (8 + read_and_written * classes as usize * WORD));
         // SAFETY: losses are [S] of float64, logits and their gradients [S, C].
         unsafe {
             launch!(
