@@ -204,6 +204,16 @@ fn command_line() -> Result<(), libtest_mimic::Failed> {
         |text: &str| text.lines().filter(|line| !line.contains("loss")).collect::<Vec<_>>().join("\n");
     assert_eq!(figures(&card), figures(&cpu));
     assert!(figures(&card).contains("accuracy"), "{card}");
+    // In mixed precision: trained to its end, carried on with, evaluated anywhere.
+    coin(
+        &[&train[..], &["--batch-size", "64", "--epochs", "1", "--dtype", "mixed", "--out", "mixed"]]
+            .concat(),
+    )?;
+    coin(&["train", "--resume", "mixed", "--device", "cuda"])?;
+    for device in ["cuda", "cpu"] {
+        let text = coin(&["evaluate", "--checkpoint", "mixed", "--data", "d.jsonl", "--device", device])?;
+        assert!(text.contains("accuracy"), "{text}");
+    }
     simulated.check_report()
 }
 

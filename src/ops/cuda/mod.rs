@@ -145,17 +145,18 @@ pub struct Places {
     pub loss_scale: Option<Buffer>,
 }
 
-/// The address of a kernel's argument.
-pub(super) fn argument<T>(value: &T) -> *mut c_void {
-    std::ptr::from_ref(value).cast_mut().cast()
+/// An argument of a kernel: its address and its size.
+pub(super) fn argument<T>(value: &T) -> (*mut c_void, usize) {
+    (std::ptr::from_ref(value).cast_mut().cast(), size_of::<T>())
 }
 
 /// Launches a kernel with arguments in its order: `launch!(worker, "kernel", shape, a, b, c)`.
 ///
-/// The expression is unsafe: the arguments must be the kernel's, in number and type, and the buffers as large as it expects.
+/// Their number and sizes are held against the kernel's parameters. The expression is unsafe all the same: their types must be the
+/// kernel's, and the buffers as large as it expects.
 macro_rules! launch {
     ($worker:expr, $kernel:expr, $shape:expr, $($argument:expr),* $(,)?) => {
-        $worker.submit($kernel, $shape, &mut [$(crate::ops::cuda::argument(&$argument)),*])
+        $worker.submit($kernel, $shape, &[$(crate::ops::cuda::argument(&$argument)),*])
     };
 }
 pub(super) use launch;
@@ -297,18 +298,21 @@ impl Worker {
         }
     }
 
-    /// Puts a launch into the stream, unless an earlier one has failed.
+    /// Puts a launch into the stream, unless an earlier one has failed or the arguments' sizes are not the kernel's.
     ///
     /// # Safety
     /// As [`Card::launch`].
-    pub(super) unsafe fn submit(&mut self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) {
+    pub(super) unsafe fn submit(&mut self, kernel: &str, shape: Shape, arguments: &[(*mut c_void, usize)]) {
         if self.failed.is_some() || shape.grid.contains(&0) {
             return;
         }
-        // SAFETY: the caller's promise.
-        if let Err(error) = unsafe { self.card.launch(kernel, shape, arguments) } {
-            self.failed = Some(failed(&format!("launch {kernel}"), error));
-        }
+        let (mut addresses, sizes): (Vec<_>, Vec<_>) = arguments.iter().copied().unzip();
+        let launched = self.card.check_arguments(kernel, &sizes).and_then(|()| {
+            // SAFETY: the caller's promise.
+            unsafe { self.card.launch(kernel, shape, &mut addresses) }
+                .map_err(|error| failed(&format!("launch {kernel}"), error))
+        });
+        self.failed = launched.err();
     }
 
     /// The first error since the last call.
