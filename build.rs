@@ -21,6 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             let fatbins = compile(&toolkit, &sources, &Options::new(&out))?;
             let outputs: Vec<PathBuf> = fatbins.iter().map(|fatbin| fatbin.path.clone()).collect();
             toolkit.tell_cargo(&outputs);
+            // A driver has to be of this generation of CUDA, or newer.
+            println!("cargo:rustc-env=COIN_CUDA_MAJOR={}", toolkit.version().major);
             fatbins
         }
         Err(missing) => {

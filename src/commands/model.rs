@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::model::Engine;
+use crate::model::config::{Config, Precision};
 use crate::model::device::{Compute, Device};
 use crate::training::checkpoint::Checkpoint;
 use crate::training::run_folder;
@@ -51,7 +52,8 @@ pub fn read(path: &Path) -> Result<(PathBuf, Checkpoint)> {
     Ok((path, checkpoint))
 }
 
-/// The checkpoint's model over the conversations of `corpus`, whose features are the ones it reads.
+/// The checkpoint's model over the conversations of `corpus`, whose features are the ones it reads. What was trained in mixed
+/// precision is computed in float32, as its parameters are, where there are no tensor cores.
 pub fn engine(
     path: &Path,
     checkpoint: &Checkpoint,
@@ -59,8 +61,11 @@ pub fn engine(
     compute: Compute,
 ) -> Result<Box<dyn Engine>> {
     checkpoint.check_modalities(corpus)?;
-    let mut engine =
-        crate::model::engine(&checkpoint.config, corpus, &checkpoint.origin.standardisation, compute)?;
+    let config = match (compute.device, checkpoint.config.dtype) {
+        (Device::Cpu, Precision::Mixed) => Config { dtype: Precision::F32, ..checkpoint.config.clone() },
+        _ => checkpoint.config.clone(),
+    };
+    let mut engine = crate::model::engine(&config, corpus, &checkpoint.origin.standardisation, compute)?;
     engine
         .restore(&checkpoint.state())
         .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;

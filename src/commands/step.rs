@@ -8,7 +8,7 @@ use super::source::Source;
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Precision};
-use crate::model::{Objective, Tensor, Values};
+use crate::model::{Objective, Tensor, Values, check_memory};
 use crate::training::checkpoint::Checkpoint;
 use crate::training::partition;
 use crate::training::settings::Layer;
@@ -92,7 +92,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
         config: Config { batch_size: targets.len(), ..config.clone() },
         ..checkpoint.to_precision(config.dtype)
     };
-    let mut engine = model::engine(&path, &whole, &corpus, arguments.computing.get())?;
+    let compute = arguments.computing.get();
+    if config.dtype != checkpoint.config.dtype {
+        // A precision that was asked for is computed in, or refused.
+        check_memory(&whole.config, &corpus, compute)?;
+    }
+    let mut engine = model::engine(&path, &whole, &corpus, compute)?;
     let objective = engine.objective(targets)?;
     let index: Vec<i64> = range.map(|sample| sample as i64).collect();
     let tensors = tensors(&objective, corpus.classes.len(), config.dtype);

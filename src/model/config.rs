@@ -74,6 +74,16 @@ choice! {
     }
 }
 
+impl Precision {
+    /// What parameters are kept in, on the device and in files.
+    pub fn stored(self) -> Precision {
+        match self {
+            Precision::F32 | Precision::Mixed => Precision::F32,
+            Precision::F64 => Precision::F64,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -331,9 +331,9 @@ impl Values {
     }
 
     pub fn zeros(precision: Precision, len: usize) -> Self {
-        match precision {
-            Precision::F32 | Precision::Mixed => Values::F32(vec![0.0; len]),
+        match precision.stored() {
             Precision::F64 => Values::F64(vec![0.0; len]),
+            _ => Values::F32(vec![0.0; len]),
         }
     }
 
@@ -350,7 +350,7 @@ impl Values {
             (Values::F32(values), Precision::F64) => {
                 Values::F64(values.iter().map(|&value| f64::from(value)).collect())
             }
-            (Values::F64(values), Precision::F32) => {
+            (Values::F64(values), Precision::F32 | Precision::Mixed) => {
                 Values::F32(values.iter().map(|&value| value as f32).collect())
             }
             _ => self.clone(),

@@ -137,7 +137,7 @@ impl Checkpoint {
         if standardisation.deviation.iter().any(|&deviation| deviation <= 0.0) {
             return Err(wrong(format!("tensor {DEVIATION} has a value that is not above 0")));
         }
-        let odd = parameters.iter().find(|tensor| tensor.values.precision() != config.dtype);
+        let odd = parameters.iter().find(|tensor| tensor.values.precision() != config.dtype.stored());
         if let Some(odd) = odd {
             return Err(wrong(format!(
                 "tensor {} is not of the dtype {} of its config",
@@ -300,8 +300,14 @@ mod tests {
     fn what_is_written_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.safetensors");
-        for training in [false, true] {
-            let written = checkpoint(training);
+        for (training, dtype) in [
+            (false, Precision::F32),
+            (true, Precision::F32),
+            (false, Precision::Mixed),
+            (true, Precision::Mixed),
+        ] {
+            let mut written = checkpoint(training);
+            written.config.dtype = dtype;
             written.write(&path).unwrap();
             assert_eq!(Checkpoint::read(&path).unwrap(), written);
             let again = std::fs::read(&path).unwrap();
@@ -325,6 +331,7 @@ mod tests {
         assert_eq!(wide.config.dtype, Precision::F64);
         assert_eq!(wide.parameters[0].values, Values::F64(vec![f64::from(0.1f32), f64::from(-0.1f32)]));
         assert_eq!(wide.to_precision(Precision::F32), checkpoint(false));
+        assert_eq!(wide.to_precision(Precision::Mixed).parameters, checkpoint(false).parameters);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::{batches, schedule};
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::metrics::report::Report;
+use crate::model::config::Precision;
 use crate::model::{Engine, Losses};
 
 /// How a run ended.
@@ -237,8 +238,12 @@ impl Trainer<'_> {
     fn diverged(&self, what: &str) -> Error {
         Error::input(format!(
             "training diverged: {what}. The checkpoints in {} are from before it. Try a lower \
-             learning_rate, a lower epsilon or dtype f64{}",
+             learning_rate, a lower epsilon or {}{}",
             self.around.folder.path().display(),
+            match self.around.setup.config.dtype {
+                Precision::Mixed => "dtype f32",
+                _ => "dtype f64 (on the CPU)",
+            },
             if self.progress.updates <= 1 {
                 "; in the very first step, look at the features for extreme values"
             } else {

@@ -5,12 +5,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use coin::data::Corpus;
 use coin::data::standardise::Standardisation;
+use coin::device::cuda::card::Card;
 use coin::device::work::Unit;
 use coin::metrics::Evaluation;
 use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
 use coin::model::device::{Compute, Device};
 use coin::model::gradcheck;
 use coin::model::{Engine, Objective, Scaling, State, Tensor, Values, engine};
+use coin::ops::cuda::KERNELS;
 use coin::ops::part::Part;
 use coin::random::{Stream, purpose};
 
@@ -42,6 +44,7 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("launches_tell_their_work", launches_tell_their_work),
         ("memory_is_foreseen", memory_is_foreseen),
         ("what_it_does_not_compute_is_refused", what_it_does_not_compute_is_refused),
+        ("arguments_are_the_kernels", arguments_are_the_kernels),
         ("an_engine_moves_between_threads", an_engine_moves_between_threads),
         ("bad_targets_are_refused", bad_targets_are_refused),
     ]
@@ -621,6 +624,21 @@ fn what_it_does_not_compute_is_refused() {
     let none = Compute { device: Device::Cuda(64), threads: 1 };
     let error = engine(&config(), &corpus, &Standardisation::none(10), none).err().unwrap();
     assert!(error.to_string().contains("there is no card 64"), "{error}");
+}
+
+/// Every launcher's arguments are held against what its kernel was compiled with: all other tests here would fail with this error.
+fn arguments_are_the_kernels() {
+    let card = Card::open(0, KERNELS).unwrap();
+    for (sizes, fine) in [
+        (&[8usize, 8, 8, 8, 4][..], true),
+        (&[8, 8, 8, 8, 8], false),
+        (&[8, 8, 8, 8], false),
+        (&[8, 8, 8, 8, 4, 8], false),
+        (&[], false),
+    ] {
+        let checked = card.check_arguments("standardise", sizes);
+        assert_eq!(checked.is_ok(), fine, "{sizes:?}: {checked:?}");
+    }
 }
 
 /// A context belongs to a thread: one that has never seen it goes on with the engine, and drops it.

@@ -217,6 +217,16 @@ fn command_line() -> Result<(), libtest_mimic::Failed> {
         assert!(table.contains(part), "{part:?} is not in:\n{table}");
     }
     assert!(coin(&["bench", "--compare", "bench.json", "bench.json"])?.contains("0 slower, 0 faster"));
+    // In mixed precision: trained to its end, carried on with, evaluated anywhere.
+    coin(
+        &[&train[..], &["--batch-size", "64", "--epochs", "1", "--dtype", "mixed", "--out", "mixed"]]
+            .concat(),
+    )?;
+    coin(&["train", "--resume", "mixed", "--device", "cuda"])?;
+    for device in ["cuda", "cpu"] {
+        let text = coin(&["evaluate", "--checkpoint", "mixed", "--data", "d.jsonl", "--device", device])?;
+        assert!(text.contains("accuracy"), "{text}");
+    }
     simulated.check_report()
 }
 

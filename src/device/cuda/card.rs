@@ -21,11 +21,17 @@ const OLDEST: (i32, i32) = (7, 5);
 pub struct Card {
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
-    kernels: HashMap<&'static str, CudaFunction>,
+    kernels: HashMap<&'static str, Kernel>,
     /// Bytes of dynamic shared memory that a block may have.
     pub shared_memory: usize,
     // Functions die with their modules.
     _modules: Vec<Arc<CudaModule>>,
+}
+
+struct Kernel {
+    function: CudaFunction,
+    /// Bytes of each parameter, as it was compiled.
+    parameters: Vec<usize>,
 }
 
 /// What `coin devices` says of a card.
@@ -35,6 +41,7 @@ pub struct Description {
     pub name: String,
     pub compute_capability: (i32, i32),
     pub memory: usize,
+    /// 0 where the card cannot be opened.
     pub free: usize,
     /// Why it cannot be used, if it cannot.
     pub refused: Option<String>,
@@ -67,6 +74,25 @@ pub fn driver_version() -> Result<i32> {
     Ok(version)
 }
 
+/// Refuses a driver that is older than the CUDA that the kernels were compiled with, before it is asked for what it may not have.
+fn check_driver(version: i32, compiled_with: Option<&str>) -> Result<()> {
+    match compiled_with.and_then(|major| major.parse().ok()) {
+        Some(needed) if version / 1000 < needed => Err(Error::input(format!(
+            "the driver on this machine supports CUDA {}.{}, and the kernels were compiled with CUDA {needed}: install a newer driver \
+             (CUDA 13 comes with driver 580), or use --device cpu",
+            version / 1000,
+            version % 1000 / 10
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Why a card of this compute capability cannot be used, if it cannot.
+fn too_old((major, minor): (i32, i32)) -> Option<String> {
+    ((major, minor) < OLDEST)
+        .then(|| format!("compute capability {major}.{minor}: the kernels need 7.5 (Turing) or newer"))
+}
+
 /// An error of the driver in words.
 pub fn failed(doing: &str, error: DriverError) -> Error {
     let name = error.error_name().map(|name| name.to_string_lossy().into_owned());
@@ -83,26 +109,38 @@ pub fn failed(doing: &str, error: DriverError) -> Error {
 
 /// All cards of the machine, those that cannot be used with the reason.
 pub fn cards() -> Result<Vec<Description>> {
-    driver_version()?;
-    let count = CudaContext::device_count().map_err(|error| failed("count the cards", error))?;
-    (0..count as usize).map(describe).collect()
+    (0..count()?).map(describe).collect()
 }
 
+/// How many cards the driver finds.
+fn count() -> Result<usize> {
+    check_driver(driver_version()?, option_env!("COIN_CUDA_MAJOR"))?;
+    let count = CudaContext::device_count().map_err(|error| failed("count the cards", error))?;
+    Ok(count as usize)
+}
+
+/// A card that another program has to itself, or that is broken, is described all the same.
 fn describe(index: usize) -> Result<Description> {
-    let context = CudaContext::new(index).map_err(|error| failed(&format!("open card {index}"), error))?;
     let told = |error| failed(&format!("tell of card {index}"), error);
-    let compute_capability = context.compute_capability().map_err(told)?;
-    let (free, memory) = context.mem_get_info().map_err(told)?;
+    let device = result::device::get(index as i32).map_err(told)?;
+    let capability = |attribute| {
+        // SAFETY: the driver has just given this device.
+        unsafe { result::device::get_attribute(device, attribute) }.map_err(told)
+    };
+    let compute_capability = (
+        capability(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        capability(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    let opened = CudaContext::new(index).and_then(|context| context.mem_get_info());
     Ok(Description {
         index,
-        name: context.name().map_err(told)?,
+        name: result::device::get_name(device).map_err(told)?,
         compute_capability,
-        memory,
-        free,
-        refused: (compute_capability < OLDEST).then(|| {
-            let (major, minor) = compute_capability;
-            format!("compute capability {major}.{minor}: the kernels need 7.5 (Turing) or newer")
-        }),
+        // SAFETY: as above.
+        memory: unsafe { result::device::total_mem(device) }.map_err(told)?,
+        free: opened.as_ref().map_or(0, |(free, _)| *free),
+        refused: too_old(compute_capability)
+            .or_else(|| opened.err().map(|error| failed("open", error).to_string())),
     })
 }
 
@@ -149,17 +187,32 @@ pub fn details(index: usize) -> Result<Details> {
     })
 }
 
+/// Bytes of each parameter of a kernel.
+fn parameters(function: &CudaFunction) -> Vec<usize> {
+    let (mut offset, mut size) = (0, 0);
+    let mut sizes = Vec::new();
+    // SAFETY: the function is loaded, and the driver writes two numbers. Behind the last parameter it gives an error.
+    while unsafe { sys::cuFuncGetParamInfo(function.cu_function(), sizes.len(), &mut offset, &mut size) }
+        .result()
+        .is_ok()
+    {
+        sizes.push(size);
+    }
+    sizes
+}
+
 impl Card {
     /// Opens a card and loads every kernel in `names`, which are (module, kernels).
     pub fn open(index: usize, names: &[(&str, &[&'static str])]) -> Result<Arc<Card>> {
         built()?;
-        let cards = cards()?;
-        let Some(description) = cards.get(index) else {
-            return Err(Error::input(match cards.len() {
+        let count = count()?;
+        if index >= count {
+            return Err(Error::input(match count {
                 0 => "the driver finds no card on this machine: use --device cpu".to_string(),
                 count => format!("there is no card {index}: the machine has {count}, numbered from 0"),
             }));
-        };
+        }
+        let description = describe(index)?;
         if let Some(reason) = &description.refused {
             return Err(Error::input(format!("card {index}, {}: {reason}", description.name)));
         }
@@ -186,12 +239,13 @@ impl Card {
                 _ => failed(&format!("load kernels/{module}.cu"), error),
             })?;
             for name in *names {
-                let kernel = loaded.load_function(name).map_err(|_| {
+                let function = loaded.load_function(name).map_err(|_| {
                     Error::System(format!(
                         "kernels/{module}.cu has no kernel {name}: build the program again"
                     ))
                 })?;
-                kernels.insert(*name, kernel);
+                let parameters = parameters(&function);
+                kernels.insert(*name, Kernel { function, parameters });
             }
             modules.push(loaded);
         }
@@ -219,8 +273,20 @@ impl Card {
             return Ok(());
         }
         self.kernels[kernel]
+            .function
             .set_attribute(attribute, bytes as i32)
             .map_err(|error| failed(&format!("give {kernel} {bytes} bytes of shared memory"), error))
+    }
+
+    /// Refuses arguments of a kernel that are not as many as its parameters, or not as large.
+    pub fn check_arguments(&self, kernel: &str, sizes: &[usize]) -> Result<()> {
+        let parameters = &self.kernels[kernel].parameters;
+        if parameters == sizes {
+            return Ok(());
+        }
+        Err(Error::System(format!(
+            "{kernel} is launched with arguments of {sizes:?} bytes, and takes {parameters:?}: its launcher and its source disagree"
+        )))
     }
 
     /// Launches a kernel on the card's stream.
@@ -237,13 +303,43 @@ impl Card {
         // SAFETY: the function is loaded, the stream is the context's own; the rest is the caller's promise.
         unsafe {
             result::launch_kernel(
-                self.kernels[kernel].cu_function(),
+                self.kernels[kernel].function.cu_function(),
                 (grid[0], grid[1], grid[2]),
                 (block, 1, 1),
                 shared,
                 self.stream.cu_stream(),
                 arguments,
             )
+        }
+    }
+}
+
+/// What is refused, of which no machine of a test has all.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_driver_is_refused() {
+        let error = check_driver(12020, Some("13")).unwrap_err();
+        assert!(
+            error.to_string().contains("supports CUDA 12.2, and the kernels were compiled with CUDA 13"),
+            "{error}"
+        );
+        assert_eq!(error.exit_code(), 2);
+        for (version, compiled_with) in [(13000, "13"), (13020, "13"), (14000, "13"), (12020, "12")] {
+            check_driver(version, Some(compiled_with)).unwrap();
+        }
+        check_driver(11040, None).unwrap();
+    }
+
+    #[test]
+    fn an_old_card_is_refused() {
+        for old in [(5, 2), (6, 1), (7, 0), (7, 2)] {
+            assert!(too_old(old).unwrap().contains("the kernels need 7.5"));
+        }
+        for fine in [(7, 5), (8, 0), (9, 0), (10, 0), (12, 1)] {
+            assert_eq!(too_old(fine), None);
         }
     }
 }

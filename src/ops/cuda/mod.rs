@@ -185,18 +185,19 @@ pub struct Places {
     pub loss_scale: Option<Buffer>,
 }
 
-/// The address of a kernel's argument.
-pub(super) fn argument<T>(value: &T) -> *mut c_void {
-    std::ptr::from_ref(value).cast_mut().cast()
+/// An argument of a kernel: its address and its size.
+pub(super) fn argument<T>(value: &T) -> (*mut c_void, usize) {
+    (std::ptr::from_ref(value).cast_mut().cast(), size_of::<T>())
 }
 
 /// Launches a kernel with arguments in its order: `launch!(worker, "kernel", shape, work, a, b, c)`. `work` tells what one run has to do
 /// at least for a batch of some [`Counts`].
 ///
-/// The expression is unsafe: the arguments must be the kernel's, in number and type, and the buffers as large as it expects.
+/// Their number and sizes are held against the kernel's parameters. The expression is unsafe all the same: their types must be the
+/// kernel's, and the buffers as large as it expects.
 macro_rules! launch {
     ($worker:expr, $kernel:expr, $shape:expr, $work:expr, $($argument:expr),* $(,)?) => {
-        $worker.submit($kernel, $shape, $work, &mut [$(crate::ops::cuda::argument(&$argument)),*])
+        $worker.submit($kernel, $shape, $work, &[$(crate::ops::cuda::argument(&$argument)),*])
     };
 }
 pub(super) use launch;
@@ -282,7 +283,7 @@ impl Worker {
         }
     }
 
-    /// Puts a launch into the stream, unless an earlier one has failed.
+    /// Puts a launch into the stream, unless an earlier one has failed or the arguments' sizes are not the kernel's.
     ///
     /// # Safety
     /// As [`Card::launch`].
@@ -291,13 +292,18 @@ impl Worker {
         kernel: &'static str,
         shape: Shape,
         work: impl FnOnce(&Counts) -> Work,
-        arguments: &mut [*mut c_void],
+        arguments: &[(*mut c_void, usize)],
     ) {
         if self.failed.is_some() || shape.grid.contains(&0) {
             return;
         }
+        let (mut addresses, sizes): (Vec<_>, Vec<_>) = arguments.iter().copied().unzip();
+        if let Err(error) = self.card.check_arguments(kernel, &sizes) {
+            self.failed = Some(error);
+            return;
+        }
         // SAFETY: the caller's promise.
-        let mut launch = || unsafe { self.card.launch(kernel, shape, arguments) };
+        let mut launch = || unsafe { self.card.launch(kernel, shape, &mut addresses) };
         let launched = match &mut self.recording {
             None => Ok(launch()),
             Some(Recording { recorder, counts }) => {
