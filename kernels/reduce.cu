@@ -81,10 +81,11 @@ fold_partials(
     unsigned add,
     size_t run_stride) {
     const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= size) return;
+    const Header &own = *of_run(header, run_stride);
+    if (i >= size || is_idle(own)) return;
     unsigned active = per_partial;
     if (range != COUNT) {
-        const Bounds bounds = bounds_of(*of_run(header, run_stride), range);
+        const Bounds bounds = bounds_of(own, range);
         active = (bounds.end - bounds.begin + per_partial - 1) / per_partial;
     }
     partials = of_run(partials, run_stride) + i;

@@ -67,11 +67,12 @@ impl Worker {
         let alone = Shape { grid: [1, 1, self.runs], block: 1, shared: 0 };
         let (parameters, gradient) = (self.parameters.address, self.gradient.address);
         let (scale, run_stride) = (self.loss_scale(), self.run_stride);
+        let header = layout.header.address;
         let Rates { beta1, beta2, epsilon } = rates;
         // SAFETY: parameters, moments and gradient have `count` scalars; the states are as large as the kernels' structs.
         unsafe {
             if scale != 0 {
-                launch!(self, "gradient_finite", by_four, scale, gradient, count, run_stride);
+                launch!(self, "gradient_finite", by_four, scale, gradient, header, count, run_stride);
             }
             launch!(
                 self,
@@ -79,7 +80,7 @@ impl Worker {
                 alone,
                 state.counter.address,
                 scale,
-                layout.header.address,
+                header,
                 beta1,
                 beta2,
                 epsilon,
@@ -98,7 +99,7 @@ impl Worker {
                 run_stride,
             );
             if scale != 0 {
-                launch!(self, "loss_scale", alone, scale, run_stride);
+                launch!(self, "loss_scale", alone, scale, header, run_stride);
             }
         }
     }
