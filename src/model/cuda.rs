@@ -208,8 +208,7 @@ impl CudaEngine {
         let have = self.place.room.capacity;
         let mut all = have;
         for Sent { targets, .. } in batches.iter().flatten() {
-            let mut needed =
-                Capacity { samples: targets.len(), rows: 0, pairs: 0, distinct: 0, longest: 0 };
+            let mut needed = Capacity { samples: targets.len(), rows: 0, pairs: 0, distinct: 0, longest: 0 };
             for &target in *targets {
                 let n = self.windows.window(target).len();
                 needed.rows += n;
@@ -288,11 +287,8 @@ impl CudaEngine {
         let Place { memory, state, work, indices, worker, run_stride, features, .. } = &mut self.place;
         let features = *features;
         if purpose != Purpose::Predict {
-            let zeroed = Range {
-                address: work.zeroed.address,
-                bytes: work.zeroed_bytes,
-                run_stride: *run_stride,
-            };
+            let zeroed =
+                Range { address: work.zeroed.address, bytes: work.zeroed_bytes, run_stride: *run_stride };
             memory.clear_runs(zeroed, runs).map_err(|error| failed("clear its memory", error))?;
         }
         worker.fold(indices, attended);
@@ -889,11 +885,7 @@ impl Engine for CudaEngine {
         Ok(Objective {
             loss,
             logits: Self::by_slot(batch, classes, &logits),
-            logits_adversarial: if adversarial {
-                Self::by_slot(batch, classes, &moved)
-            } else {
-                Vec::new()
-            },
+            logits_adversarial: if adversarial { Self::by_slot(batch, classes, &moved) } else { Vec::new() },
             gradient: tensors(&self.layout, &gradient),
             input_gradient_norm: Self::by_slot(batch, 1, &norms),
         })

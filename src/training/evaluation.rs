@@ -19,7 +19,7 @@ impl Evaluation {
     }
 }
 
-/// Over `targets`, all of them labelled, `batch` at a time; `None` when interrupted.
+/// Of the first run over `targets`, all of them labelled, `batch` at a time; `None` when interrupted.
 pub fn evaluate(
     engine: &mut dyn Engine,
     corpus: &Corpus,
@@ -27,16 +27,56 @@ pub fn evaluate(
     batch: usize,
     interrupt: &Interrupt,
 ) -> Result<Option<Evaluation>> {
-    let classes = corpus.classes.len();
+    let mut evaluations = evaluate_each(engine, corpus, &[targets], batch, interrupt)?;
+    evaluations.as_mut().and_then(Vec::pop).transpose()
+}
+
+/// Of each run over its own targets, all of them labelled, `batch` of each at a time; `None` when interrupted. A run whose
+/// output is not finite is an error of its own.
+pub fn evaluate_each(
+    engine: &mut dyn Engine,
+    corpus: &Corpus,
+    targets: &[&[u32]],
+    batch: usize,
+    interrupt: &Interrupt,
+) -> Result<Option<Vec<Result<Evaluation>>>> {
+    let (classes, batch) = (corpus.classes.len(), batch.max(1));
     let labels = labels(corpus);
-    let mut confusion = Confusion::new(classes);
-    let mut sum = 0.0;
-    for targets in targets.chunks(batch.max(1)) {
+    let mut evaluations: Vec<Result<Evaluation>> =
+        targets.iter().map(|_| Ok(Evaluation { loss: 0.0, confusion: Confusion::new(classes) })).collect();
+    let most = targets.iter().map(|targets| targets.len()).max().unwrap_or(0);
+    for part in 0..most.div_ceil(batch) {
         if interrupt.requested() {
             return Ok(None);
         }
-        let predictions = engine.predict(targets)?;
-        for (&target, logits) in targets.iter().zip(predictions.logits.chunks_exact(classes.max(1))) {
+        let parts: Vec<&[u32]> =
+            targets.iter().map(|targets| targets.chunks(batch).nth(part).unwrap_or_default()).collect();
+        let predictions = engine.predict_each(&parts)?;
+        for ((targets, predictions), evaluation) in parts.iter().zip(predictions).zip(&mut evaluations) {
+            let Ok(sums) = evaluation else { continue };
+            if let Err(error) = sums.add(corpus, &labels, targets, &predictions.logits) {
+                *evaluation = Err(error);
+            }
+        }
+    }
+    for (evaluation, targets) in evaluations.iter_mut().zip(targets) {
+        if let Ok(evaluation) = evaluation {
+            evaluation.loss /= targets.len().max(1) as f64;
+        }
+    }
+    Ok(Some(evaluations))
+}
+
+impl Evaluation {
+    /// Adds the losses of some targets, not yet their mean, and what was predicted.
+    fn add(
+        &mut self,
+        corpus: &Corpus,
+        labels: &[Option<usize>],
+        targets: &[u32],
+        logits: &[f64],
+    ) -> Result<()> {
+        for (&target, logits) in targets.iter().zip(logits.chunks_exact(corpus.classes.len().max(1))) {
             let Some(label) = labels[target as usize] else {
                 continue;
             };
@@ -48,11 +88,11 @@ pub fn evaluate(
                     corpus.source
                 )));
             }
-            sum += loss;
-            confusion.add(label, largest(logits));
+            self.loss += loss;
+            self.confusion.add(label, largest(logits));
         }
+        Ok(())
     }
-    Ok(Some(Evaluation { loss: sum / targets.len().max(1) as f64, confusion }))
 }
 
 /// By row of the features.

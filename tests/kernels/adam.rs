@@ -46,7 +46,8 @@ fn check(count: usize, done: [u64; 2], scaled: bool, broken: Option<(usize, f32)
         }
     });
     let mut work = Work::default();
-    let headers = LEARNING_RATE.map(|learning_rate| [Header { samples: 1, learning_rate, ..Header::default() }]);
+    let headers =
+        LEARNING_RATE.map(|learning_rate| [Header { samples: 1, learning_rate, ..Header::default() }]);
     let header = work.buffer(1, [&headers[0], &headers[1]]);
     let mut buffer = |of: &dyn Fn(&Inputs) -> Vec<f32>| {
         let [a, b] = inputs.each_ref().map(of);
@@ -63,7 +64,12 @@ fn check(count: usize, done: [u64; 2], scaled: bool, broken: Option<(usize, f32)
     let grid = [count.div_ceil(1024), 1];
     for gradient in gradients {
         if scaled {
-            work.launch(("adam", "gradient_finite"), grid, (256, 0), args![loss_scale, gradient, header, count]);
+            work.launch(
+                ("adam", "gradient_finite"),
+                grid,
+                (256, 0),
+                args![loss_scale, gradient, header, count],
+            );
         }
         work.launch(
             ("adam", "adam_begin"),
