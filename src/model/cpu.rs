@@ -743,7 +743,12 @@ impl<R: Real> Engine for CpuEngine<R> {
     }
 
     fn losses_of(&mut self, _run: usize, _wait: bool) -> Result<Option<Losses>> {
-        Ok(Some(std::mem::take(&mut self.losses)))
+        Ok(Some(self.losses))
+    }
+
+    fn set_losses(&mut self, _run: usize, losses: Losses) -> Result<()> {
+        self.losses = losses;
+        Ok(())
     }
 
     fn objective(&mut self, targets: &[u32]) -> Result<Objective> {

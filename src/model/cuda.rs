@@ -63,8 +63,8 @@ struct Run {
     batch: Batch,
     /// Updates made; the card counts them too.
     updates: u64,
-    /// Utterances of the steps whose losses have not been read.
-    unread: u64,
+    /// Whose losses are summed up.
+    utterances: u64,
 }
 
 /// A batch of a run.
@@ -108,7 +108,7 @@ struct Place {
 pub(crate) struct StatePlace {
     pub parameters: Buffer,
     pub optimiser: Optimiser,
-    /// `[2]`, float64: sums of losses of both passes since they were last read.
+    /// `[2]`, float64: sums of losses of both passes.
     pub losses: Buffer,
     /// Bytes of all together.
     bytes: usize,
@@ -189,7 +189,7 @@ impl CudaEngine {
             standardisation: Standardisation::none(sizes.features),
             batch: Batch::default(),
             updates: 0,
-            unread: 0,
+            utterances: 0,
         };
         let runs = (0..runs).map(|_| run()).collect();
         Ok(CudaEngine { config: config.clone(), graph, card, windows, runs, place, layout })
@@ -369,13 +369,14 @@ impl CudaEngine {
     /// The first run's objective over `targets` under `mask`, with its gradient in [`CudaEngine::gradient`].
     pub fn differentiate(&mut self, targets: &[u32], mask: Mask) -> Result<StepLoss> {
         // The sums of the steps before stay what they were.
-        let before = self.take_losses(0)?;
+        let before = self.read_losses(0)?;
+        self.write_losses(0, [0.0; 2])?;
         let mut batches = vec![None; self.runs.len()];
         batches[0] = Some(Sent { targets, mask, learning_rate: 0.0 });
         self.send(&batches)?;
         self.launch(Purpose::Objective)?;
-        let sums = self.take_losses(0)?;
-        self.place.memory.write(self.place.state.losses.address, &before)?;
+        let sums = self.read_losses(0)?;
+        self.write_losses(0, before)?;
         let count = targets.len() as f64;
         let adversarial = self.config.adversarial.then_some(sums[1] / count);
         Ok(StepLoss { clean: sums[0] / count, adversarial })
@@ -449,12 +450,14 @@ impl CudaEngine {
         all
     }
 
-    /// Reads a run's sums of losses, and sets them to zero.
-    fn take_losses(&mut self, run: usize) -> Result<[f64; 2]> {
-        let losses = self.of_run(run, self.place.state.losses).address;
-        let sums: Vec<f64> = self.place.memory.read(losses, 2)?;
-        self.place.memory.write(losses, &[0.0f64; 2])?;
+    /// A run's sums of losses.
+    fn read_losses(&self, run: usize) -> Result<[f64; 2]> {
+        let sums: Vec<f64> = self.place.memory.read(self.of_run(run, self.place.state.losses).address, 2)?;
         Ok([sums[0], sums[1]])
+    }
+
+    fn write_losses(&mut self, run: usize, sums: [f64; 2]) -> Result<()> {
+        self.place.memory.write(self.of_run(run, self.place.state.losses).address, &sums)
     }
 
     /// Adds what the last pass says of a run's batch.
@@ -831,9 +834,7 @@ impl Engine for CudaEngine {
         let parameters: Vec<f32> = self.layout.initialise(config.seed);
         let zeros = vec![0.0; parameters.len()];
         self.write_state(run, [&parameters, &zeros, &zeros], 0, None)?;
-        self.take_losses(run)?;
-        self.runs[run].unread = 0;
-        Ok(())
+        self.set_losses(run, Losses::default())
     }
 
     fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()> {
@@ -853,7 +854,7 @@ impl Engine for CudaEngine {
         for (run, step) in self.runs.iter_mut().zip(steps) {
             if let Some(Step { targets, .. }) = step {
                 run.updates += 1;
-                run.unread += targets.len() as u64;
+                run.utterances += targets.len() as u64;
             }
         }
         Ok(())
@@ -863,10 +864,16 @@ impl Engine for CudaEngine {
         if !wait {
             return Ok(None);
         }
-        let [clean, adversarial] = self.take_losses(run)?;
-        let utterances = std::mem::take(&mut self.runs[run].unread);
+        let [clean, adversarial] = self.read_losses(run)?;
+        let utterances = self.runs[run].utterances;
         let adversarial = (self.config.adversarial && utterances > 0).then_some(adversarial);
         Ok(Some(Losses { utterances, clean, adversarial }))
+    }
+
+    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()> {
+        let Losses { utterances, clean, adversarial } = losses;
+        self.runs[run].utterances = utterances;
+        self.write_losses(run, [clean, adversarial.unwrap_or(0.0)])
     }
 
     fn objective(&mut self, targets: &[u32]) -> Result<Objective> {

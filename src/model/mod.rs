@@ -51,9 +51,12 @@ pub trait Engine: Send {
     /// returns.
     fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()>;
 
-    /// Losses of a run's steps since the last call that gave some. Without `wait` there are none where reading them would
-    /// mean waiting for a card.
+    /// Sums of a run's losses: those of [`Engine::set_losses`], and each step's since then added in order. Without `wait` there
+    /// are none where reading them would mean waiting for a card.
     fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>>;
+
+    /// What a run's further losses are added to.
+    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()>;
 
     /// The classifier's output with dropout off, for any targets of each run; what has none gets nothing.
     fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>>;
@@ -79,9 +82,13 @@ pub trait Engine: Send {
         self.train_steps(&[Some(Step { targets, number: step, learning_rate })])
     }
 
-    /// As [`Engine::losses_of`].
+    /// Losses of the first run's steps since the last call that gave some, as [`Engine::losses_of`].
     fn losses(&mut self, wait: bool) -> Result<Option<Losses>> {
-        self.losses_of(0, wait)
+        let losses = self.losses_of(0, wait)?;
+        if losses.is_some() {
+            self.set_losses(0, Losses::default())?;
+        }
+        Ok(losses)
     }
 
     /// A training step and its losses, which it waits for.

@@ -79,7 +79,11 @@ impl<E: Engine> Engine for SideBySide<E> {
     }
 
     fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>> {
-        self.run(run).losses(wait)
+        self.run(run).losses_of(0, wait)
+    }
+
+    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()> {
+        self.run(run).set_losses(0, losses)
     }
 
     fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>> {

@@ -167,7 +167,7 @@ impl<'a> Trainer<'_, 'a> {
     /// The rest of the epochs under way; `false` when interrupted.
     fn epoch(&mut self) -> Result<bool> {
         let mut pace = Pace::begin();
-        self.slots.iter_mut().flatten().for_each(Live::begin_epoch);
+        self.each(|engine, slot, live| live.begin_epoch(engine, slot))?;
         self.show_epoch();
         let mut trained = 0;
         loop {
@@ -193,9 +193,7 @@ impl<'a> Trainer<'_, 'a> {
                 live.trained += sizes[slot];
                 live.collect(engine, slot, false)?;
                 if cadence.is_some_and(|cadence| live.saved.elapsed() >= cadence) {
-                    let files = live.files(engine, slot, false)?;
-                    live.write(&files)?;
-                    live.saved = Instant::now();
+                    live.save(engine, slot)?;
                 }
                 Ok(())
             })?;
@@ -328,8 +326,7 @@ impl<'a> Trainer<'_, 'a> {
             if live.is_over() {
                 return Ok(());
             }
-            let files = live.files(engine, slot, false)?;
-            live.write(&files)
+            live.save(engine, slot)
         })?;
         for slot in 0..self.slots.len() {
             let Some(live) = &self.slots[slot] else { continue };
@@ -394,11 +391,13 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    fn begin_epoch(&mut self) {
+    fn begin_epoch(&mut self, engine: &mut dyn Engine, slot: usize) -> Result<()> {
         let config = &self.run.setup.config;
         self.learning_rate = schedule::learning_rate(config, self.progress.epoch);
         self.order = batches::order(&self.train, config.seed, self.progress.epoch);
         self.trained = 0;
+        // A card adds up as it goes, so that a resumed run's sums have to go on from where they stood.
+        engine.set_losses(slot, self.progress.losses)
     }
 
     /// `None` at the epoch's end.
@@ -408,11 +407,11 @@ impl<'a> Live<'a> {
         Some(Step { targets, number: updates, learning_rate: self.learning_rate })
     }
 
-    /// Adds the losses of the steps made; a card's are there only when it is waited for.
+    /// Takes in the losses of the steps made; a card's are there only when it is waited for.
     fn collect(&mut self, engine: &mut dyn Engine, slot: usize, wait: bool) -> Result<()> {
         if let Some(losses) = engine.losses_of(slot, wait)? {
             self.check_finite(&losses)?;
-            self.progress.losses.join(losses);
+            self.progress.losses = losses;
         }
         Ok(())
     }
@@ -447,9 +446,17 @@ impl<'a> Live<'a> {
         best
     }
 
-    /// What is to be written of a run as it stands: within an epoch, or with `best` at the end of one.
-    fn files(&mut self, engine: &mut dyn Engine, slot: usize, best: bool) -> Result<Files> {
+    /// Saves the run within an epoch.
+    fn save(&mut self, engine: &mut dyn Engine, slot: usize) -> Result<()> {
         self.collect(engine, slot, true)?;
+        let files = self.files(engine, slot, false)?;
+        self.write(&files)?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    /// What is to be written of a run as it stands; with `best` at the end of an epoch that is the best so far.
+    fn files(&mut self, engine: &mut dyn Engine, slot: usize, best: bool) -> Result<Files> {
         let state = engine.state_of(slot)?;
         if let Some(broken) = state.parameters.iter().find(|tensor| !tensor.values.all_finite()) {
             let Progress { epoch, updates, .. } = self.progress;

@@ -667,6 +667,10 @@ impl Engine for Cut {
         self.engine.losses_of(run, wait)
     }
 
+    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()> {
+        self.engine.set_losses(run, losses)
+    }
+
     fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>> {
         self.engine.predict_each(targets)
     }

@@ -169,16 +169,24 @@ impl Memory {
         let pitch = self.check_runs(range, runs);
         assert!(range.bytes * runs <= from.words.len() * 4);
         self.card.bind()?;
-        // SAFETY: all of it is numbers, addresses and enumerations, of which zero is one.
-        let mut copy: sys::CUDA_MEMCPY2D = unsafe { std::mem::zeroed() };
-        copy.srcMemoryType = sys::CUmemorytype::CU_MEMORYTYPE_HOST;
-        copy.srcHost = from.words.as_ptr().cast::<c_void>();
-        copy.srcPitch = range.bytes;
-        copy.dstMemoryType = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
-        copy.dstDevice = range.address;
-        copy.dstPitch = pitch;
-        copy.WidthInBytes = range.bytes;
-        copy.Height = runs;
+        let copy = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_HOST,
+            srcHost: from.words.as_ptr().cast::<c_void>(),
+            srcDevice: 0,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: range.bytes,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: range.address,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: pitch,
+            WidthInBytes: range.bytes,
+            Height: runs,
+        };
         // SAFETY: both ranges are valid; the caller keeps the source.
         unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.card.stream.cu_stream()) }.result()
     }
