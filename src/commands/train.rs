@@ -265,10 +265,10 @@ impl Job {
             // Each has been told of when it happened.
             Some((index, (_, error))) => {
                 let message = format!(
-                    "{} of {} did not end well; the others did: {}",
+                    "{}: {} of {} failed, as told above; the others are done",
+                    self.folder.path().display(),
                     index + 1,
                     counted(self.runs.len(), "run"),
-                    self.folder.path().display()
                 );
                 return Err(match error {
                     Error::Input(_) => Error::Input(message),

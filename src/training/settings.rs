@@ -473,6 +473,19 @@ mod tests {
     }
 
     #[test]
+    fn a_sweep_is_written_in_a_file_and_as_a_flag() {
+        let from_file = file("sweep = [\"eps=1,3\", \"dropout_keep=0.5\"]\nat_once = 4\n").unwrap();
+        let from_flags = flags(&[("sweep", "eps=1,3; dropout_keep=0.5"), ("at_once", "4")]);
+        let [one, other] = [from_file, from_flags].map(|layer| Settings::resolve(&[layer]).unwrap());
+        assert_eq!(one, other);
+        assert_eq!(one.run.at_once, Some(4));
+        let again = Settings::resolve(&[file(&one.to_toml().unwrap()).unwrap()]).unwrap();
+        assert_eq!(again, one);
+        let error = Settings::resolve(&[flags(&[("sweep", "stacks=2")])]).unwrap_err();
+        assert!(error.to_string().starts_with("sweep stacks=2: stacks cannot be swept"), "{error}");
+    }
+
+    #[test]
     fn overrides_are_of_the_model_only() {
         let set = |pair: &str| Layer::overrides([&pair.to_string()]);
         assert_eq!(set("eps=0.5").unwrap().over(&Config::default()).unwrap().epsilon, 0.5);
