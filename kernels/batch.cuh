@@ -1,8 +1,8 @@
 // What every kernel of a step is told: whose run it works for, and what is in that run's batch.
 //
 // Several runs (models of one shape) can be trained side by side: blockIdx.z is the run, and whatever a run has of its own
-// (weights, activations, indices, this header) lies `run_stride` bytes behind the same thing of the run before. A kernel calls
-// `of_run` on each such pointer first. Features are shared.
+// (weights, features, activations, indices, this header) lies `run_stride` bytes behind the same thing of the run before. A kernel
+// calls `of_run` on each such pointer first.
 //
 // Rows. All windows of the batch lie one behind the other without padding, in two orders: *sample-major*, each sample's window in
 // time order, samples from the longest window to the shortest; and *role-major*, first all turns of role A, sample by sample,
