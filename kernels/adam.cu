@@ -104,8 +104,10 @@ adam(
     unsigned count,
     size_t run_stride) {
     const unsigned begin = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
-    const Adam adam = *of_run(state, run_stride);
-    if (begin >= count || adam.skip) return;
+    state = of_run(state, run_stride);
+    // What a run that has made no update yet has left is nothing.
+    if (begin >= count || state->skip) return;
+    const Adam adam = *state;
     parameters = of_run(parameters, run_stride) + begin;
     first = of_run(first, run_stride) + begin;
     second = of_run(second, run_stride) + begin;
