@@ -254,27 +254,25 @@ impl Job {
             let rate = trained as f64 / hours.max(f64::MIN_POSITIVE);
             display.line(&format!("{} trained, {rate:.1} runs an hour", counted(trained, "run")));
         }
-        let failed = self.runs.iter().zip(ended).filter_map(|(run, ended)| match ended {
-            Some(trainer::Outcome::Failed(error)) => Some((run, error)),
+        let failed = ended.into_iter().filter_map(|ended| match ended {
+            Some(trainer::Outcome::Failed(error)) => Some(error),
             _ => None,
         });
-        let failed: Vec<(&Planned, Error)> = failed.collect();
-        match failed.into_iter().enumerate().last() {
-            None => {}
-            Some((0, (_, error))) if self.runs.len() == 1 => return Err(error),
-            // Each has been told of when it happened.
-            Some((index, (_, error))) => {
-                let message = format!(
-                    "{}: {} of {} failed, as told above; the others are done",
-                    self.folder.path().display(),
-                    index + 1,
-                    counted(self.runs.len(), "run"),
-                );
-                return Err(match error {
-                    Error::Input(_) => Error::Input(message),
-                    Error::System(_) => Error::System(message),
-                });
+        let mut failed: Vec<Error> = failed.collect();
+        if let Some(error) = failed.pop() {
+            if self.runs.len() == 1 {
+                return Err(error);
             }
+            let message = format!(
+                "{}: {} of {} failed, as told above; the others are done",
+                self.folder.path().display(),
+                failed.len() + 1,
+                counted(self.runs.len(), "run"),
+            );
+            return Err(match error {
+                Error::Input(_) => Error::Input(message),
+                Error::System(_) => Error::System(message),
+            });
         }
         display.line(&format!("all of it is in {}", self.folder.path().display()));
         Ok(Outcome::Done)
