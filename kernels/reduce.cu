@@ -19,6 +19,7 @@
 // Bytes: column_sum rows * columns * 4; fold_partials (active + 2) * size * 4.
 
 #include "batch.cuh"
+#include "element.cuh"
 
 constexpr unsigned WARPS = 8;
 constexpr unsigned PARTIAL_ROWS = 256;
@@ -39,10 +40,12 @@ __device__ __forceinline__ Bounds bounds_of(const Header &header, unsigned range
     }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-column_sum(
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void column_sum(
     float *__restrict__ partials,       // [partials, columns]
-    const float *__restrict__ from,     // rows of `stride`, of which the first `columns` count
+    const Element *__restrict__ from,   // rows of `stride`, of which the first `columns` count
     const Header *__restrict__ header,
     unsigned range,
     unsigned columns,
@@ -59,7 +62,7 @@ column_sum(
         from = of_run(from, run_stride) + column;
         // Unrolled so that the loads of several rows are under way at once.
 #pragma unroll 8
-        for (unsigned row = begin + warp; row < end; row += WARPS) sum += from[static_cast<size_t>(row) * stride];
+        for (unsigned row = begin + warp; row < end; row += WARPS) sum += widen(from[static_cast<size_t>(row) * stride]);
     }
     sums[warp][lane] = sum;
     __syncthreads();
@@ -69,6 +72,17 @@ column_sum(
     for (unsigned i = 1; i < WARPS; i++) sum += sums[i][lane];
     of_run(partials, run_stride)[static_cast<size_t>(blockIdx.y) * columns + column] = sum;
 }
+
+}  // namespace generic
+
+#define COLUMN_SUM(Element, suffix)                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS) column_sum##suffix(                                                        \
+        float *__restrict__ partials, const Element *__restrict__ from, const Header *__restrict__ header, unsigned range,              \
+        unsigned columns, unsigned stride, size_t run_stride) {                                                                         \
+        generic::column_sum(partials, from, header, range, columns, stride, run_stride);                                                \
+    }
+
+FOR_ELEMENTS(COLUMN_SUM)
 
 extern "C" __global__ void __launch_bounds__(256)
 fold_partials(
