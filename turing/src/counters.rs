@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// Counters of one launch: those of `simulator::Profile` that the model needs. Numbers need not be whole: they may be
 /// extrapolated.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Launch {
     pub kernel: String,
     pub grid: [u32; 3],

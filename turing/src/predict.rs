@@ -274,17 +274,11 @@ mod tests {
     #[test]
     fn what_l2_has_is_not_read_again() {
         let launch = |read: &[(u32, f64)], written| Launch {
-            kernel: String::new(),
             grid: [1; 3],
             block: [32, 1, 1],
-            shared_memory: 0,
-            warp_instructions: 0.0,
-            global_sectors: 0.0,
-            shared_wavefronts: 0.0,
             sectors_read: read.iter().copied().collect(),
             sectors_written: written,
-            longest_block: 0.0,
-            places: Vec::new(),
+            ..Launch::default()
         };
         let mega = 1e6 / 32.0;
         let steps = [

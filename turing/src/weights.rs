@@ -139,18 +139,12 @@ mod tests {
             kernel: "k".to_string(),
             grid: [1; 3],
             block: [32, 1, 1],
-            shared_memory: 0,
-            warp_instructions: 0.0,
-            global_sectors: 0.0,
-            shared_wavefronts: 0.0,
-            sectors_read: Default::default(),
-            sectors_written: 0.0,
-            longest_block: 0.0,
             places: vec![
                 place(1, "global_load", 110.0, 100.0),
                 place(2, "f32", 200.0, 100.0),
                 place(4, "integer", 10.0, 10.0),
             ],
+            ..Launch::default()
         };
         let weights = weigh(&kernel, &launch);
         for (weight, expected) in weights.iter().zip([10.0, 100.0, 0.0, 10.0]) {
