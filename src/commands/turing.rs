@@ -18,7 +18,7 @@ use crate::device::cuda::card;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::device::{Compute, Device};
-use crate::model::{Step, bytes_on_a_card, room};
+use crate::model::{Step, bytes_on_a_card, parameters, room};
 use crate::random::{Stream, purpose};
 
 #[derive(Debug, clap::Args)]
@@ -132,7 +132,7 @@ pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32], run
     let text = format!(
         "a training step{several} on an RTX 2080 Ti, predicted: {}, {} samples of {} utterances, {} distinct, {adversarial} the \
          adversarial pass\n\
-         {:.2} ms in {} launches, {megabytes:.0} MB of memory; extrapolated from simulated steps on {one} and {two} samples\n\
+         {:.2} ms in {} launches, {megabytes:.0} MB of memory, {} parameters; extrapolated from simulated steps on {one} and {two} samples\n\
          columns: what each part of the card needs, in us; docs/turing.md says how that is found\n\n{}\n{}",
         config.dtype,
         config.batch_size,
@@ -140,6 +140,7 @@ pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32], run
         batches.distinct,
         step.microseconds / 1e3,
         step.launches,
+        parameters(config, corpus),
         step.table(),
         costliest(&predictions, 20),
     );

@@ -190,6 +190,11 @@ pub fn bytes_on_a_card(config: &Config, corpus: &Corpus, runs: usize) -> usize {
     runs * cuda::needed(config, sizes(config, corpus), &Windows::new(corpus, config.history_length))
 }
 
+/// Scalars that a model of `config` over these conversations learns.
+pub fn parameters(config: &Config, corpus: &Corpus) -> usize {
+    Layout::new(sizes(config, corpus)).len
+}
+
 fn sizes(config: &Config, corpus: &Corpus) -> Sizes {
     Sizes {
         features: corpus.width(),
