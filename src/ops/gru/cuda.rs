@@ -58,7 +58,7 @@ fn f16_kernel(backward: bool, d: usize) -> (&'static str, Option<usize>) {
         (100, true) => ("gru_backward_f16_100", Some(12)),
         (150, false) => ("gru_forward_f16_150", Some(21)),
         (150, true) => ("gru_backward_f16_150", Some(18)),
-        (200, false) => ("gru_forward_f16_200", Some(15)),
+        (200, false) => ("gru_forward_f16_200", Some(16)),
         (200, true) => ("gru_backward_f16_200", Some(13)),
         (_, false) => ("gru_forward_f16", None),
         (_, true) => ("gru_backward_f16", None),
