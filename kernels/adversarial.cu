@@ -6,7 +6,8 @@
 //                      squared_norm[s] = square(target s) + sum of square(row) over the rows of s
 //     batch_norm       batch = sum of squared_norm[s]
 //     perturb          scale = epsilon / norm, with norm by mode that of the sample, the utterance (the scale as it stands) or the batch;
-//                      0 where the norm is 0 or the quotient no finite float; history[r] *= scale, target[s] *= scale
+//                      0 where the norm is 0 or the quotient no finite float; history[r] *= scale, target[s] *= scale, and what was
+//                      not finite becomes 0: a step whose gradient overflows is skipped, and its loss is to be a number all the same
 //
 // history = delta Gram, then the displacement, [R, d] role-major; target [S, 2d]; history_scale [R], target_scale [S] float;
 // squared_norm [S], batch [1] double.
@@ -19,7 +20,8 @@
 //     feature_norms: grid (samples, 1, runs), block 128
 //     batch_norm:    grid (1, 1, runs), block 256
 //     perturb:       grid (ceil(max(rows, samples) / 32), 2, runs), block 256; blockIdx.y is 0 for the history and 1 for the targets
-// Bytes: feature_norms R * 8d + S * 16d; perturb the same.
+// history and its gradient are f16 in the kernels `_f16`.
+// Bytes: feature_norms R * 8d + S * 16d; perturb the same; in f16 R * 4d.
 
 #include "batch.cuh"
 #include "quad.cuh"
@@ -187,7 +189,7 @@ __device__ __forceinline__ void perturb(
             Quad values = load_quad(to, quad, width);
             const float scale = scales[row];
 #pragma unroll
-            for (int i = 0; i < 4; i++) values.x[i] *= scale;
+            for (int i = 0; i < 4; i++) values.x[i] = isfinite(values.x[i]) ? values.x[i] * scale : 0.0f;
             store_quad(to, quad, width, values);
         }
     };

@@ -7,9 +7,9 @@
 //     product_fold     C += sum of the chunks' partial results, in order, and sums likewise
 //     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
 //
-//     product_.._f16   the same on tensor cores: operands are float32 in memory and rounded to f16, sums and results float32
-//     .._half          on tensor cores: operands are f16 in memory, sums float32; results are f16, but for those of product_tn_half,
+//     .._f16           on tensor cores: operands are f16 in memory, sums float32; results are f16, but for those of product_tn_f16,
 //                      which are float32: gradients of weights
+//     .._rounded       on tensor cores: operands are float32 in memory and rounded to f16, sums and results float32
 //
 // The number of rows is in the header, by `Extent`: launches are made for the capacity, and blocks beyond return at once.
 // Elsewhere blockIdx.y counts products of one shape side by side (directions, roles); blockIdx.z counts runs.
@@ -22,10 +22,10 @@
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                        block   tile                       registers on sm_75 (no spills)   blocks a multiprocessor
 //     product_nt, _nn, _tn               128     128 x 64, narrow 64 x 32   151, 157, 161                    3
-//     product_nt_f16, _nn_f16, _tn_f16   128     128 x 64, narrow 64 x 32   207, 209, 234                    2
-//     product_nt_half, ..                128     128 x 64, narrow 64 x 32   207, 209, 216                    2
+//     product_nt_rounded, _nn_f16, _tn_f16   128     128 x 64, narrow 64 x 32   207, 209, 234                    2
+//     product_nt_f16, ..                128     128 x 64, narrow 64 x 32   207, 209, 216                    2
 //     window_nt, _nn, _tn                64      32 x 32                    93, 101, 98                      7
-//     window_nt_half, ..                 64      32 x 32                    112, 120, 122                    6
+//     window_nt_f16, ..                 64      32 x 32                    112, 120, 122                    6
 //     product_fold                       256     grid x ceil(m (n + 1) / 256) 42                               4
 // Floor: 2 m n k FLOPs; A, B and C once.
 #include "product.cuh"
@@ -63,7 +63,7 @@ struct Product {
     unsigned a_shared, b_shared;  // an operand that all runs share
     unsigned chunk;               // of k (tn); 0: one block sums all of k and writes to C itself
     Size size;
-    unsigned exact, half;         // which kernel the host takes
+    unsigned exact, element;      // which kernel the host takes
 };
 static_assert(sizeof(Product) == 19 * 8 + 18 * 4, "as in src/device/cuda/product.rs");
 
@@ -241,27 +241,27 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_tn(const Header *he
     product_sum<Single>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nt_f16(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128) product_nt_rounded(const Header *header, const Product p) {
     product_rows<Rounded, Rows::OfK>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nn_f16(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128) product_nn_rounded(const Header *header, const Product p) {
     product_rows<Rounded, Rows::Across>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_tn_f16(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128) product_tn_rounded(const Header *header, const Product p) {
     product_sum<Rounded>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nt_half(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128) product_nt_f16(const Header *header, const Product p) {
     product_rows<Half, Rows::OfK>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nn_half(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128) product_nn_f16(const Header *header, const Product p) {
     product_rows<Half, Rows::Across>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_tn_half(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128) product_tn_f16(const Header *header, const Product p) {
     product_sum<Half>(header, p);
 }
 
@@ -339,14 +339,14 @@ extern "C" __global__ void __launch_bounds__(64) window_tn(const Header *header,
     window_product<Single, Rows::Across, Rows::Across>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(64) window_nt_half(const Header *header, const WindowProduct p) {
+extern "C" __global__ void __launch_bounds__(64) window_nt_f16(const Header *header, const WindowProduct p) {
     window_product<Half, Rows::OfK, Rows::OfK>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(64) window_nn_half(const Header *header, const WindowProduct p) {
+extern "C" __global__ void __launch_bounds__(64) window_nn_f16(const Header *header, const WindowProduct p) {
     window_product<Half, Rows::OfK, Rows::Across>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(64) window_tn_half(const Header *header, const WindowProduct p) {
+extern "C" __global__ void __launch_bounds__(64) window_tn_f16(const Header *header, const WindowProduct p) {
     window_product<Half, Rows::Across, Rows::Across>(header, p);
 }

@@ -27,7 +27,7 @@ use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
 use crate::device::cuda::capture::Captured;
 use crate::device::cuda::card::{Card, failed};
-use crate::device::cuda::memory::{Buffer, Memory, Pinned, Plan};
+use crate::device::cuda::memory::{Buffer, Element, Memory, Pinned, Plan};
 use crate::device::cuda::record::Recorder;
 use crate::error::{Error, Result};
 use crate::metrics::{Confusion, Evaluation};
@@ -35,7 +35,7 @@ use crate::ops::Backend;
 use crate::ops::adam::{Optimiser, Rates};
 use crate::ops::adversarial::{Adversarial, Perturbation};
 use crate::ops::cuda::batch::{Capacity, Header, Indices};
-use crate::ops::cuda::{Counts, Folded, KERNELS, Places, Worker};
+use crate::ops::cuda::{Counts, Folded, KERNELS, Places, Rounded, Worker};
 use crate::ops::dropout::{Mask, Pass};
 use crate::ops::embedding::{Correlation, Embedding};
 use crate::ops::parameters::{Layout, Linear, Sizes};
@@ -253,7 +253,7 @@ impl CudaEngine {
     /// Puts a step's work into the stream.
     fn launch(&mut self, purpose: Purpose, mask: Mask) -> Result<()> {
         let attended = self.attended();
-        let features = Buffer { address: self.features.address, len: self.features.bytes / 4 };
+        let features = Buffer::words(self.features.address, self.features.bytes / 4);
         let Place { memory, state, work, indices, worker, .. } = &mut self.place;
         let backward = matches!(purpose, Purpose::Train | Purpose::Objective);
         if backward {
@@ -449,7 +449,7 @@ impl CapturedWork {
 impl StatePlace {
     /// `[1]`, float64.
     fn losses_of(&self, pass: Pass) -> Buffer {
-        Buffer { address: self.losses.address + 8 * pass as u64, len: 1 }
+        self.losses.part(pass as usize, 1)
     }
 }
 
@@ -472,7 +472,7 @@ impl Place {
         }
         let memory = Memory::zeros(card, bytes)?;
         let mut plan = Plan::at(memory.address);
-        let Layouts { state, work, indices, folded, workspace } =
+        let Layouts { state, work, indices, folded, rounded, workspace } =
             Layouts::new(&mut plan, config, graph, layout, capacity);
         let places = Places {
             runs: 1,
@@ -480,6 +480,7 @@ impl Place {
             parameters: state.parameters,
             gradient: work.gradient,
             folded,
+            rounded,
             workspace,
             loss_scale: (config.dtype == Precision::Mixed).then_some(state.optimiser.loss_scale),
         };
@@ -535,6 +536,7 @@ struct Layouts {
     work: Work,
     indices: Indices,
     folded: Folded,
+    rounded: Vec<Rounded>,
     workspace: Buffer,
 }
 
@@ -542,6 +544,8 @@ impl Layouts {
     fn new(plan: &mut Plan, config: &Config, graph: Graph, layout: &Layout, capacity: Capacity) -> Layouts {
         let Sizes { d, classes, .. } = layout.sizes;
         let Capacity { samples, rows, pairs, distinct, .. } = capacity;
+        let mixed = config.dtype == Precision::Mixed;
+        let by_row = if mixed { Element::Half } else { Element::Word };
         let mut state = StatePlace {
             parameters: plan.words(layout.len),
             optimiser: Optimiser::new(plan, layout.len),
@@ -555,7 +559,9 @@ impl Layouts {
         let gradient = plan.words(layout.len);
         let correlation = Correlation { history: plan.words(d * d), target: plan.words(4 * d * d) };
         let folded = Folded::new(plan, layout, config.stack_input == StackInput::Attention);
-        let zeroed_bytes = (folded.history_gram.address - gradient.address) as usize;
+        let zeroed_bytes = (folded.by_rows.address - gradient.address) as usize;
+        let multiplied = if mixed { vec![state.parameters, folded.by_rows] } else { Vec::new() };
+        let rounded = multiplied.into_iter().map(|weights| Rounded::new(plan, weights)).collect();
         let size = Size { samples, rows, pairs };
         let activations = {
             let cell = std::cell::RefCell::new(&mut *plan);
@@ -564,11 +570,12 @@ impl Layouts {
                 d,
                 classes,
                 size,
+                |len| cell.borrow_mut().take(by_row, len),
                 |len| cell.borrow_mut().words(len),
                 |len| cell.borrow_mut().doubles(len),
             )
         };
-        let mut delta = || (plan.words(rows * d), plan.words(samples * 2 * d));
+        let mut delta = || (plan.take(by_row, rows * d), plan.words(samples * 2 * d));
         let delta = [delta(), delta()];
         let work = Work {
             zeroed: gradient,
@@ -578,7 +585,7 @@ impl Layouts {
             activations,
             delta,
             perturbation: Perturbation {
-                history: plan.words(rows * d),
+                history: plan.take(by_row, rows * d),
                 target: plan.words(samples * 2 * d),
                 history_scale: plan.words(rows),
                 target_scale: plan.words(samples),
@@ -590,7 +597,7 @@ impl Layouts {
             gradient,
         };
         let words = Worker::workspace(layout, capacity);
-        Layouts { state, work, indices, folded, workspace: plan.words(words) }
+        Layouts { state, work, indices, folded, rounded, workspace: plan.words(words) }
     }
 }
 
@@ -850,10 +857,8 @@ impl Engine for CudaEngine {
         raw.write(raw.address + scales, deviation)?;
         for (i, features) in corpus.features.chunks((STANDARDISED * width).max(1)).enumerate() {
             raw.write(raw.address + piece, features)?;
-            let to = Buffer {
-                address: self.features.address + 4 * (i * STANDARDISED * width) as u64,
-                len: features.len(),
-            };
+            let to = self.features.address + 4 * (i * STANDARDISED * width) as u64;
+            let to = Buffer::words(to, features.len());
             let (mean, deviation) = (raw.address + shifts, raw.address + scales);
             self.place.worker.standardise(features.len() / width, raw.address + piece, mean, deviation, to);
             self.place.worker.finish()?;
