@@ -20,8 +20,7 @@
 //     feature_norms: grid (samples, 1, runs), block 128
 //     batch_norm:    grid (1, 1, runs), block 256
 //     perturb:       grid (ceil(max(rows, samples) / 32), 2, runs), block 256; blockIdx.y is 0 for the history and 1 for the targets
-// history and its gradient are f16 in the kernels `_f16`.
-// Bytes: feature_norms R * 8d + S * 16d; perturb the same; in f16 R * 4d.
+// Bytes: feature_norms R * 8d + S * 16d; perturb the same.
 
 #include "batch.cuh"
 #include "quad.cuh"

@@ -7,7 +7,8 @@
 // The block of sample s begins at `pairs[s]`; its n rows of n values belong to the sample-major rows from `offset[s]` on.
 //
 // A warp has a row. Up to 128 values stay in the lanes' registers, four each, so that a row is read once; a longer one is read again
-// from L1. As on the CPU no probability is 0: the exponent is held at e^-87, the smallest that is a normal number.
+// from L1. As on the CPU no probability is 0 in float32: the exponent is held at e^-87, the smallest that is a normal number. (f16
+// ends at 2^-24.)
 //
 // Launch: block 256, no dynamic shared memory.
 //     softmax_rows, softmax_rows_backward: grid (ceil(rows / 8), 1, runs) of the capacity

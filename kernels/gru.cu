@@ -483,7 +483,7 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 // share of 616 GB/s; 2 * 8 * 3 d^2 FLOPs, which are 39 tensor-core instructions a warp. What a step reads is loaded into registers while
 // the product of the step before is made, and asked for in L2 one step earlier still.
 //
-// Registers on sm_75 (nvcc 13.0), forward and backward: d = 50 118 and 112, 100 128 and 128, 150 168 and 168, 200 128 and 128, any d 72
+// Registers on sm_75 (nvcc 13.0), forward and backward: d = 50 118 and 112, 100 128 and 128, 150 168 and 168, 200 124 and 128, any d 72
 // and 101, no spills.
 
 // The pieces of W_hh that a warp multiplies by. `Stream` reads a piece from the parameters.

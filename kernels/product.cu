@@ -20,13 +20,13 @@
 // Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which of two tiles it is made
 // for (`Size`): wide ones read operands less often, narrow ones are for few rows or columns.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
-//                                        block   tile                       registers on sm_75 (no spills)   blocks a multiprocessor
-//     product_nt, _nn, _tn               128     128 x 64, narrow 64 x 32   151, 157, 161                    3
-//     product_nt_rounded, _nn_f16, _tn_f16   128     128 x 64, narrow 64 x 32   207, 209, 234                    2
-//     product_nt_f16, ..                128     128 x 64, narrow 64 x 32   207, 209, 216                    2
-//     window_nt, _nn, _tn                64      32 x 32                    93, 101, 98                      7
-//     window_nt_f16, ..                 64      32 x 32                    112, 120, 122                    6
-//     product_fold                       256     grid x ceil(m (n + 1) / 256) 42                               4
+//                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
+//     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        151, 157, 161                    3
+//     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        160, 164, 182                    2
+//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        207, 209, 232                    2
+//     window_nt, _nn, _tn         64      32 x 32                         93, 101, 98                      7
+//     window_nt_f16, ..           64      32 x 32                         81, 84, 90                       6
+//     product_fold                256     grid x ceil(m (n + 1) / 256)    42                               4
 // Floor: 2 m n k FLOPs; A, B and C once.
 #include "product.cuh"
 #include "tensor_product.cuh"
