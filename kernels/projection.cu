@@ -15,8 +15,10 @@
 extern "C" __global__ void __launch_bounds__(256) round_weights(
     __half *__restrict__ to,         // [count]
     const float *__restrict__ from,  // [count]
+    const Header *__restrict__ header,
     unsigned count,
     size_t run_stride) {
+    if (is_idle(*of_run(header, run_stride))) return;
     const unsigned first = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
     to = of_run(to, run_stride) + first;
     from = of_run(from, run_stride) + first;

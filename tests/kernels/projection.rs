@@ -1,5 +1,6 @@
 //! kernels/projection.cu: every number that f16 has in the right place, and what it has not.
 
+use crate::batches::Header;
 use crate::half;
 use crate::support::Random;
 use crate::work::{Work, args};
@@ -16,12 +17,13 @@ fn weights_are_rounded() {
         });
         let mut work = Work::default();
         let from = work.buffer(count, [&weights[0], &weights[1]]);
+        let header = work.buffer(1, [&[Header { samples: 1, ..Header::default() }]; 2]);
         let to = work.buffer(count, [&vec![0x7eadu16; count], &vec![0x7ead; count]]);
         work.launch(
             ("projection", "round_weights"),
             [count.div_ceil(1024), 1],
             (256, 0),
-            args![to, from, count],
+            args![to, from, header, count],
         );
         let results = work.check();
         for (run, weights) in weights.iter().enumerate() {

@@ -46,7 +46,17 @@ impl Worker {
             let work = |_: &Counts| Work::moving(exact.len * WORD + rounded.len * rounded.element.bytes());
             // SAFETY: both have as many elements, and begin at a multiple of 256 bytes.
             unsafe {
-                launch!(self, "round_weights", shape, work, rounded.address, exact.address, count, run_stride)
+                launch!(
+                    self,
+                    "round_weights",
+                    shape,
+                    work,
+                    rounded.address,
+                    exact.address,
+                    indices.header.address,
+                    count,
+                    run_stride
+                )
             }
         }
     }
