@@ -21,11 +21,11 @@
 // for (`Size`): wide ones read operands less often, narrow ones are for few rows or columns.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
-//     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        151, 157, 161                    3
-//     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        160, 164, 182                    2
-//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        207, 209, 232                    2
+//     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        151, 155, 161                    3
+//     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 140, 160                    4, 3, 3
+//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        165, 167, 214                    3, 3, 2
 //     window_nt, _nn, _tn         64      32 x 32                         93, 101, 98                      7
-//     window_nt_f16, ..           64      32 x 32                         81, 84, 90                       6
+//     window_nt_f16, ..           64      32 x 32                         64, 66, 76                       12
 //     product_fold                256     grid x ceil(m (n + 1) / 256)    42                               4
 // Floor: 2 m n k FLOPs; A, B and C once.
 #include "product.cuh"
@@ -107,14 +107,26 @@ template <class Family, Rows A, Rows B> union Shared {
     typename Family::Narrow::template Shared<A, B> narrow;
 };
 
-// Stores neighbours of a row of C, or adds them to what is there.
+// Neighbours of a row of C as they are before a sum is added to them.
+template <int W> struct Before {
+    float x[W];
+};
+
+// What is at `at`, where the strip stored there is to be added to it.
+template <int W, class Element>
+__device__ __forceinline__ Before<W> look_before(const Element *at, unsigned count, bool aligned, bool accumulate) {
+    Before<W> before;
+    if (accumulate) read_strip(before.x, at, count, aligned);
+    return before;
+}
+
+// Stores neighbours of a row of C, or adds them to what was there.
 template <class Element, int W>
-__device__ __forceinline__ void store_sum(Element *to, float (&strip)[W], unsigned count, bool aligned, bool accumulate) {
+__device__ __forceinline__ void store_sum(Element *to, float (&strip)[W], const Before<W> &before, unsigned count, bool aligned,
+                                          bool accumulate) {
     if (accumulate) {
-        float before[W];
-        read_strip(before, to, count, aligned);
 #pragma unroll
-        for (int e = 0; e < W; e++) strip[e] += before[e];
+        for (int e = 0; e < W; e++) strip[e] += before.x[e];
     }
     write_strip(to, strip, count, aligned);
 }
@@ -143,38 +155,41 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     Element *c = of_run(static_cast<Element *>(p.c), p.run_stride) + inner * p.c_inner + outer * p.c_outer +
                  static_cast<size_t>(first) * p.c_stride;
     const bool aligned = is_aligned(c, p.c_stride, p.n, T::STRIP) && is_aligned(addend, 0, 0, T::STRIP);
-    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
-        const size_t at = static_cast<size_t>(row) * p.c_stride + column;
-        const unsigned count = p.n - column;
-        float more[T::STRIP];
+    struct Found {
+        float bias[T::STRIP], before[T::STRIP];
+    };
+    const auto look = [&](unsigned row, unsigned column) {
+        Found found;
         if (bias) {
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] += e < count ? bias[column + e] : 0.0f;
+            for (int e = 0; e < T::STRIP; e++) found.bias[e] = e < p.n - column ? __ldg(bias + column + e) : 0.0f;
+        }
+        if (p.accumulate) read_strip(found.before, c + static_cast<size_t>(row) * p.c_stride + column, p.n - column, aligned);
+        return found;
+    };
+    const auto out = [&](unsigned row, unsigned column, auto &strip, const Found &found) {
+        const size_t at = static_cast<size_t>(row) * p.c_stride + column;
+        const unsigned count = p.n - column;
+        if (bias) {
+#pragma unroll
+            for (int e = 0; e < T::STRIP; e++) strip[e] += found.bias[e];
         }
         if (p.accumulate) {
-            read_strip(more, c + at, count, aligned);
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] += more[e];
+            for (int e = 0; e < T::STRIP; e++) strip[e] += found.before[e];
         }
         if (p.epilogue == Epilogue::Sigmoid) {
 #pragma unroll
             for (int e = 0; e < T::STRIP; e++) strip[e] = 1.0f / (1.0f + expf(-strip[e]));
         } else if (p.epilogue == Epilogue::TanhOfSum) {
+            float more[T::STRIP];
             read_strip(more, addend + at, count, aligned);
 #pragma unroll
             for (int e = 0; e < T::STRIP; e++) strip[e] = tanhf(strip[e] + more[e]);
         }
         write_strip(c + at, strip, count, aligned);
-    });
-}
-
-template <class Family, Rows B> __device__ __forceinline__ void product_rows(const Header *header, const Product &p) {
-    __shared__ Shared<Family, Rows::OfK, B> shared;
-    if (p.size == Size::Wide) {
-        product_rows<typename Family::Element, typename Family::Wide, B>(shared.wide, header, p);
-    } else {
-        product_rows<typename Family::Element, typename Family::Narrow, B>(shared.narrow, header, p);
-    }
+    };
+    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, look, out);
 }
 
 // Columns of C, with the one that the sums are.
@@ -213,59 +228,100 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     float *sums = c + static_cast<size_t>(p.m) * p.n;
     const unsigned stride = p.chunk ? p.n : p.c_stride;
     const bool aligned = is_aligned(c, stride, p.n, T::STRIP), accumulate = !p.chunk && p.accumulate;
-    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
+    const auto look = [&](unsigned row, unsigned column) {
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * stride + column, p.n - column, aligned, accumulate);
+    };
+    const auto out = [&](unsigned row, unsigned column, auto &strip, const auto &before) {
         const unsigned count = p.n - column;
 #pragma unroll
         for (int e = 0; e < T::STRIP; e++) {
             if (p.sums && count == e) sums[row] = strip[e];
         }
-        if (count) store_sum(c + static_cast<size_t>(row) * stride + column, strip, count, aligned, accumulate);
-    });
+        if (count) store_sum(c + static_cast<size_t>(row) * stride + column, strip, before, count, aligned, accumulate);
+    };
+    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, look, out);
 }
 
-template <class Family> __device__ __forceinline__ void product_sum(const Header *header, const Product &p) {
-    __shared__ Shared<Family, Rows::Across, Rows::Across> shared;
+// A kernel chooses its tile on lines of its own, by which profiles tell wide from narrow.
+extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *header, const Product p) {
+    __shared__ Shared<Single, Rows::OfK, Rows::OfK> shared;
     if (p.size == Size::Wide) {
-        product_sum<typename Family::Element, typename Family::Wide>(shared.wide, header, p);
+        product_rows<Single::Element, Single::Wide, Rows::OfK>(shared.wide, header, p);
     } else {
-        product_sum<typename Family::Element, typename Family::Narrow>(shared.narrow, header, p);
+        product_rows<Single::Element, Single::Narrow, Rows::OfK>(shared.narrow, header, p);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *header, const Product p) {
-    product_rows<Single, Rows::OfK>(header, p);
-}
-
 extern "C" __global__ void __launch_bounds__(128, 3) product_nn(const Header *header, const Product p) {
-    product_rows<Single, Rows::Across>(header, p);
+    __shared__ Shared<Single, Rows::OfK, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Single::Element, Single::Wide, Rows::Across>(shared.wide, header, p);
+    } else {
+        product_rows<Single::Element, Single::Narrow, Rows::Across>(shared.narrow, header, p);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_tn(const Header *header, const Product p) {
-    product_sum<Single>(header, p);
+    __shared__ Shared<Single, Rows::Across, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_sum<Single::Element, Single::Wide>(shared.wide, header, p);
+    } else {
+        product_sum<Single::Element, Single::Narrow>(shared.narrow, header, p);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(128) product_nt_rounded(const Header *header, const Product p) {
-    product_rows<Rounded, Rows::OfK>(header, p);
+    __shared__ Shared<Rounded, Rows::OfK, Rows::OfK> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Rounded::Element, Rounded::Wide, Rows::OfK>(shared.wide, header, p);
+    } else {
+        product_rows<Rounded::Element, Rounded::Narrow, Rows::OfK>(shared.narrow, header, p);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(128) product_nn_rounded(const Header *header, const Product p) {
-    product_rows<Rounded, Rows::Across>(header, p);
+    __shared__ Shared<Rounded, Rows::OfK, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Rounded::Element, Rounded::Wide, Rows::Across>(shared.wide, header, p);
+    } else {
+        product_rows<Rounded::Element, Rounded::Narrow, Rows::Across>(shared.narrow, header, p);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(128) product_tn_rounded(const Header *header, const Product p) {
-    product_sum<Rounded>(header, p);
+    __shared__ Shared<Rounded, Rows::Across, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_sum<Rounded::Element, Rounded::Wide>(shared.wide, header, p);
+    } else {
+        product_sum<Rounded::Element, Rounded::Narrow>(shared.narrow, header, p);
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nt_f16(const Header *header, const Product p) {
-    product_rows<Half, Rows::OfK>(header, p);
+extern "C" __global__ void __launch_bounds__(128, 4) product_nt_f16(const Header *header, const Product p) {
+    __shared__ Shared<Half, Rows::OfK, Rows::OfK> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Half::Element, Half::Wide, Rows::OfK>(shared.wide, header, p);
+    } else {
+        product_rows<Half::Element, Half::Narrow, Rows::OfK>(shared.narrow, header, p);
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nn_f16(const Header *header, const Product p) {
-    product_rows<Half, Rows::Across>(header, p);
+extern "C" __global__ void __launch_bounds__(128, 3) product_nn_f16(const Header *header, const Product p) {
+    __shared__ Shared<Half, Rows::OfK, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Half::Element, Half::Wide, Rows::Across>(shared.wide, header, p);
+    } else {
+        product_rows<Half::Element, Half::Narrow, Rows::Across>(shared.narrow, header, p);
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_tn_f16(const Header *header, const Product p) {
-    product_sum<Half>(header, p);
+extern "C" __global__ void __launch_bounds__(128, 3) product_tn_f16(const Header *header, const Product p) {
+    __shared__ Shared<Half, Rows::Across, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_sum<Half::Element, Half::Wide>(shared.wide, header, p);
+    } else {
+        product_sum<Half::Element, Half::Narrow>(shared.narrow, header, p);
+    }
 }
 
 // `p` as of product_tn, but `p.a` the workspace and `p.c` the result, to which the sum is added where `p.accumulate`.
@@ -326,9 +382,13 @@ template <class Family, Rows A, Rows B> __device__ __forceinline__ void window_p
     Element *c = of_run(static_cast<Element *>(p.c), p.run_stride);
     c += p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width;
     const bool aligned = is_aligned(c, n, n, T::STRIP);
-    T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
-        store_sum(c + static_cast<size_t>(row) * n + column, strip, n - column, aligned, p.accumulate);
-    });
+    const auto look = [&](unsigned row, unsigned column) {
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * n + column, n - column, aligned, p.accumulate);
+    };
+    const auto out = [&](unsigned row, unsigned column, auto &strip, const auto &before) {
+        store_sum(c + static_cast<size_t>(row) * n + column, strip, before, n - column, aligned, p.accumulate);
+    };
+    T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, look, out);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nt(const Header *header, const WindowProduct p) {
