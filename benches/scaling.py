@@ -18,14 +18,14 @@ from pathlib import Path
 BASE = {"batch_size": 512, "history_length": 40, "embedding_size": 100, "stacks": 3}
 SWEEPS = {
     "batch_size": [32, 64, 128, 256, 512, 1024],
-    "history_length": [10, 20, 40, 80],
-    "embedding_size": [50, 100, 150, 200, 256],
-    "stacks": [1, 2, 3, 4, 6],
+    "history_length": [20, 40, 80],
+    "embedding_size": [50, 100, 150, 200],
+    "stacks": [1, 2, 3, 6],
 }
 SYMBOLS = {"batch_size": "B", "history_length": "K", "embedding_size": "d", "stacks": "L"}
 
-# Samples of the simulated batches: with windows of 16 or more they fill whole tiles, and the smallest batch here has as many.
-SAMPLES = (16, 32)
+# Rows of the smaller simulated batch, as 64 samples of 40 have: whole tiles and whole chunks of sums.
+ROWS = 2560
 
 # A ring sends each card's share of the gradient 2 (p - 1) times to its neighbour. Bytes a second that a card sends and receives at
 # once, and seconds of a message on the way: PCIe 3.0 x16 through the host as NCCL reaches it with 2080 Tis, which have no direct
@@ -52,7 +52,8 @@ class Predictor:
         key = tuple(settings.items())
         if key not in self.known:
             command = [self.coin, "bench", "--turing", "--data", self.data, "--set", f"dtype={self.dtype}"]
-            command += ["--turing-samples", ",".join(map(str, SAMPLES))]
+            few = min(ROWS // settings["history_length"], settings["batch_size"] // 2)
+            command += ["--turing-samples", f"{few},{2 * few}"]
             for name, value in settings.items():
                 command += ["--set", f"{name}={value}"]
             done = subprocess.run(command, capture_output=True, text=True)
