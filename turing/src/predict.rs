@@ -258,7 +258,7 @@ mod tests {
     fn a_warp_waits_for_what_it_needs() {
         let load = instruction(Pipe::Shared, 1, Some(0), 0);
         let uses = instruction(Pipe::Fma, 4, None, 1);
-        let block = |repeats, instructions| Block { instructions, repeats, usual: true };
+        let block = |repeats, instructions| Block { instructions, repeats, usual: true, ..Block::default() };
         // Issued at 0; used at 24; on at 28.
         assert_eq!(
             cycles(&block(false, vec![load.clone(), uses.clone()]), 300.0),

@@ -21,6 +21,10 @@ pub struct Block {
     pub repeats: bool,
     /// Can be reached from the kernel's beginning, and not only for rare operands of a division or the like.
     pub usual: bool,
+    /// Blocks that may run next; threads that part may also go on where they meet again.
+    pub next: Vec<usize>,
+    /// May be a warp's last one, or lead back from a call.
+    pub ends: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -105,8 +109,10 @@ enum Flow {
 struct Line {
     instruction: Instruction,
     labels: Vec<String>,
-    /// Where the threads of a `BSSY` meet again.
-    meeting: Option<String>,
+    /// Of a `BSSY`: its register, and where its threads meet again.
+    meeting: Option<(String, String)>,
+    /// Of a `BSYNC`: the register. Threads wait there for the others, and go on where they meet.
+    meets: Option<String>,
     flow: Flow,
 }
 
@@ -203,9 +209,12 @@ fn line(code: &str, upper: u64, chain: &[(String, u32)], labels: Vec<String>) ->
         (file.clone(), *line, chain.last().filter(|_| chain.len() > 1).map(|(_, line)| *line))
     });
     let pipe = pipe(&opcode);
-    let meeting = (opcode == "BSSY").then(label);
+    let register =
+        || code.split([' ', ',']).find(|word| word.starts_with('B') && word.len() == 2).map(String::from);
+    let meeting = register().filter(|_| opcode == "BSSY").map(|register| (register, label()));
+    let meets = register().filter(|_| opcode == "BSYNC");
     let instruction = Instruction { opcode, pipe, place, control: Control::of(upper) };
-    Line { instruction, labels, meeting, flow }
+    Line { instruction, labels, meeting, meets, flow }
 }
 
 fn blocks(lines: Vec<Line>) -> Vec<Block> {
@@ -213,19 +222,49 @@ fn blocks(lines: Vec<Line>) -> Vec<Block> {
     let mut flows: Vec<Flow> = Vec::new();
     let mut starts: HashMap<String, usize> = HashMap::new();
     let mut open = false;
-    let mut meetings: Vec<Vec<String>> = Vec::new();
-    for Line { instruction, labels, meeting, flow } in lines {
+    let mut meetings: Vec<Vec<(String, String)>> = Vec::new();
+    let mut meets: Vec<Option<String>> = Vec::new();
+    for Line { instruction, labels, meeting, meets: waits, flow } in lines {
         if !open || !labels.is_empty() {
             blocks.push(Block::default());
             flows.push(Flow::On);
             meetings.push(Vec::new());
+            meets.push(None);
         }
         let here = blocks.len() - 1;
         starts.extend(labels.into_iter().map(|label| (label, here)));
         meetings[here].extend(meeting);
+        meets[here] = waits.or(meets[here].take());
         blocks[here].instructions.push(instruction);
         open = matches!(flow, Flow::On);
         flows[here] = flow;
+    }
+    // Where threads that wait in a block for those of a register may go on: at the innermost meeting that it lies within, or, if
+    // it has been moved out of it, at any.
+    let meeting_of = |here: usize, register: &String| -> Vec<usize> {
+        let all =
+            meetings.iter().enumerate().flat_map(|(from, of)| of.iter().map(move |(r, to)| (from, r, to)));
+        let all: Vec<(usize, usize)> = all
+            .filter(|(_, of, _)| *of == register)
+            .filter_map(|(from, _, to)| Some((from, *starts.get(to)?)))
+            .collect();
+        let within =
+            all.iter().filter(|(from, to)| (*from..*to).contains(&here)).max_by_key(|(from, _)| *from);
+        within.map_or_else(|| all.iter().map(|(_, to)| *to).collect(), |(_, to)| vec![*to])
+    };
+    for here in 0..blocks.len() {
+        let (targets, on): (&[String], bool) = match &flows[here] {
+            Flow::On | Flow::Call(_) => (&[], true),
+            Flow::To(targets, on) => (targets, *on),
+            Flow::End(on) => (&[], *on),
+        };
+        let mut next: Vec<usize> = targets.iter().filter_map(|target| starts.get(target).copied()).collect();
+        next.extend((on && here + 1 < blocks.len()).then_some(here + 1));
+        next.extend(meets[here].iter().flat_map(|register| meeting_of(here, register)));
+        next.sort_unstable();
+        next.dedup();
+        blocks[here].next = next;
+        blocks[here].ends = matches!(flows[here], Flow::End(_));
     }
     let mut next = vec![0];
     while let Some(here) = next.pop() {
@@ -238,7 +277,8 @@ fn blocks(lines: Vec<Line>) -> Vec<Block> {
             Flow::Call(rare) => (&[], !rare),
             Flow::End(on) => (&[], *on),
         };
-        next.extend(targets.iter().chain(&meetings[here]).filter_map(|target| starts.get(target)));
+        let met = meetings[here].iter().map(|(_, to)| to);
+        next.extend(targets.iter().chain(met).filter_map(|target| starts.get(target)));
         next.extend(on.then_some(here + 1));
         blocks[here].repeats = targets.iter().any(|target| starts.get(target) == Some(&here));
         // The block that calls for a rare operand is as rare.
@@ -302,6 +342,9 @@ one:
         // The call is for rare operands; behind it nothing is known to be reached, nor is the padding.
         assert_eq!(usual, [true, true, false, false, false]);
         assert!(kernel.blocks[1].repeats && !kernel.blocks[4].repeats);
+        let next: Vec<&[usize]> = kernel.blocks.iter().map(|block| block.next.as_slice()).collect();
+        assert_eq!(next, [&[1][..], &[1, 2], &[3], &[], &[4]]);
+        assert!(kernel.blocks[3].ends && !kernel.blocks[2].ends);
     }
 
     #[test]

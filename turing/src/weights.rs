@@ -4,7 +4,8 @@
 //! barriers, and float32 additions and multiplications. For each place in the sources and each such kind the executed number is
 //! known from the PTX; the machine code's blocks, each as often as it runs, have to add up to it. That is solved as emission
 //! tomography solves it (maximum likelihood by expectation maximisation): start anywhere, and scale each block by how far the
-//! sums that it is in are off. Blocks without such instructions run as often as their places do.
+//! sums that it is in are off. Blocks without such instructions run as often as their places do, but no more often than the blocks
+//! before them and those behind them together: a place may be in several, of which one runs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -44,6 +45,7 @@ pub fn weigh(kernel: &Kernel, launch: &Launch) -> Vec<f64> {
     // In order: sums of floating-point numbers must not depend on chance.
     let mut shares: Vec<BTreeMap<usize, f64>> = Vec::new();
     let mut weights: Vec<f64> = Vec::new();
+    let warps = launch.grid.iter().chain(&launch.block).map(|n| f64::from(*n)).product::<f64>() / 32.0;
     for block in &kernel.blocks {
         let mut share = BTreeMap::new();
         let mut visits: Vec<f64> = Vec::new();
@@ -53,8 +55,9 @@ pub fn weigh(kernel: &Kernel, launch: &Launch) -> Vec<f64> {
             visits.push(visited);
             let Some(class) = kept(&instruction.opcode) else { continue };
             let sum = executed.get(&(place.clone(), class)).copied().unwrap_or(0.0);
-            // An instruction of another class became this one (a division, say): that tells nothing.
-            if sum == 0.0 && visited > 0.0 {
+            // An instruction of another class became this one (a division, say): that tells nothing. Memory, shuffles, barriers and
+            // tensor cores are only asked for by their own.
+            if class == "f32" && sum == 0.0 && visited > 0.0 {
                 continue;
             }
             let number = *numbers.entry((place, class)).or_insert_with(|| {
@@ -94,7 +97,37 @@ pub fn weigh(kernel: &Kernel, launch: &Launch) -> Vec<f64> {
             }
         }
     }
+    bound_by_flow(kernel, &shares, warps.ceil(), &mut weights);
     weights
+}
+
+/// Holds blocks of which nothing is counted to what comes in from other blocks and goes on to others.
+fn bound_by_flow(kernel: &Kernel, shares: &[BTreeMap<usize, f64>], warps: f64, weights: &mut [f64]) {
+    let mut before: Vec<Vec<usize>> = vec![Vec::new(); weights.len()];
+    for (here, block) in kernel.blocks.iter().enumerate() {
+        block.next.iter().for_each(|&next| before[next].push(here));
+    }
+    // What is bounded may bound its neighbours: at the worst one after the other.
+    for _ in 0..weights.len() {
+        let mut changed = false;
+        for here in 0..weights.len() {
+            let block = &kernel.blocks[here];
+            if !shares[here].is_empty() || block.repeats {
+                continue;
+            }
+            let sum = |blocks: &[usize]| blocks.iter().map(|&other| weights[other]).sum::<f64>();
+            let comes = sum(&before[here]) + if here == 0 { warps } else { 0.0 };
+            let goes = if block.ends { f64::INFINITY } else { sum(&block.next) };
+            let most = comes.min(goes);
+            if weights[here] > most {
+                changed |= weights[here] > 1.001 * most;
+                weights[here] = most;
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -103,7 +136,7 @@ mod tests {
     use crate::counters;
     use crate::sass::{Block, Control, Instruction, Pipe};
 
-    fn block(instructions: &[(&str, u32)]) -> Block {
+    fn block(instructions: &[(&str, u32)], next: &[usize]) -> Block {
         let control = Control { stall: 1, written: None, read: None, wait: 0 };
         let instruction = |&(opcode, line): &(&str, u32)| Instruction {
             opcode: opcode.to_string(),
@@ -111,7 +144,13 @@ mod tests {
             place: Some(("k.cu".to_string(), line, None)),
             control,
         };
-        Block { instructions: instructions.iter().map(instruction).collect(), repeats: false, usual: true }
+        Block {
+            instructions: instructions.iter().map(instruction).collect(),
+            repeats: false,
+            usual: true,
+            next: next.to_vec(),
+            ends: next.is_empty(),
+        }
     }
 
     fn place(line: u32, class: &str, warp_instructions: f64, most: f64) -> counters::Place {
@@ -127,12 +166,14 @@ mod tests {
 
     #[test]
     fn a_loop_is_told_from_what_is_before_it() {
-        // A load of line 1 stands before the loop and in it; line 2 multiplies in the loop alone; line 3 never ran.
+        // A load of line 1 stands before the loop and in it; line 2 multiplies in the loop alone; line 3 never ran, and with it what
+        // line 4 has behind it.
         let blocks = vec![
-            block(&[("LDG", 1), ("IADD3", 4)]),
-            block(&[("LDG", 1), ("FFMA", 2), ("FFMA", 2)]),
-            block(&[("FFMA", 3)]),
-            block(&[("IADD3", 4)]),
+            block(&[("LDG", 1), ("IADD3", 4)], &[1]),
+            block(&[("LDG", 1), ("FFMA", 2), ("FFMA", 2)], &[1, 2, 4]),
+            block(&[("FFMA", 3)], &[3]),
+            block(&[("IADD3", 4)], &[4]),
+            block(&[("IADD3", 4)], &[]),
         ];
         let kernel = Kernel { name: "k".to_string(), registers: 32, local_accesses: 0, blocks };
         let launch = Launch {
@@ -147,7 +188,7 @@ mod tests {
             ..Launch::default()
         };
         let weights = weigh(&kernel, &launch);
-        for (weight, expected) in weights.iter().zip([10.0, 100.0, 0.0, 10.0]) {
+        for (weight, expected) in weights.iter().zip([10.0, 100.0, 0.0, 0.0, 10.0]) {
             assert!((weight - expected).abs() < 0.1, "{weights:?}");
         }
     }
