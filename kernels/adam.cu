@@ -6,7 +6,7 @@
 //                        with g = gradient / scale; nothing at all when the step overflowed
 //     loss_scale         scale / 2 after an overflow, at least 1; * 2 after 2000 steps without one, at most 2^24; overflow = 0
 //
-// In this order, once a step. Without a loss scale (null in adam_begin) the first and the last are not launched, and g = gradient.
+// In this order, once a step; of a run without a batch nothing changes. Without a loss scale (null in adam_begin) the first and the last are not launched, and g = gradient.
 // The moments and the update are rounded as the CPU rounds them, with no fused multiply-add, so that equal gradients give equal bits.
 //
 // All state is on the device, by run, so that a captured graph counts its steps: `Adam` (48 bytes) and `LossScale` (12 bytes), as below.
@@ -39,7 +39,13 @@ constexpr unsigned GOOD_STEPS = 2000;
 constexpr float SMALLEST_SCALE = 1.0f, LARGEST_SCALE = 16777216.0f;
 
 extern "C" __global__ void __launch_bounds__(256)
-gradient_finite(LossScale *__restrict__ state, const float *__restrict__ gradient /* [count] */, unsigned count, size_t run_stride) {
+gradient_finite(
+    LossScale *__restrict__ state,
+    const float *__restrict__ gradient,    // [count]
+    const Header *__restrict__ header,
+    unsigned count,
+    size_t run_stride) {
+    if (is_idle(*of_run(header, run_stride))) return;
     const unsigned first = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
     gradient = of_run(gradient, run_stride) + first;
     bool overflow = false;
@@ -62,10 +68,11 @@ extern "C" __global__ void adam_begin(
     size_t run_stride) {
     adam = of_run(adam, run_stride);
     state = of_run_or_null(state, run_stride);
-    adam->skip = state && state->overflow;
+    header = of_run(header, run_stride);
+    adam->skip = is_idle(*header) || (state && state->overflow);
     if (adam->skip) return;
     const unsigned long long number = adam->updates + 1;
-    const double t = static_cast<double>(number), learning_rate = of_run(header, run_stride)->learning_rate;
+    const double t = static_cast<double>(number), learning_rate = header->learning_rate;
     adam->updates = number;
     adam->size = static_cast<float>(learning_rate / (1.0 - pow(beta1, t)));
     adam->correction = static_cast<float>(sqrt(1.0 - pow(beta2, t)));
@@ -97,8 +104,10 @@ adam(
     unsigned count,
     size_t run_stride) {
     const unsigned begin = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
-    const Adam adam = *of_run(state, run_stride);
-    if (begin >= count || adam.skip) return;
+    state = of_run(state, run_stride);
+    // What a run that has made no update yet has left is nothing.
+    if (begin >= count || state->skip) return;
+    const Adam adam = *state;
     parameters = of_run(parameters, run_stride) + begin;
     first = of_run(first, run_stride) + begin;
     second = of_run(second, run_stride) + begin;
@@ -120,7 +129,8 @@ adam(
     }
 }
 
-extern "C" __global__ void loss_scale(LossScale *__restrict__ state, size_t run_stride) {
+extern "C" __global__ void loss_scale(LossScale *__restrict__ state, const Header *__restrict__ header, size_t run_stride) {
+    if (is_idle(*of_run(header, run_stride))) return;
     state = of_run(state, run_stride);
     if (state->overflow) {
         state->scale = fmaxf(state->scale * 0.5f, SMALLEST_SCALE);

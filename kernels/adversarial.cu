@@ -116,6 +116,7 @@ batch_norm(
     size_t run_stride) {
     __shared__ double sums[256];
     const unsigned samples = of_run(header, run_stride)->samples;
+    if (samples == 0) return;
     squared_norm = of_run(squared_norm, run_stride);
     double sum = 0.0;
     for (unsigned sample = threadIdx.x; sample < samples; sample += 256) sum += squared_norm[sample];

@@ -1,13 +1,14 @@
 // What every kernel of a step is told: whose run it works for, and what is in that run's batch.
 //
 // Several runs (models of one shape) can be trained side by side: blockIdx.z is the run, and whatever a run has of its own
-// (weights, activations, indices, this header) lies `run_stride` bytes behind the same thing of the run before. A kernel calls
-// `of_run` on each such pointer first. Features are shared.
+// (weights, features, activations, indices, this header) lies `run_stride` bytes behind the same thing of the run before. A kernel
+// calls `of_run` on each such pointer first.
 //
 // Rows. All windows of the batch lie one behind the other without padding, in two orders: *sample-major*, each sample's window in
 // time order, samples from the longest window to the shortest; and *role-major*, first all turns of role A, sample by sample,
 // then those of role B. Capacities (how much memory there is) are known when a launch is made; how much of it a batch fills is
-// only in the header, so that one captured graph serves every batch: blocks without work return at once.
+// only in the header, so that one captured graph serves every batch: blocks without work return at once. A run that has no batch
+// (`is_idle`) has no work at all: whatever it has of its own stays as it is.
 #pragma once
 
 #include <type_traits>
@@ -36,6 +37,11 @@ constexpr unsigned NONE = 0xffffffffu;
 
 __device__ __forceinline__ bool drops(const Header &header) {
     return header.scale != 1.0f || header.threshold != 0;
+}
+
+// What works on weights alone asks for this; everything else runs over rows or samples, of which an idle run has none.
+__device__ __forceinline__ bool is_idle(const Header &header) {
+    return header.samples == 0;
 }
 
 template <class T> __device__ __forceinline__ T *of_run(T *pointer, size_t run_stride) {

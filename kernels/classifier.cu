@@ -63,6 +63,7 @@ metrics(
     size_t run_stride) {
     __shared__ double sums[256];
     const unsigned samples = of_run(header, run_stride)->samples, thread = threadIdx.x;
+    if (samples == 0) return;
     loss = of_run(loss, run_stride);
     confusion = of_run_or_null(confusion, run_stride);
     logits = of_run(logits, run_stride);

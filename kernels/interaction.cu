@@ -264,6 +264,7 @@ interaction_silent_sum(
     constexpr unsigned WARPS = 8;
     __shared__ float partial[WARPS][32];
     const unsigned samples = of_run(header, run_stride)->samples;
+    if (samples == 0) return;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const unsigned width = 2 * d, column = blockIdx.x * 32 + lane, role = blockIdx.y;
     const unsigned direction = column >= d;

@@ -114,9 +114,10 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     const unsigned tiles = (p.n + T::BN - 1) / T::BN;
     const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
+    const Header &own = *of_run(header, p.run_stride);
     unsigned first, m;
-    rows_of(*of_run(header, p.run_stride), p.extent, outer, p.m, first, m);
-    if (first_row >= m) return;
+    rows_of(own, p.extent, outer, p.m, first, m);
+    if (first_row >= m || is_idle(own)) return;
     const auto placed = [&](const float *pointer, long long by_inner, long long by_outer, bool shared_by_runs) {
         return (shared_by_runs ? pointer : of_run(pointer, p.run_stride)) + inner * by_inner + outer * by_outer;
     };
@@ -178,8 +179,10 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const unsigned chunks = p.chunk ? (p.k + p.chunk - 1) / p.chunk : 1;
     const unsigned product = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
     const unsigned inner = product % p.inner, outer = product / p.inner;
+    const Header &own = *of_run(header, p.run_stride);
     unsigned first, k;
-    rows_of(*of_run(header, p.run_stride), p.extent, outer, p.k, first, k);
+    rows_of(own, p.extent, outer, p.k, first, k);
+    if (is_idle(own)) return;
     const unsigned begin = chunk * p.chunk, end = p.chunk ? min(begin + p.chunk, k) : k;
     if (begin >= k && p.chunk) return;
     const auto placed = [&](const float *pointer, long long by_inner, long long by_outer, bool shared_by_runs) {
@@ -242,10 +245,11 @@ extern "C" __global__ void __launch_bounds__(128) product_tn_f16(const Header *h
 // `p` as of product_tn, but `p.a` the workspace and `p.c` the result, to which the sum is added where `p.accumulate`.
 extern "C" __global__ void __launch_bounds__(256) product_fold(const Header *header, const Product p) {
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
+    const Header &own = *of_run(header, p.run_stride);
     unsigned first, k;
-    rows_of(*of_run(header, p.run_stride), p.extent, outer, p.k, first, k);
+    rows_of(own, p.extent, outer, p.k, first, k);
     const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, size = p.m * columns_of(p);
-    if (at >= size) return;
+    if (at >= size || is_idle(own)) return;
     const unsigned chunks = (p.k + p.chunk - 1) / p.chunk, active = (k + p.chunk - 1) / p.chunk;
     const float *from = of_run(p.a, p.run_stride) + static_cast<size_t>(blockIdx.y) * chunks * size + at;
     float *to = at < p.m * p.n

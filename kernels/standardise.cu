@@ -2,7 +2,7 @@
 //
 //     from [N, D] float64, to [N, D], mean, deviation [D] float64
 //
-// Features are shared by all runs, so there is no stride between runs. Once a training run.
+// Of one run, whose pointers these are: once when it begins.
 //
 // Launch: grid (N, 1, 1), block 256, no dynamic shared memory. Bytes: N * D * 12, and mean and deviation from L2.
 

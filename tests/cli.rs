@@ -16,7 +16,7 @@ use coin::model::Values;
 use coin::model::config::Config;
 use coin::random::{Stream, purpose};
 use coin::training::checkpoint::Checkpoint;
-use coin::training::report::{RunReport, Summary};
+use coin::training::report::{RunReport, Summary, SweepSummary};
 use coin::training::settings;
 use common::{assert_same_run, metrics};
 use safetensors::SafeTensors;
@@ -312,6 +312,45 @@ fn several_seeds_are_several_runs_and_a_summary() {
     assert_eq!(read_json::<Summary>(&place.path("seeds/summary.json")), summary);
 }
 
+#[test]
+fn a_sweep_is_a_run_for_each_combination_and_one_that_diverges_is_told_of() {
+    let place = Place::new();
+    let sweep =
+        ["--sweep", "eps=1,0.5", "--sweep", "learning_rate=0.01,1e39", "--seeds", "2", "--at-once", "3"];
+    let arguments = place.training("grid", "2", &sweep);
+    // The flag of the small model is beneath the sweep.
+    let output = coin(&texts(&arguments));
+    let message = err(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("\n8 runs, 3 at once\n"), "{message}");
+    let huge = format!("1{}", "0".repeat(39));
+    let told = format!("\nepsilon=1,learning_rate={huge},seed=2  training diverged: ");
+    assert!(message.contains(&told), "{message}");
+    assert!(message.contains("\n4 runs trained, ") && message.contains(" runs an hour\n"), "{message}");
+    assert!(message.ends_with("grid: 4 of 8 runs failed, as told above; the others are done\n"), "{message}");
+    place.train("single", "2", &["--seed", "2", "--epsilon", "0.5"]);
+    assert_same_run(&place.path("single"), &place.path("grid/epsilon=0.5,learning_rate=0.01,seed=2"));
+    let summary: SweepSummary = read_json(&place.path("grid/summary.json"));
+    let [one, half] = &summary.combinations[..] else { panic!("{summary:?}") };
+    assert_eq!(one.settings, "epsilon=1,learning_rate=0.01");
+    assert_eq!((half.summary.seeds.as_slice(), half.summary.runs.len()), (&[1, 2][..], 2));
+    assert!(out(&output).ends_with(&summary.text()), "{}", out(&output));
+    assert!(summary.text().contains("\nepsilon=0.5,learning_rate=0.01      2  "), "{}", summary.text());
+
+    for (sweep, expected) in [
+        ("stacks=1,2", "--sweep: sweep stacks=1,2: stacks cannot be swept, only epsilon, dropout_keep,"),
+        ("epsilon=1,1", "1 is given twice"),
+        ("epsilon", "write a setting and its values, as in epsilon=1,3,5"),
+    ] {
+        refused(
+            &["train", "--sweep", sweep, "--out", &place.text("never")],
+            &[expected.trim_start_matches("--sweep: ")],
+        );
+    }
+    refused(&["train", "--at-once", "0"], &["at_once is 0; it must be 1 to 10000"]);
+    assert!(!place.path("never").exists());
+}
+
 /// Lines of a child's standard error, as they come.
 fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
     let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -350,6 +389,21 @@ fn interrupted_it_saves_exits_130_and_says_how_to_go_on() {
         succeeds(&say);
         assert_same_run(&place.path("whole"), &place.path(signal));
     }
+    // Of several runs all are saved, and go on with another number at once.
+    let several = ["--seeds", "3", "--at-once", "2"];
+    let arguments = place.training("several", epochs, &several);
+    let mut child = command(&texts(&arguments)).spawn().unwrap();
+    let lines = lines_of(&mut child);
+    while !lines.recv_timeout(PATIENCE).unwrap().starts_with("seed 2  epoch 3/") {}
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let rest: Vec<String> = lines.iter().collect();
+    for seed in 1..3 {
+        let saved = format!("seed {seed}  interrupted and saved: epoch ");
+        assert!(rest.iter().any(|line| line.starts_with(&saved)), "{rest:?}");
+    }
+    succeeds(&["train", "--resume", &place.text("several"), "--at-once", "3", "--quiet"]);
+    assert_same_run(&place.path("whole"), &place.path("several/seed-1"));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use coin::data::windows::Windows;
 use coin::device::cpu::simd::{InstructionSet, Real};
 use coin::model::config::{AdversarialNorm, Config, StackInput};
 use coin::model::cpu::CpuEngine;
-use coin::model::{Engine, Objective, Predictions, State, Tensor, Values};
+use coin::model::{Engine, Objective, Predictions, State, Step, Tensor, Values};
 use coin::ops::cpu::Worker;
 use coin::ops::dropout::{Dropout, Mask, Pass, Site};
 use coin::ops::parameters::{Layout, Sizes};
@@ -794,7 +794,8 @@ fn a_timed_step_is_a_step() {
         }
         assert!(timed.time_step(&batches[0], 0, 1e-3).unwrap() > 0.0);
         let started = std::time::Instant::now();
-        let pieces = timed.profile_step(&batches[1], 1, 1e-3).unwrap();
+        let pieces =
+            timed.profile_step(Step { targets: &batches[1], number: 1, learning_rate: 1e-3 }).unwrap();
         let whole = started.elapsed().as_secs_f64();
         let seconds: f64 = pieces.iter().map(|piece| piece.seconds).sum();
         assert!(seconds > 0.0 && seconds <= 1.01 * whole, "{seconds} s of {whole}");

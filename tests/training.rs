@@ -3,26 +3,23 @@
 
 mod common;
 
-use std::path::Path;
-use std::time::Duration;
-
 use coin::data::Corpus;
+use coin::data::standardise::Standardisation;
 use coin::data::synthetic::{SyntheticOptions, generate};
 use coin::error::{Error, Result};
 use coin::metrics::Evaluation;
 use coin::model::config::{Config, Precision};
 use coin::model::device::Compute;
-use coin::model::{Engine, Losses, Objective, Piece, Predictions, State, Values, engine};
+use coin::model::{Engine, Losses, Objective, Piece, Predictions, State, Step, Values, engine, room};
 use coin::training::checkpoint::Checkpoint;
-use coin::training::display::Display;
 use coin::training::interrupt::Interrupt;
 use coin::training::progress::Stop;
 use coin::training::report::RunReport;
 use coin::training::run_folder::RunFolder;
-use coin::training::settings::Settings;
 use coin::training::setup::Setup;
-use coin::training::trainer::{Outcome, Surroundings, train};
-use common::{assert_same_run, last, metrics, without_times};
+use coin::training::trainer::Outcome;
+use common::{assert_same_run, last, metrics, together, without_times};
+use std::path::{Path, PathBuf};
 
 fn corpus() -> Corpus {
     generate(&SyntheticOptions::small())
@@ -52,13 +49,28 @@ struct Tampered {
 
 enum Event {
     Interrupt(Interrupt),
-    Diverge,
+    /// Of the engine's run of this number.
+    Diverge(usize),
     Fail,
 }
 
 impl Engine for Tampered {
-    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()> {
-        self.engine.train_step(targets, step, learning_rate)?;
+    fn runs(&self) -> usize {
+        self.engine.runs()
+    }
+
+    fn begin(
+        &mut self,
+        run: usize,
+        config: &Config,
+        standardisation: &Standardisation,
+        corpus: &Corpus,
+    ) -> Result<()> {
+        self.engine.begin(run, config, standardisation, corpus)
+    }
+
+    fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()> {
+        self.engine.train_steps(steps)?;
         self.steps += 1;
         match &self.what {
             Event::Interrupt(interrupt) if self.steps == self.at => interrupt.request(),
@@ -70,33 +82,50 @@ impl Engine for Tampered {
         Ok(())
     }
 
-    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64> {
-        self.engine.time_step(targets, step, learning_rate)
+    fn time_steps(&mut self, steps: &[Option<Step>]) -> Result<f64> {
+        self.engine.time_steps(steps)
     }
 
-    fn profile_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<Vec<Piece>> {
-        self.engine.profile_step(targets, step, learning_rate)
+    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
+        self.engine.profile_step(step)
     }
 
-    fn losses(&mut self, wait: bool) -> Result<Option<Losses>> {
-        let losses = self.engine.losses(wait)?;
-        let diverge = matches!(self.what, Event::Diverge) && self.steps == self.at;
+    fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>> {
+        let losses = self.engine.losses_of(run, wait)?;
+        let diverge =
+            matches!(self.what, Event::Diverge(diverging) if diverging == run) && self.steps == self.at;
         Ok(losses.map(|losses| match diverge {
             true => Losses { adversarial: Some(f64::NAN), ..losses },
             false => losses,
         }))
     }
 
+    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()> {
+        self.engine.set_losses(run, losses)
+    }
+
+    fn evaluate_each(
+        &mut self,
+        targets: &[&[u32]],
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Vec<Evaluation>>> {
+        self.engine.evaluate_each(targets, interrupted)
+    }
+
+    fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>> {
+        self.engine.predict_each(targets)
+    }
+
+    fn state_of(&mut self, run: usize) -> Result<State> {
+        self.engine.state_of(run)
+    }
+
+    fn restore_run(&mut self, run: usize, state: &State) -> Result<()> {
+        self.engine.restore_run(run, state)
+    }
+
     fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
         self.engine.objective(targets)
-    }
-
-    fn evaluate(&mut self, targets: &[u32], interrupted: &dyn Fn() -> bool) -> Result<Option<Evaluation>> {
-        self.engine.evaluate(targets, interrupted)
-    }
-
-    fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
-        self.engine.predict(targets)
     }
 
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
@@ -105,14 +134,6 @@ impl Engine for Tampered {
 
     fn flops(&self) -> f64 {
         self.engine.flops()
-    }
-
-    fn state(&mut self) -> Result<State> {
-        self.engine.state()
-    }
-
-    fn restore(&mut self, state: &State) -> Result<()> {
-        self.engine.restore(state)
     }
 }
 
@@ -140,20 +161,11 @@ impl<'a> Run<'a> {
 
     /// Begins or goes on in `path`.
     fn go(&self, path: &Path, engine: &mut dyn Engine, interrupt: &Interrupt) -> Result<Outcome> {
-        let folder = if RunFolder::exists(path) {
-            RunFolder::open(path)?.0
-        } else {
-            let settings = Settings { config: self.config.clone(), ..Settings::default() };
-            RunFolder::create(path, &settings)?
-        };
-        let surroundings = Surroundings {
-            setup: &self.setup()?,
-            folder: &folder,
-            cadence: self.always_save.then_some(Duration::ZERO),
-            display: &mut Display::new(true),
-            interrupt,
-        };
-        train(engine, surroundings)
+        let runs = [(self.config.clone(), path.to_path_buf())];
+        match together(engine, self.corpus, &runs, self.always_save, interrupt)?.remove(0) {
+            Outcome::Failed(error) => Err(error),
+            outcome => Ok(outcome),
+        }
     }
 
     /// From where it stands to the end.
@@ -268,6 +280,7 @@ fn interrupted_again_and_again_it_is_still_the_same_run() {
         match run.cut(&path, 2, Event::Interrupt(interrupt.clone()), &interrupt).unwrap() {
             Outcome::Interrupted { .. } => cuts += 1,
             Outcome::Finished(_) => break,
+            Outcome::Failed(error) => panic!("{error}"),
         }
         assert!(cuts < 100, "the run does not come to an end");
     }
@@ -357,7 +370,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_saves_nothing() {
     run.finish(&whole).unwrap();
     let steps = metrics(&whole)[0].updates as usize;
     let path = folder.path().join("cut");
-    let error = run.cut(&path, steps + 2, Event::Diverge, &Interrupt::default()).unwrap_err();
+    let error = run.cut(&path, steps + 2, Event::Diverge(0), &Interrupt::default()).unwrap_err();
     let message = error.to_string();
     let place = format!("the adversarial loss is NaN in epoch 2, step 2 (update {})", steps + 2);
     assert!(message.contains(&place) && message.contains("lower learning_rate"), "{message}");
@@ -437,4 +450,117 @@ fn a_gradient_too_small_to_normalise_perturbs_nothing() {
         smallest = norms.fold(smallest, f64::min);
     }
     assert!(smallest < 1e-38, "the smallest gradient was {smallest}");
+}
+
+/// Three runs of one shape that stop in epochs of their own, each trained alone, in folders `alone-0` to `alone-2`.
+fn three_runs(corpus: &Corpus, folder: &Path) -> Vec<Config> {
+    let base = Config { epochs: 9, patience: 1, ..config() };
+    let of = |seed, epsilon, dropout_keep, learning_rate| Config {
+        seed,
+        epsilon,
+        dropout_keep,
+        learning_rate,
+        ..base.clone()
+    };
+    let configs = vec![of(1, 3.0, 0.7, 0.3), of(5, 0.5, 1.0, 0.01), of(2, 1.0, 0.5, 0.05)];
+    let epochs: Vec<usize> = (0..)
+        .zip(&configs)
+        .map(|(i, config)| {
+            Run::new(corpus, config).finish(&folder.join(format!("alone-{i}"))).unwrap().epochs
+        })
+        .collect();
+    assert!(
+        epochs[0] != epochs[1] && epochs[1] != epochs[2],
+        "the test wants runs of different lengths: {epochs:?}"
+    );
+    configs
+}
+
+fn folders(folder: &Path, name: &str, configs: &[Config]) -> Vec<(Config, PathBuf)> {
+    (0..).zip(configs).map(|(i, config)| (config.clone(), folder.join(format!("{name}-{i}")))).collect()
+}
+
+fn assert_as_alone(folder: &Path, runs: &[(Config, PathBuf)]) {
+    for (i, (_, path)) in runs.iter().enumerate() {
+        assert_same_run(&folder.join(format!("alone-{i}")), path);
+    }
+}
+
+#[test]
+fn runs_side_by_side_are_what_each_is_alone() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let configs = three_runs(&corpus, folder.path());
+    // With a place for each, with fewer places than runs, and one after the other; with more threads than runs, and fewer.
+    for (at_once, threads) in [(3, 2), (3, 7), (2, 1), (1, 2)] {
+        let runs = folders(folder.path(), &format!("{at_once}-{threads}"), &configs);
+        let mut engine = room(&configs[0], &corpus, Compute::cpu(threads), at_once).unwrap();
+        let ended = together(&mut *engine, &corpus, &runs, false, &Interrupt::default()).unwrap();
+        assert!(ended.iter().all(|ended| matches!(ended, Outcome::Finished(_))), "{ended:?}");
+        assert_as_alone(folder.path(), &runs);
+    }
+}
+
+#[test]
+fn runs_side_by_side_are_resumed_from_wherever_each_was_cut() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let configs = three_runs(&corpus, folder.path());
+    let runs = folders(folder.path(), "cut", &configs);
+    // One has made some steps alone, so that the others are behind it; then all are cut again and again.
+    let interrupt = Interrupt::default();
+    let alone = Run::new(&corpus, &configs[1]);
+    alone.cut(&runs[1].1, 9, Event::Interrupt(interrupt.clone()), &interrupt).unwrap();
+    let mut lives = 0;
+    loop {
+        let interrupt = Interrupt::default();
+        let engine = room(&configs[0], &corpus, Compute::cpu(2), 3 - lives % 2).unwrap();
+        let mut engine = Tampered { engine, steps: 0, at: 5, what: Event::Interrupt(interrupt.clone()) };
+        // Runs that are over are not begun again.
+        let left: Vec<_> =
+            runs.iter().filter(|(_, path)| !path.join("report.json").exists()).cloned().collect();
+        if left.is_empty() {
+            break;
+        }
+        let ended = together(&mut engine, &corpus, &left, false, &interrupt).unwrap();
+        assert!(ended.iter().all(|ended| !matches!(ended, Outcome::Failed(_))), "{ended:?}");
+        lives += 1;
+        assert!(lives < 60, "the runs do not come to an end");
+    }
+    assert!(lives > 5);
+    assert_as_alone(folder.path(), &runs);
+    // And without warning.
+    let runs = folders(folder.path(), "plug", &configs);
+    let engine = room(&configs[0], &corpus, Compute::cpu(2), 3).unwrap();
+    let mut engine = Tampered { engine, steps: 0, at: 8, what: Event::Fail };
+    let error = together(&mut engine, &corpus, &runs, false, &Interrupt::default()).unwrap_err();
+    assert_eq!(error.to_string(), "the plug was pulled");
+    let mut engine = room(&configs[0], &corpus, Compute::cpu(2), 3).unwrap();
+    together(&mut *engine, &corpus, &runs, false, &Interrupt::default()).unwrap();
+    assert_as_alone(folder.path(), &runs);
+}
+
+#[test]
+fn a_run_that_diverges_leaves_the_others_alone() {
+    let corpus = corpus();
+    let folder = tempfile::tempdir().unwrap();
+    let configs = three_runs(&corpus, folder.path());
+    let runs = folders(folder.path(), "diverges", &configs);
+    let engine = room(&configs[0], &corpus, Compute::cpu(2), 2).unwrap();
+    let mut engine = Tampered { engine, steps: 0, at: 8, what: Event::Diverge(1) };
+    let ended = together(&mut engine, &corpus, &runs, false, &Interrupt::default()).unwrap();
+    let Outcome::Failed(error) = &ended[1] else { panic!("{ended:?}") };
+    assert!(
+        error.to_string().contains("training diverged: the adversarial loss is NaN in epoch 2"),
+        "{error}"
+    );
+    assert_eq!(last(&runs[1].1).training.unwrap().progress.history.len(), 1);
+    for (i, ended) in ended.iter().enumerate().filter(|(i, _)| *i != 1) {
+        assert!(matches!(ended, Outcome::Finished(_)), "{ended:?}");
+        assert_same_run(&folder.path().join(format!("alone-{i}")), &runs[i].1);
+    }
+    // Tried again, it goes on from before.
+    let mut engine = room(&configs[0], &corpus, Compute::cpu(2), 1).unwrap();
+    together(&mut *engine, &corpus, &runs[1..2], false, &Interrupt::default()).unwrap();
+    assert_as_alone(folder.path(), &runs);
 }

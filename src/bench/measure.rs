@@ -16,7 +16,7 @@ use crate::device::work::{Unit, Work};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Precision};
 use crate::model::device::{Compute, Device};
-use crate::model::{Engine, Piece, State, engine};
+use crate::model::{Engine, Piece, State, Step, engine, room};
 use crate::ops::part::Part;
 use crate::random::{Stream, purpose};
 
@@ -39,6 +39,8 @@ pub struct Plan {
     /// Whether parts and kernels, and prediction, are measured besides whole steps.
     pub parts: bool,
     pub predictions: bool,
+    /// Runs side by side whose steps are held against those of one, where there are several.
+    pub at_once: usize,
     pub compute: Compute,
 }
 
@@ -95,6 +97,16 @@ pub fn measure(
                 if plan.parts && last {
                     bench.parts(plan, &ceilings, pool, &subject, &mut all)?;
                 }
+            }
+            if plan.at_once > 1 && last {
+                let (windows, pool) = &pools.pools[0];
+                let subject = |what| Subject {
+                    adversarial: Some(adversarial),
+                    windows: Some(*windows),
+                    ..subject(what)
+                };
+                note(&format!("measuring: {}", subject(What::AtOnce)));
+                bench.at_once(plan, corpus, &standardisation, pool, &subject, &mut all)?;
             }
             if plan.predictions && last {
                 note(&format!("measuring: {}", subject(What::Predict)));
@@ -278,7 +290,11 @@ impl Bench {
         let batch = Draw::new(&self.config, pool).batch();
         let mut repeats: Vec<Vec<Together>> = Vec::new();
         for repeat in 0..plan.steps + 1 {
-            let pieces = self.engine.profile_step(&batch, self.steps, self.config.learning_rate)?;
+            let pieces = self.engine.profile_step(Step {
+                targets: &batch,
+                number: self.steps,
+                learning_rate: self.config.learning_rate,
+            })?;
             self.steps += 1;
             // The first one warms up.
             if repeat > 0 {
@@ -305,6 +321,50 @@ impl Bench {
                     },
                     &seconds,
                 )
+            });
+        }
+        Ok(())
+    }
+
+    /// Steps of one run and of several side by side, alternately. On a card by its own clock.
+    fn at_once(
+        &mut self,
+        plan: &Plan,
+        corpus: &Corpus,
+        standardisation: &Standardisation,
+        pool: &[u32],
+        subject: &impl Fn(What) -> Subject,
+        all: &mut Vec<Measurement>,
+    ) -> Result<()> {
+        let mut together = room(&self.config, corpus, plan.compute, plan.at_once)?;
+        let configs: Vec<Config> = (0..plan.at_once as u64)
+            .map(|run| Config { seed: self.config.seed.wrapping_add(run), ..self.config.clone() })
+            .collect();
+        for (run, config) in configs.iter().enumerate() {
+            together.begin(run, config, standardisation, corpus)?;
+        }
+        let mut draws: Vec<Draw> = configs.iter().map(|config| Draw::new(config, pool)).collect();
+        let learning_rate = self.config.learning_rate;
+        let (mut alone, mut several) = (Vec::new(), Vec::new());
+        for repeat in 0..WARM_UP + plan.steps {
+            let batches: Vec<Vec<u32>> = draws.iter_mut().map(Draw::batch).collect();
+            let steps: Vec<Option<Step>> = batches
+                .iter()
+                .map(|targets| Some(Step { targets, number: repeat as u64, learning_rate }))
+                .collect();
+            let one = self.engine.time_step(&batches[0], self.steps, learning_rate)?;
+            self.steps += 1;
+            let seconds = together.time_steps(&steps)?;
+            if repeat >= WARM_UP {
+                alone.push(one);
+                several.push(seconds);
+            }
+        }
+        let size = draws[0].size;
+        for (runs, seconds) in [(1, alone), (plan.at_once, several)] {
+            all.push(Measurement {
+                utterances: Some(runs * size),
+                ..Measurement::new(Subject { runs: Some(runs), ..subject(What::AtOnce) }, &seconds)
             });
         }
         Ok(())

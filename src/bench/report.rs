@@ -62,6 +62,8 @@ choice! {
         OnTheCard = "step on the card",
         /// A step of several one behind the other, as in training.
         InARow = "steps in a row",
+        /// A step of several runs side by side, or of one beside them.
+        AtOnce = "step at once",
         /// A part of a step, or on a card a kernel of one.
         Piece = "part of a step",
         /// A batch of predictions.
@@ -92,6 +94,9 @@ pub struct Subject {
     pub adversarial: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub windows: Option<Windows>,
+    /// That were trained side by side.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub runs: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub part: Option<Part>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -100,7 +105,7 @@ pub struct Subject {
 
 impl Subject {
     pub fn of(what: What) -> Subject {
-        Subject { what, dtype: None, adversarial: None, windows: None, part: None, kernel: None }
+        Subject { what, dtype: None, adversarial: None, windows: None, runs: None, part: None, kernel: None }
     }
 }
 
@@ -111,6 +116,7 @@ impl fmt::Display for Subject {
             self.dtype.map(|dtype| dtype.to_string()),
             self.adversarial.map(|on| passes(on).to_string()),
             self.windows.map(|windows| format!("{windows} windows")),
+            self.runs.map(|runs| if runs == 1 { "1 run".to_string() } else { format!("{runs} runs") }),
             self.part.map(|part| part.to_string()),
             self.kernel.clone(),
         ]

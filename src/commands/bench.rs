@@ -60,6 +60,9 @@ pub struct Arguments {
     /// Whole steps alone, not their parts and no predictions
     #[arg(long)]
     steps_only: bool,
+    /// Time steps of so many runs side by side too, against those of one
+    #[arg(long, value_name = "RUNS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    at_once: u32,
     /// A setting, as in --set batch_size=256; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -155,6 +158,7 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         steps: arguments.steps as usize,
         parts: !arguments.steps_only,
         predictions: !arguments.steps_only,
+        at_once: arguments.at_once as usize,
         compute,
     };
     let live = |config: &Config, standardisation: &Standardisation, state: State| {

@@ -1,9 +1,9 @@
 //! `coin train`
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use clap::{Arg, ArgMatches, ValueEnum};
+use clap::{Arg, ArgAction, ArgMatches, ValueEnum};
 
 use super::output::{note, print};
 use super::source::{self, SYNTHETIC};
@@ -11,17 +11,17 @@ use super::{Outcome, model};
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::metrics::report::amount;
-use crate::model::config::Config;
-use crate::model::device::Compute;
-use crate::model::{check_memory, engine};
+use crate::model::device::{Compute, Device};
+use crate::model::{fitting, room};
 use crate::training::display::Display;
 use crate::training::interrupt::Interrupt;
 use crate::training::partition::Partition;
-use crate::training::report::{RunReport, Summary};
+use crate::training::report::{Combination, RunReport, Summary, SweepSummary};
 use crate::training::run_folder::RunFolder;
-use crate::training::settings::{self, Layer, RunSettings, Setting, Settings};
+use crate::training::settings::{self, Layer, RunSettings, SEPARATOR, Setting, Settings};
 use crate::training::setup::Setup;
-use crate::training::trainer::{self, Surroundings, train};
+use crate::training::sweep::{self, Planned};
+use crate::training::trainer::{self, Queue, Run, Surroundings, train};
 
 /// Train a model, with its checkpoints, metrics and report in a run folder
 ///
@@ -37,6 +37,7 @@ Examples:
   coin train
   coin train --data IEMOCAP_features_raw.pkl --modalities text,audio --out runs/iemocap
   coin train --preset paper --data IEMOCAP_features_raw.pkl --seeds 5
+  coin train --device cuda --sweep epsilon=1,3,5 --sweep dropout_keep=0.3,0.7 --seeds 8
   coin train --config runs/iemocap/config.toml --embedding-size 50 --out runs/narrow
   coin train --resume runs/iemocap")]
 pub struct Arguments {
@@ -77,6 +78,7 @@ impl clap::Args for Flags {
                     .help(format!("{help}{}", default.unwrap_or_default()))
                     .help_heading(heading)
                     .allow_negative_numbers(true);
+                let arg = if *key == "sweep" { arg.action(ArgAction::Append) } else { arg };
                 command = command.arg(arg);
             }
         }
@@ -91,7 +93,10 @@ impl clap::Args for Flags {
 impl clap::FromArgMatches for Flags {
     fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
         let keys = settings::RUN.iter().chain(settings::MODEL).map(|setting| setting.key);
-        let given = keys.filter_map(|key| Some((key, matches.get_one::<String>(key)?.clone())));
+        let given = keys.filter_map(|key| {
+            let values: Vec<&str> = matches.get_many::<String>(key)?.map(String::as_str).collect();
+            Some((key, values.join(SEPARATOR)))
+        });
         Ok(Flags(given.collect()))
     }
 
@@ -130,8 +135,8 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         None => Job::new(Settings::resolve(&layers)?)?,
     };
     let interrupt = Interrupt::install()?;
-    let mut display = Display::new(arguments.quiet);
-    let outcome = job.run(&mut display, &interrupt);
+    let display = Display::new(arguments.quiet);
+    let outcome = job.run(&display, &interrupt);
     display.end();
     // What the machine did to it can be mended; what is wrong with the input would be met again.
     if matches!(outcome, Ok(Outcome::Interrupted) | Err(Error::System(_))) {
@@ -144,9 +149,13 @@ fn compute(run: &RunSettings) -> Compute {
     Compute { device: run.device, threads: model::threads(run.threads) }
 }
 
-/// A run of one seed or several, with its folder and its data.
+/// Runs with their folder and their data.
 struct Job {
     settings: Settings,
+    /// One, or several seeds and combinations.
+    runs: Vec<Planned>,
+    /// How many are trained side by side.
+    at_once: usize,
     folder: RunFolder,
     corpus: Corpus,
     fingerprint: String,
@@ -157,7 +166,8 @@ impl Job {
     fn new(mut settings: Settings) -> Result<Self> {
         let corpus = read(&settings.run)?;
         Partition::draw(&corpus, &settings.config)?;
-        check_memory(&settings.config, &corpus, compute(&settings.run))?;
+        let runs = sweep::runs(&settings)?.len();
+        at_once(&settings, &corpus, runs)?;
         settings.run.modalities =
             Some(corpus.modalities.iter().map(|modality| modality.name.clone()).collect());
         if let Some(data) = settings.run.data.as_mut().filter(|data| *data != SYNTHETIC) {
@@ -171,11 +181,11 @@ impl Job {
             Some(path) => RunFolder::create(Path::new(path), &settings)?,
             None => RunFolder::create_numbered(Path::new("runs"), &name_of(&settings.run), &settings)?,
         };
-        Ok(Job { fingerprint: corpus.fingerprint(), settings, folder, corpus })
+        Job::of(settings, folder, corpus)
     }
 
     /// Of what is given beside --resume, all must be as the run has it but for where the data lie (their
-    /// fingerprint is held against the checkpoint's), the device, the threads and how often to save.
+    /// fingerprint is held against the checkpoint's), the device, the threads, how many runs at once and how often to save.
     fn resumed(path: &Path, layers: &[Layer]) -> Result<Self> {
         let (folder, own) = RunFolder::open(path)?;
         let path = path.display();
@@ -183,7 +193,7 @@ impl Job {
             return Err(Error::input(format!("--out: a resumed run goes on in its own folder, {path}")));
         }
         let settings = layers.iter().try_fold(own.clone(), |settings, layer| settings.with(layer))?;
-        const FREE: [&str; 5] = ["data", "format", "device", "threads", "checkpoint_minutes"];
+        const FREE: [&str; 6] = ["data", "format", "device", "threads", "at_once", "checkpoint_minutes"];
         let differences = own.differences(&settings)?;
         if let Some((key, own, given)) = differences.iter().find(|(key, ..)| !FREE.contains(&key.as_str())) {
             return Err(Error::input(format!(
@@ -193,110 +203,250 @@ impl Job {
             )));
         }
         let corpus = read(&settings.run)?;
-        Ok(Job { fingerprint: corpus.fingerprint(), settings, folder, corpus })
+        Job::of(settings, folder, corpus)
     }
 
-    fn run(&self, display: &mut Display, interrupt: &Interrupt) -> Result<Outcome> {
+    fn of(settings: Settings, folder: RunFolder, corpus: Corpus) -> Result<Self> {
+        let runs = sweep::runs(&settings)?;
+        let at_once = at_once(&settings, &corpus, runs.len())?;
+        Ok(Job { fingerprint: corpus.fingerprint(), settings, runs, at_once, folder, corpus })
+    }
+
+    fn run(&self, display: &Display, interrupt: &Interrupt) -> Result<Outcome> {
         let source = match &self.settings.run.data {
             Some(data) if data != SYNTHETIC => format!("data: {data}"),
             _ => "data: synthetic conversations, made by a generator (name real ones by --data)".to_string(),
         };
         display.line(&source);
         display.line(&format!("run folder: {}", self.folder.path().display()));
-        let seeds: Vec<u64> = seeds(&self.settings).collect();
-        let mut reports = Vec::new();
-        for &seed in &seeds {
-            let report = if seeds.len() == 1 {
-                self.run_seed(&self.settings, &self.folder, display, interrupt)?
-            } else {
-                display.set_label(format!("seed {seed}  "));
-                let settings = of_seed(&self.settings, seed);
-                let path = self.folder.of_seed(seed);
-                let folder = if RunFolder::exists(&path) {
-                    RunFolder::open(&path)?.0
-                } else {
-                    RunFolder::create(&path, &settings)?
-                };
-                self.run_seed(&settings, &folder, display, interrupt)?
-            };
-            let Some(report) = report else {
-                return Ok(Outcome::Interrupted);
-            };
-            // That nobody reads the reports is no reason to stop training: they are in the folder.
-            print(&format!("{source}\n{}\n", report.text()))?;
-            reports.push(report);
+        if self.runs.len() > 1 {
+            display.line(&format!("{} runs, {} at once", self.runs.len(), self.at_once));
         }
-        if let Some(summary) = Summary::new(reports).filter(|_| seeds.len() > 1) {
-            self.folder.write_summary(&summary)?;
-            print(&summary.text())?;
+        let mut work = Work {
+            job: self,
+            display,
+            source: &source,
+            next: 0,
+            ready: None,
+            ended: self.runs.iter().map(|_| None).collect(),
+            trained: 0,
+        };
+        let began = Instant::now();
+        work.ready = work.look_up()?;
+        if work.ready.is_some() {
+            let compute = compute(&self.settings.run);
+            let mut engine = room(&self.settings.config, &self.corpus, compute, self.at_once)?;
+            let minutes = self.settings.run.checkpoint_minutes;
+            let surroundings = Surroundings {
+                cadence: (minutes > 0.0).then(|| Duration::from_secs_f64(60.0 * minutes)),
+                display,
+                interrupt,
+            };
+            train(&mut *engine, &mut work, surroundings)?;
+        }
+        let Work { ended, trained, .. } = work;
+        if ended.iter().any(|ended| matches!(ended, None | Some(trainer::Outcome::Interrupted { .. }))) {
+            return Ok(Outcome::Interrupted);
+        }
+        if self.runs.len() > 1 {
+            self.summarise(&ended)?;
+            let hours = began.elapsed().as_secs_f64() / 3600.0;
+            let rate = trained as f64 / hours.max(f64::MIN_POSITIVE);
+            display.line(&format!("{} trained, {rate:.1} runs an hour", counted(trained, "run")));
+        }
+        let failed = ended.into_iter().filter_map(|ended| match ended {
+            Some(trainer::Outcome::Failed(error)) => Some(error),
+            _ => None,
+        });
+        let mut failed: Vec<Error> = failed.collect();
+        if let Some(error) = failed.pop() {
+            if self.runs.len() == 1 {
+                return Err(error);
+            }
+            let message = format!(
+                "{}: {} of {} failed, as told above; the others are done",
+                self.folder.path().display(),
+                failed.len() + 1,
+                counted(self.runs.len(), "run"),
+            );
+            return Err(match error {
+                Error::Input(_) => Error::Input(message),
+                Error::System(_) => Error::System(message),
+            });
         }
         display.line(&format!("all of it is in {}", self.folder.path().display()));
         Ok(Outcome::Done)
     }
 
-    /// That a finished run's data are those given.
-    fn check_data(&self, folder: &RunFolder) -> Result<()> {
-        let last = folder.last()?;
-        last.map_or(Ok(()), |last| {
-            last.check_fingerprint(folder.path(), &self.corpus.source, &self.fingerprint)
-        })
+    /// Mean and deviation over the seeds, of each combination in a sweep; of the runs that ended well.
+    fn summarise(&self, ended: &[Option<trainer::Outcome>]) -> Result<()> {
+        let mut combinations: Vec<(&str, Vec<RunReport>)> = Vec::new();
+        for (run, ended) in self.runs.iter().zip(ended) {
+            let Some(trainer::Outcome::Finished(report)) = ended else { continue };
+            match combinations.last_mut().filter(|(combination, _)| *combination == run.combination) {
+                Some((_, reports)) => reports.push((**report).clone()),
+                None => combinations.push((&run.combination, vec![(**report).clone()])),
+            }
+        }
+        let combinations = combinations.into_iter().filter_map(|(settings, reports)| {
+            Some(Combination { settings: settings.to_string(), summary: Summary::new(reports)? })
+        });
+        let combinations: Vec<Combination> = combinations.collect();
+        let text = if self.settings.run.sweep.is_empty() {
+            let Some(Combination { summary, .. }) = combinations.into_iter().next() else { return Ok(()) };
+            let text = summary.text();
+            self.folder.write_summary(&text, &summary)?;
+            text
+        } else {
+            let summary = SweepSummary { combinations };
+            let text = summary.text();
+            self.folder.write_summary(&text, &summary)?;
+            text
+        };
+        print(&text).map(drop)
+    }
+}
+
+/// The runs of a job, as they are trained.
+struct Work<'a> {
+    job: &'a Job,
+    display: &'a Display,
+    source: &'a str,
+    /// The first that has not been looked at.
+    next: usize,
+    /// What has been taken out already.
+    ready: Option<Run<'a>>,
+    ended: Vec<Option<trainer::Outcome>>,
+    /// Runs that this process has brought to their end.
+    trained: usize,
+}
+
+impl<'a> Work<'a> {
+    /// The next run that is not over.
+    fn look_up(&mut self) -> Result<Option<Run<'a>>> {
+        while let Some(planned) = self.job.runs.get(self.next) {
+            let index = self.next;
+            self.next += 1;
+            match self.open(index, planned) {
+                Ok(Ok(run)) => return Ok(Some(run)),
+                Ok(Err(report)) => self.end(index, trainer::Outcome::Finished(report))?,
+                Err(error) => self.end(index, trainer::Outcome::Failed(error))?,
+            }
+        }
+        Ok(None)
     }
 
-    /// The report of one seed's run, from where it stands; `None` when interrupted.
-    fn run_seed(
+    /// A run, or its report where it is over.
+    fn open(
         &self,
-        settings: &Settings,
-        folder: &RunFolder,
-        display: &mut Display,
-        interrupt: &Interrupt,
-    ) -> Result<Option<RunReport>> {
+        index: usize,
+        planned: &'a Planned,
+    ) -> Result<std::result::Result<Run<'a>, Box<RunReport>>> {
+        let Job { folder: all, corpus, fingerprint, .. } = self.job;
+        let folder = match planned.name.as_str() {
+            "" => all.clone(),
+            name => {
+                let path = all.path().join(name);
+                if RunFolder::exists(&path) {
+                    RunFolder::open(&path)?.0
+                } else {
+                    RunFolder::create(&path, &planned.settings)?
+                }
+            }
+        };
         if let Some(report) = folder.report()? {
-            self.check_data(folder)?;
-            display.line(&format!("{}: this run is over already", folder.path().display()));
-            return Ok(Some(report));
+            if let Some(last) = folder.last()? {
+                last.check_fingerprint(folder.path(), &corpus.source, fingerprint)?;
+            }
+            self.display.line(&format!("{}: this run is over already", folder.path().display()));
+            return Ok(Err(Box::new(report)));
         }
-        let setup = Setup::new(settings.config.clone(), &self.corpus, &self.fingerprint)?;
-        let compute = compute(&settings.run);
-        let mut engine = engine(&setup.config, &self.corpus, &setup.origin.standardisation, compute)?;
+        let setup = Setup::new(planned.settings.config.clone(), corpus, fingerprint)?;
         let parts = [&setup.partition.train, &setup.partition.validation, &setup.partition.test];
         let [train_on, validate_on, test_on] =
             parts.map(|part| amount(setup.targets(part).len(), part.len()));
-        display.line(&format!(
-            "training on {train_on}, validating on {validate_on}, testing on {test_on}; {compute}"
+        let label = label(planned);
+        self.display.line(&format!(
+            "{label}training on {train_on}, validating on {validate_on}, testing on {test_on}; {}",
+            compute(&self.job.settings.run)
         ));
-        let minutes = settings.run.checkpoint_minutes;
-        let surroundings = Surroundings {
-            setup: &setup,
-            folder,
-            cadence: (minutes > 0.0).then(|| Duration::from_secs_f64(60.0 * minutes)),
-            display,
-            interrupt,
-        };
-        match train(&mut *engine, surroundings)? {
-            trainer::Outcome::Finished(report) => Ok(Some(*report)),
-            trainer::Outcome::Interrupted { epoch, steps } => {
-                note(&format!("interrupted and saved: epoch {epoch}, {steps} of its steps made"));
-                Ok(None)
+        Ok(Ok(Run { index, setup, folder, label }))
+    }
+
+    fn end(&mut self, index: usize, outcome: trainer::Outcome) -> Result<()> {
+        let planned = &self.job.runs[index];
+        let label = label(planned);
+        match &outcome {
+            // That nobody reads the reports is no reason to stop training: they are in the folder.
+            trainer::Outcome::Finished(report) => {
+                let combination = match planned.combination.as_str() {
+                    "" => String::new(),
+                    combination => format!("{combination}\n"),
+                };
+                print(&format!("{}\n{combination}{}\n", self.source, report.text())).map(drop)?;
             }
+            trainer::Outcome::Interrupted { epoch, steps } => {
+                note(&format!("{label}interrupted and saved: epoch {epoch}, {steps} of its steps made"));
+            }
+            // Of a single run it is what the program ends with.
+            trainer::Outcome::Failed(error) if self.job.runs.len() > 1 => note(&format!("{label}{error}")),
+            trainer::Outcome::Failed(_) => {}
+        }
+        self.ended[index] = Some(outcome);
+        Ok(())
+    }
+}
+
+impl<'a> Queue<'a> for Work<'a> {
+    fn next(&mut self) -> Result<Option<Run<'a>>> {
+        match self.ready.take() {
+            Some(run) => Ok(Some(run)),
+            None => self.look_up(),
         }
     }
+
+    fn ended(&mut self, run: Run<'a>, outcome: trainer::Outcome) -> Result<()> {
+        self.trained += usize::from(matches!(outcome, trainer::Outcome::Finished(_)));
+        self.end(run.index, outcome)
+    }
+}
+
+/// Before every line about one run of several.
+fn label(run: &Planned) -> String {
+    match run.name.as_str() {
+        "" => String::new(),
+        name => format!("{}  ", name.replace("seed-", "seed ")),
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Side by side on a card, where nothing is said: more of them fill it no better.
+const ON_A_CARD: usize = 16;
+
+/// How many of `runs` are trained side by side: as many as are wanted, or of use, and fit.
+fn at_once(settings: &Settings, corpus: &Corpus, runs: usize) -> Result<usize> {
+    let compute = compute(&settings.run);
+    let wanted = settings.run.at_once;
+    let most = wanted.unwrap_or(match compute.device {
+        Device::Cpu => compute.threads,
+        Device::Cuda(_) => ON_A_CARD,
+    });
+    let most = most.min(runs).max(1);
+    let fit = fitting(&settings.config, corpus, compute, most)?;
+    if wanted.is_some() && fit < most {
+        return Err(Error::input(format!(
+            "at_once is {most}, and the memory that is free holds {fit} such runs: take at_once {fit}, or leave it out"
+        )));
+    }
+    Ok(fit)
 }
 
 fn read(run: &RunSettings) -> Result<Corpus> {
     let data = run.data.as_deref().unwrap_or(SYNTHETIC);
     source::read(data, run.format.as_deref(), run.modalities.clone())
-}
-
-fn seeds(settings: &Settings) -> impl Iterator<Item = u64> + use<> {
-    let first = settings.config.seed;
-    (0..settings.run.seeds as u64).map(move |index| first + index)
-}
-
-fn of_seed(settings: &Settings, seed: u64) -> Settings {
-    Settings {
-        run: RunSettings { seeds: 1, ..settings.run.clone() },
-        config: Config { seed, ..settings.config.clone() },
-    }
 }
 
 /// The data's name, for the folder of a run that was given none.

@@ -112,6 +112,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether models of both can be trained side by side: everything is the same but for what a run has of its own.
+    pub fn same_shape(&self, other: &Config) -> bool {
+        let Config { seed, epsilon, dropout_keep, learning_rate, .. } = *self;
+        *self == Config { seed, epsilon, dropout_keep, learning_rate, ..other.clone() }
+    }
+
     /// Refuses values that cannot be computed with, by name.
     pub fn validate(&self) -> Result<()> {
         // The upper bounds keep the sizes of tensors within what a machine can count; memory is foreseen later.

@@ -18,8 +18,9 @@ use std::time::Instant;
 use super::config::{Config, StackInput};
 use super::flops::{by_part, flops};
 use super::graph::{Activations, Graph, Size};
+use super::side_by_side::shares;
 use super::{
-    Engine, Losses, Objective, Piece, Predictions, State, StepLoss, check_targets, flatten, tensors,
+    Engine, Losses, Objective, Piece, Predictions, State, Step, StepLoss, check_targets, flatten, tensors,
 };
 use crate::data::Corpus;
 use crate::data::batch::{Batch, SHARD_SAMPLES};
@@ -119,8 +120,14 @@ struct Lane<R> {
 
 /// Refuses what would not fit into the memory that is free now, before any of it is taken: parameters, optimiser
 /// and the lanes' sums, the weights' layouts, and a desk of activations for each thread. Where the system does not
-/// tell its free memory nothing is refused.
-pub(super) fn foresee<R: Real>(config: &Config, sizes: Sizes, longest: usize, threads: usize) -> Result<()> {
+/// tell its free memory nothing is refused. Otherwise how many of up to `most` runs side by side fit.
+pub(super) fn foresee<R: Real>(
+    config: &Config,
+    sizes: Sizes,
+    longest: usize,
+    threads: usize,
+    most: usize,
+) -> Result<usize> {
     let longest = room_for(longest, config);
     // A shard numbers its pairs of utterances by u32.
     if SHARD_SAMPLES.checked_mul(longest * longest).is_none_or(|pairs| u32::try_from(pairs).is_err()) {
@@ -128,7 +135,7 @@ pub(super) fn foresee<R: Real>(config: &Config, sizes: Sizes, longest: usize, th
             "windows of {longest} utterances are longer than can be numbered: take a smaller history_length"
         )));
     }
-    let Some(free) = available_memory() else { return Ok(()) };
+    let Some(free) = available_memory() else { return Ok(most) };
     let (d, longest) = (config.embedding_size as f64, longest as f64);
     let rows = SHARD_SAMPLES as f64 * longest;
     let lanes = config.batch_size.div_ceil(SHARD_SAMPLES).min(LANES) as f64;
@@ -137,10 +144,14 @@ pub(super) fn foresee<R: Real>(config: &Config, sizes: Sizes, longest: usize, th
     let stack = rows * (16.0 * d + longest);
     let desk = rows * (25.0 * d + longest) + config.stacks as f64 * stack;
     let shards = config.batch_size as f64 * (longest * 3.0 * d + 8.0 * d);
-    let needed = size_of::<R>() as f64 * (model + threads as f64 * desk + shards);
-    if needed <= free {
-        return Ok(());
+    let needed = |runs: usize| {
+        let (_, own) = shares(threads, runs);
+        size_of::<R>() as f64 * runs as f64 * (model + own as f64 * desk + shards)
+    };
+    if let Some(fit) = (1..=most).rev().find(|&runs| needed(runs) <= free) {
+        return Ok(fit);
     }
+    let needed = needed(1);
     Err(Error::input(format!(
         "the model needs about {:.1} GB and {:.1} GB are free: embedding_size {}, stacks {}, windows of {longest} (history_length {}) \
          and batch_size {} decide it; make one of them smaller{}",
@@ -706,10 +717,35 @@ impl<R: Real> Sample<R> {
     }
 }
 
+/// Of one run.
 impl<R: Real> Engine for CpuEngine<R> {
-    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()> {
+    fn runs(&self) -> usize {
+        1
+    }
+
+    fn begin(
+        &mut self,
+        _run: usize,
+        config: &Config,
+        standardisation: &Standardisation,
+        corpus: &Corpus,
+    ) -> Result<()> {
+        assert!(self.config.same_shape(config), "a run of another shape");
+        self.config = config.clone();
+        self.parameters = self.layout.initialise(config.seed);
+        self.first_moment.fill(R::ZERO);
+        self.second_moment.fill(R::ZERO);
+        self.updates = 0;
+        self.losses = Losses::default();
+        self.prepared = false;
+        self.set_standardisation(standardisation.clone());
+        self.set_corpus(corpus)
+    }
+
+    fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()> {
+        let &[Some(Step { targets, number, learning_rate })] = steps else { return Ok(()) };
         check_targets(&self.windows, targets, true)?;
-        let loss = self.evaluate(targets, self.mask(step));
+        let loss = self.evaluate(targets, self.mask(number));
         self.clock.enter(Part::Adam as usize);
         self.updates += 1;
         self.prepared = false;
@@ -731,16 +767,16 @@ impl<R: Real> Engine for CpuEngine<R> {
         Ok(())
     }
 
-    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64> {
+    fn time_steps(&mut self, steps: &[Option<Step>]) -> Result<f64> {
         let started = Instant::now();
-        self.train_step(targets, step, learning_rate)?;
+        self.train_steps(steps)?;
         Ok(started.elapsed().as_secs_f64())
     }
 
-    fn profile_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<Vec<Piece>> {
+    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
         self.clock.start();
         self.workers.iter().for_each(|desk| lock(desk).ops.clock.start());
-        let stepped = self.train_step(targets, step, learning_rate);
+        let stepped = self.train_steps(&[Some(step)]);
         let mut seconds = self.clock.stop();
         // Of the time of the passes, which all threads have, each spends its own way; what is left it waits.
         let threads = self.workers.len().max(1) as f64;
@@ -762,8 +798,13 @@ impl<R: Real> Engine for CpuEngine<R> {
         Ok(Part::all().into_iter().map(piece).collect())
     }
 
-    fn losses(&mut self, _wait: bool) -> Result<Option<Losses>> {
-        Ok(Some(std::mem::take(&mut self.losses)))
+    fn losses_of(&mut self, _run: usize, _wait: bool) -> Result<Option<Losses>> {
+        Ok(Some(self.losses))
+    }
+
+    fn set_losses(&mut self, _run: usize, losses: Losses) -> Result<()> {
+        self.losses = losses;
+        Ok(())
     }
 
     fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
@@ -783,7 +824,12 @@ impl<R: Real> Engine for CpuEngine<R> {
         })
     }
 
-    fn evaluate(&mut self, targets: &[u32], interrupted: &dyn Fn() -> bool) -> Result<Option<Evaluation>> {
+    fn evaluate_each(
+        &mut self,
+        targets: &[&[u32]],
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Vec<Evaluation>>> {
+        let targets = targets.first().copied().unwrap_or_default();
         let classes = self.layout.sizes.classes;
         let mut confusion = Confusion::new(classes);
         let mut sum = 0.0;
@@ -799,10 +845,14 @@ impl<R: Real> Engine for CpuEngine<R> {
                 confusion.add(label as usize, largest(logits));
             }
         }
-        Ok(Some(Evaluation { loss: sum / targets.len().max(1) as f64, confusion }))
+        Ok(Some(vec![Evaluation { loss: sum / targets.len().max(1) as f64, confusion }]))
     }
 
-    fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
+    fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>> {
+        let targets = match targets {
+            &[targets] if !targets.is_empty() => targets,
+            _ => return Ok(vec![Predictions::default()]),
+        };
         check_targets(&self.windows, targets, false)?;
         self.begin(targets);
         self.pass(&self.no_dropout(), Perturbed::No, false);
@@ -820,7 +870,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         }
         let classes = self.layout.sizes.classes;
         let logits = self.by_slot(classes, |state, i| state.logits[0][i].to_f64());
-        Ok(Predictions { logits, attention, history })
+        Ok(vec![Predictions { logits, attention, history }])
     }
 
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
@@ -835,7 +885,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         }
         let windows = Windows::new(corpus, self.config.history_length);
         if windows.longest() > self.room {
-            foresee::<R>(&self.config, self.layout.sizes, windows.longest(), self.pool.threads())?;
+            foresee::<R>(&self.config, self.layout.sizes, windows.longest(), self.pool.threads(), 1)?;
         }
         let rows = corpus.features.chunks_exact(width.max(1));
         let standardised = rows.flat_map(|row| {
@@ -851,7 +901,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         flops(self.graph, self.layout.sizes, self.config.adversarial, &self.batch)
     }
 
-    fn state(&mut self) -> Result<State> {
+    fn state_of(&mut self, _run: usize) -> Result<State> {
         Ok(State {
             parameters: tensors(&self.layout, &self.parameters),
             first_moment: tensors(&self.layout, &self.first_moment),
@@ -861,7 +911,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         })
     }
 
-    fn restore(&mut self, state: &State) -> Result<()> {
+    fn restore_run(&mut self, _run: usize, state: &State) -> Result<()> {
         let parameters = flatten(&self.layout, &state.parameters, "the parameters")?;
         let first = flatten(&self.layout, &state.first_moment, "the first moments")?;
         let second = flatten(&self.layout, &state.second_moment, "the second moments")?;

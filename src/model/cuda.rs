@@ -8,7 +8,9 @@
 //! lay it out anew and take the state along.
 //!
 //! **Runs.** Every launch and every buffer has an axis of runs: models of one shape side by side, each with its own stretch of the
-//! memory. Today there is one.
+//! memory. A step copies the indices of all runs at once and launches the graph once for all; a run that has no batch says so in
+//! its header, and every kernel leaves it alone. Features are standardised once into each run's stretch: a seed holds out
+//! conversations of its own, so that its standardisation is its own too, and what is rounded once is rounded as it is alone.
 //!
 //! **Determinism.** No kernel adds floating-point numbers in an order that depends on who comes first, so the same seed gives
 //! the same bits.
@@ -19,7 +21,8 @@ use super::config::{Config, Precision, StackInput};
 use super::flops::flops;
 use super::graph::{Activations, Graph, Size};
 use super::{
-    Engine, Losses, Objective, Piece, Predictions, Scaling, State, StepLoss, check_targets, flatten, tensors,
+    Engine, Losses, Objective, Piece, Predictions, Scaling, State, Step, StepLoss, check_targets, flatten,
+    tensors,
 };
 use crate::data::Corpus;
 use crate::data::batch::Batch;
@@ -27,7 +30,7 @@ use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
 use crate::device::cuda::capture::Captured;
 use crate::device::cuda::card::{Card, failed};
-use crate::device::cuda::memory::{Buffer, Memory, Pinned, Plan};
+use crate::device::cuda::memory::{Buffer, LARGEST_STRIDE, Memory, Pinned, Plan, Range};
 use crate::device::cuda::record::Recorder;
 use crate::error::{Error, Result};
 use crate::metrics::{Confusion, Evaluation};
@@ -48,26 +51,54 @@ const STANDARDISED: usize = 4096;
 const STAGES: usize = 2;
 
 pub struct CudaEngine {
+    /// What runs have of their own counts in [`Run`] only.
     config: Config,
     graph: Graph,
     layout: Arc<Layout>,
     card: Arc<Card>,
-    standardisation: Standardisation,
     windows: Windows,
-    /// `[N, D]`, standardised.
-    features: Memory,
+    runs: Vec<Run>,
+    place: Place,
+}
+
+/// What the host knows of a run.
+struct Run {
+    config: Config,
+    standardisation: Standardisation,
     batch: Batch,
     /// Updates made; the card counts them too.
     updates: u64,
-    place: Place,
-    /// Utterances and passes of the steps whose losses have not been read.
-    unread: Losses,
+    /// Whose losses are summed up.
+    utterances: u64,
 }
 
-/// A model laid out in a card's memory for batches up to a capacity.
+/// A batch of a run.
+#[derive(Clone, Copy)]
+struct Sent<'a> {
+    targets: &'a [u32],
+    mask: Mask,
+    learning_rate: f64,
+}
+
+/// What memory is laid out for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    runs: usize,
+    /// Of the conversations.
+    utterances: usize,
+    /// Of a run's batches.
+    capacity: Capacity,
+}
+
+/// Models laid out in a card's memory.
 struct Place {
     memory: Memory,
+    room: Room,
+    /// Bytes from a run's stretch to the next one's.
+    run_stride: usize,
     state: StatePlace,
+    /// `[N, D]`, standardised.
+    features: Buffer,
     work: Work,
     indices: Indices,
     worker: Worker,
@@ -89,7 +120,7 @@ struct CapturedWork {
 pub(crate) struct StatePlace {
     pub parameters: Buffer,
     pub optimiser: Optimiser,
-    /// `[2]`, float64: sums of losses of both passes since they were last read.
+    /// `[2]`, float64: sums of losses of both passes.
     pub losses: Buffer,
     /// `[1]`, float64, and `[C, C]`: sum of losses and confusion of an evaluation so far.
     pub evaluated: (Buffer, Buffer),
@@ -146,6 +177,13 @@ impl CudaEngine {
         standardisation: &Standardisation,
         index: usize,
     ) -> Result<Self> {
+        let mut engine = CudaEngine::room(config, corpus, index, 1)?;
+        engine.begin(0, config, standardisation, corpus)?;
+        Ok(engine)
+    }
+
+    /// Room for `runs` models of the configuration's shape on card `index`, over the conversations of `corpus`.
+    pub fn room(config: &Config, corpus: &Corpus, index: usize, runs: usize) -> Result<Self> {
         config.validate()?;
         let card = Card::open(index, KERNELS)?;
         let sizes = Sizes {
@@ -160,106 +198,115 @@ impl CudaEngine {
             Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
         let windows = Windows::new(corpus, config.history_length);
         let capacity = capacity(&windows, config.batch_size);
-        let place = Place::new(&card, config, graph, &layout, capacity, corpus.len() * sizes.features * 4)?;
-        let mut engine = CudaEngine {
+        let room = Room { runs, utterances: corpus.len(), capacity };
+        let place = Place::new(&card, config, graph, &layout, room)?;
+        let run = || Run {
             config: config.clone(),
-            graph,
-            features: Memory::zeros(&card, corpus.len() * sizes.features * 4)?,
-            card,
-            standardisation: standardisation.clone(),
-            windows,
+            standardisation: Standardisation::none(sizes.features),
             batch: Batch::default(),
             updates: 0,
-            place,
-            unread: Losses::default(),
-            layout,
+            utterances: 0,
         };
-        let parameters: Vec<f32> = engine.layout.initialise(config.seed);
-        let state = engine.place.state;
-        engine.place.memory.write(state.parameters.address, &parameters)?;
-        engine.place.memory.write(state.optimiser.loss_scale.address, &Optimiser::loss_scale(None))?;
-        engine.set_corpus(corpus)?;
-        Ok(engine)
+        let runs = (0..runs).map(|_| run()).collect();
+        Ok(CudaEngine { config: config.clone(), graph, card, windows, runs, place, layout })
     }
 
     fn attended(&self) -> bool {
         self.config.stack_input == StackInput::Attention
     }
 
-    fn mask(&self, step: u64, pass: Pass, keep: f64) -> Mask {
-        Mask { seed: self.config.seed, step, pass, keep }
+    fn mask(&self, run: usize, step: u64, keep: f64) -> Mask {
+        Mask { seed: self.runs[run].config.seed, step, pass: Pass::Clean, keep }
     }
 
-    /// Lays the memory out anew where a batch of `targets` would not fit.
-    fn reserve(&mut self, targets: &[u32]) -> Result<()> {
-        let mut needed = Capacity { samples: targets.len(), rows: 0, pairs: 0, distinct: 0, longest: 0 };
-        for &target in targets {
-            let n = self.windows.window(target).len();
-            needed.rows += n;
-            needed.pairs += n * n;
-            needed.longest = needed.longest.max(n);
+    /// Lays the memory out anew where the batches would not fit.
+    fn reserve(&mut self, batches: &[Option<Sent>]) -> Result<()> {
+        let have = self.place.room.capacity;
+        let mut all = have;
+        for Sent { targets, .. } in batches.iter().flatten() {
+            let mut needed = Capacity { samples: targets.len(), rows: 0, pairs: 0, distinct: 0, longest: 0 };
+            for &target in *targets {
+                let n = self.windows.window(target).len();
+                needed.rows += n;
+                needed.pairs += n * n;
+                needed.longest = needed.longest.max(n);
+            }
+            needed.distinct = needed.rows.min(self.windows.len());
+            all = join(all, needed);
         }
-        needed.distinct = needed.rows.min(self.windows.len());
-        let have = self.place.indices.capacity;
-        let fits = needed.samples <= have.samples
-            && needed.rows <= have.rows
-            && needed.pairs <= have.pairs
-            && needed.distinct <= have.distinct
-            && needed.longest <= have.longest;
-        if fits {
+        if all == have {
             return Ok(());
         }
-        check_capacity(needed)?;
-        self.relocate(join(have, needed))
+        check_capacity(all)?;
+        self.relocate(Room { capacity: all, ..self.place.room })
     }
 
-    /// Moves the model to memory laid out for `capacity`.
-    fn relocate(&mut self, capacity: Capacity) -> Result<()> {
-        let state =
-            self.place.memory.read::<u8>(self.place.state.parameters.address, self.place.state.bytes)?;
-        let features = self.features.bytes;
+    /// Moves all runs to memory laid out for `room`.
+    fn relocate(&mut self, room: Room) -> Result<()> {
+        let runs = 0..self.runs.len();
+        let mut kept = Vec::with_capacity(runs.len());
+        for run in runs.clone() {
+            let Place { memory, state, run_stride, features, .. } = &self.place;
+            let state: Vec<u8> =
+                memory.read(state.parameters.of_run(run, *run_stride).address, state.bytes)?;
+            let features: Vec<f32> = memory.read(features.of_run(run, *run_stride).address, features.len)?;
+            kept.push((state, features));
+        }
         // Both at once may not fit: the old one goes first.
         self.place = {
-            let place = std::mem::replace(&mut self.place, Place::nothing(&self.card, &self.layout)?);
+            let place = std::mem::replace(&mut self.place, Place::nothing(&self.card)?);
             drop(place);
-            Place::new(&self.card, &self.config, self.graph, &self.layout, capacity, features)?
+            Place::new(&self.card, &self.config, self.graph, &self.layout, room)?
         };
-        self.place.memory.write(self.place.state.parameters.address, &state)
-    }
-
-    /// Fills a batch's indices and sends them on their way.
-    fn begin(&mut self, targets: &[u32], mask: Mask, learning_rate: f64) -> Result<()> {
-        self.reserve(targets)?;
-        let capacity = self.place.indices.capacity;
-        if self.batch.capacity() < capacity.samples {
-            let longest = self.windows.longest().max(1);
-            let utterances = self.windows.len();
-            self.batch = Batch::with_capacity(capacity.samples, usize::MAX, longest, utterances);
+        for (run, (state, features)) in runs.zip(kept) {
+            let Place { memory, state: place, run_stride, features: to, .. } = &self.place;
+            memory.write(place.parameters.of_run(run, *run_stride).address, &state)?;
+            let fit = features.len().min(to.len);
+            memory.write(to.of_run(run, *run_stride).address, &features[..fit])?;
         }
-        self.batch.fill(&self.windows, targets);
-        let threshold = mask.threshold();
-        let header = Header {
-            key: mask.key(),
-            step: mask.step as u32,
-            threshold: threshold.unwrap_or(0),
-            scale: if threshold.is_some() { (1.0 / mask.keep) as f32 } else { 1.0 },
-            epsilon: self.config.epsilon as f32,
-            learning_rate: learning_rate as f32,
-            ..Header::default()
-        };
-        self.place.send(&self.card, &self.batch, header)
+        Ok(())
     }
 
-    /// Puts a step's work into the stream.
-    fn launch(&mut self, purpose: Purpose, mask: Mask) -> Result<()> {
+    /// Fills the indices of the batches, by run, and sends them on their way.
+    fn send(&mut self, batches: &[Option<Sent>]) -> Result<()> {
+        self.reserve(batches)?;
+        let samples = self.place.room.capacity.samples;
+        let (longest, utterances) = (self.windows.longest().max(1), self.windows.len());
+        for (run, batch) in self.runs.iter_mut().zip(batches) {
+            let Some(Sent { targets, .. }) = batch else { continue };
+            if run.batch.capacity() < samples {
+                run.batch = Batch::with_capacity(samples, usize::MAX, longest, utterances);
+            }
+            run.batch.fill(&self.windows, targets);
+        }
+        let filled = self.runs.iter().zip(batches).map(|(run, batch)| {
+            let Sent { mask, learning_rate, .. } = (*batch)?;
+            let threshold = mask.threshold();
+            let header = Header {
+                key: mask.key(),
+                step: mask.step as u32,
+                threshold: threshold.unwrap_or(0),
+                scale: if threshold.is_some() { (1.0 / mask.keep) as f32 } else { 1.0 },
+                epsilon: run.config.epsilon as f32,
+                learning_rate: learning_rate as f32,
+                ..Header::default()
+            };
+            Some((&run.batch, header))
+        });
+        self.place.send(&self.card, filled)
+    }
+
+    /// Puts a step's work into the stream. Nothing in it is of one run or one batch: those are in the headers.
+    fn launch(&mut self, purpose: Purpose) -> Result<()> {
         let attended = self.attended();
-        let features = Buffer { address: self.features.address, len: self.features.bytes / 4 };
-        let Place { memory, state, work, indices, worker, .. } = &mut self.place;
+        let runs = self.runs.len();
+        let Place { memory, state, work, indices, worker, run_stride, features, .. } = &mut self.place;
+        let features = *features;
         let backward = matches!(purpose, Purpose::Train | Purpose::Objective);
         if backward {
-            memory
-                .clear(work.zeroed.address, work.zeroed_bytes)
-                .map_err(|error| failed("clear its memory", error))?;
+            let zeroed =
+                Range { address: work.zeroed.address, bytes: work.zeroed_bytes, run_stride: *run_stride };
+            memory.clear_runs(zeroed, runs).map_err(|error| failed("clear its memory", error))?;
         }
         worker.enter(Part::Folding);
         worker.fold(indices, attended);
@@ -267,7 +314,9 @@ impl CudaEngine {
         let (history, target) = work.embedded;
         worker.embed(indices, features, history, target);
         let passes = if self.config.adversarial && backward { 2 } else { 1 };
-        let samples = self.batch.len();
+        // Of a mask a card takes the pass alone, and of a batch its own size.
+        let mask = Mask { seed: 0, step: 0, pass: Pass::Clean, keep: 1.0 };
+        let samples = 0;
         for pass in [Pass::Clean, Pass::Adversarial].into_iter().take(passes) {
             let which = pass as usize;
             let mask = Mask { pass, ..mask };
@@ -338,10 +387,10 @@ impl CudaEngine {
     }
 
     /// A step's work as one launch: captured the first time.
-    fn replay(&mut self, purpose: Purpose, mask: Mask) -> Result<()> {
+    fn replay(&mut self, purpose: Purpose) -> Result<()> {
         if self.place.captured.of(purpose).is_none() {
             let card = Arc::clone(&self.card);
-            let captured = Captured::new(&card, || self.launch(purpose, mask))?;
+            let captured = Captured::new(&card, || self.launch(purpose))?;
             *self.place.captured.of(purpose) = Some(captured);
         }
         match self.place.captured.of(purpose) {
@@ -350,26 +399,68 @@ impl CudaEngine {
         }
     }
 
-    /// Counts an update whose losses have not been read.
-    fn count(&mut self, targets: &[u32]) {
-        self.updates += 1;
-        self.unread.utterances += targets.len() as u64;
+    /// Sends each run's batch of a training step.
+    fn send_steps(&mut self, steps: &[Option<Step>]) -> Result<()> {
+        assert_eq!(steps.len(), self.runs.len(), "a step or none for each run");
+        let mut batches = Vec::with_capacity(steps.len());
+        for (run, step) in steps.iter().enumerate() {
+            let Some(Step { targets, number, learning_rate }) = *step else {
+                batches.push(None);
+                continue;
+            };
+            check_targets(&self.windows, targets, true)?;
+            let mask = self.mask(run, number, self.runs[run].config.dropout_keep);
+            batches.push(Some(Sent { targets, mask, learning_rate }));
+        }
+        self.send(&batches)
     }
 
-    /// The objective over `targets` under `mask`, with its gradient in [`CudaEngine::gradient`].
+    /// Counts updates that are on their way.
+    fn count(&mut self, steps: &[Option<Step>]) {
+        for (run, step) in self.runs.iter_mut().zip(steps) {
+            if let Some(Step { targets, .. }) = step {
+                run.updates += 1;
+                run.utterances += targets.len() as u64;
+            }
+        }
+    }
+
+    /// The next batch of each run's `targets` without dropout: those from `begin` on, no more than a training step has at once, so
+    /// that predictions and evaluations take no memory of their own.
+    fn send_part(&mut self, targets: &[&[u32]], begin: usize, labelled: bool) -> Result<Vec<bool>> {
+        let size = self.config.batch_size.max(1);
+        let mut batches = Vec::with_capacity(targets.len());
+        for (run, targets) in targets.iter().enumerate() {
+            let targets = &targets[begin.min(targets.len())..(begin + size).min(targets.len())];
+            if targets.is_empty() {
+                batches.push(None);
+                continue;
+            }
+            check_targets(&self.windows, targets, labelled)?;
+            let mask = self.mask(run, 0, 1.0);
+            batches.push(Some(Sent { targets, mask, learning_rate: 0.0 }));
+        }
+        self.send(&batches)?;
+        Ok(batches.iter().map(Option::is_some).collect())
+    }
+
+    /// The first run's objective over `targets` under `mask`, with its gradient in [`CudaEngine::gradient`].
     pub fn differentiate(&mut self, targets: &[u32], mask: Mask) -> Result<StepLoss> {
         // The sums of the steps before stay what they were.
-        let before = self.take_losses()?;
-        self.begin(targets, mask, 0.0)?;
-        self.launch(Purpose::Objective, mask)?;
-        let sums = self.take_losses()?;
-        self.place.memory.write(self.place.state.losses.address, &before)?;
+        let before = self.read_losses(0)?;
+        self.write_losses(0, [0.0; 2])?;
+        let mut batches = vec![None; self.runs.len()];
+        batches[0] = Some(Sent { targets, mask, learning_rate: 0.0 });
+        self.send(&batches)?;
+        self.launch(Purpose::Objective)?;
+        let sums = self.read_losses(0)?;
+        self.write_losses(0, before)?;
         let count = targets.len() as f64;
         let adversarial = self.config.adversarial.then_some(sums[1] / count);
         Ok(StepLoss { clean: sums[0] / count, adversarial })
     }
 
-    /// What mixed precision has multiplied gradients with; 1 otherwise.
+    /// What mixed precision has multiplied the first run's gradients with; 1 otherwise.
     fn loss_scale(&self) -> Result<f32> {
         match self.config.dtype {
             Precision::Mixed => Ok(self.read_f32(self.place.state.optimiser.loss_scale, 1)?[0]),
@@ -400,14 +491,15 @@ impl CudaEngine {
                 to.iter_mut().zip(weight).for_each(|(to, &w)| *to += delta * f64::from(w));
             }
         };
-        for shard in self.batch.shards() {
+        let batch = &self.runs[0].batch;
+        for shard in batch.shards() {
             // The gradients at the targets have been added up over the passes.
             let d_q = self.read_f32(self.place.work.delta[0].1, shard.samples() * 2 * d)?;
             for (delta, &target) in d_q.chunks_exact(2 * d).zip(&shard.target) {
                 add(self.layout.target_embedding, target, delta);
             }
-            let by_utterance = self.read_f32(self.place.work.by_utterance, self.batch.distinct.len() * d)?;
-            for (delta, &utterance) in by_utterance.chunks_exact(d).zip(&self.batch.distinct) {
+            let by_utterance = self.read_f32(self.place.work.by_utterance, batch.distinct.len() * d)?;
+            for (delta, &utterance) in by_utterance.chunks_exact(d).zip(&batch.distinct) {
                 add(self.layout.history_embedding, utterance, delta);
             }
         }
@@ -418,10 +510,15 @@ impl CudaEngine {
         self.place.memory.read(from.address, len)
     }
 
-    /// Values of the last batch's samples in the order that the targets were given, `width` for each.
-    fn by_slot<T: Copy + Into<f64>>(&self, width: usize, values: &[T]) -> Vec<f64> {
-        let mut all = vec![0.0; self.batch.len() * width];
-        for shard in self.batch.shards() {
+    /// A buffer of a run.
+    fn of_run(&self, run: usize, buffer: Buffer) -> Buffer {
+        buffer.of_run(run, self.place.run_stride)
+    }
+
+    /// Values of a batch's samples in the order that the targets were given, `width` for each.
+    fn by_slot<T: Copy + Into<f64>>(batch: &Batch, width: usize, values: &[T]) -> Vec<f64> {
+        let mut all = vec![0.0; batch.len() * width];
+        for shard in batch.shards() {
             for (s, &slot) in shard.slot.iter().enumerate() {
                 for j in 0..width {
                     all[slot as usize * width + j] = values[s * width + j].into();
@@ -431,12 +528,89 @@ impl CudaEngine {
         all
     }
 
-    /// Reads the sums of losses, and sets them to zero.
-    fn take_losses(&mut self) -> Result<[f64; 2]> {
-        let losses = self.place.state.losses.address;
-        let sums: Vec<f64> = self.place.memory.read(losses, 2)?;
-        self.place.memory.write(losses, &[0.0f64; 2])?;
+    /// A run's sums of losses.
+    fn read_losses(&self, run: usize) -> Result<[f64; 2]> {
+        let sums: Vec<f64> = self.place.memory.read(self.of_run(run, self.place.state.losses).address, 2)?;
         Ok([sums[0], sums[1]])
+    }
+
+    fn write_losses(&mut self, run: usize, sums: [f64; 2]) -> Result<()> {
+        self.place.memory.write(self.of_run(run, self.place.state.losses).address, &sums)
+    }
+
+    /// Adds what the last pass says of a run's batch.
+    fn read_predictions(&self, run: usize, all: &mut Predictions) -> Result<()> {
+        let classes = self.layout.sizes.classes;
+        let batch = &self.runs[run].batch;
+        let work = &self.place.work;
+        let logits = self.read_f32(self.of_run(run, work.logits[0]), batch.len() * classes)?;
+        all.logits.extend(Self::by_slot(batch, classes, &logits));
+        let attention = match work.activations.stacks.last() {
+            Some(stack) => self.read_f32(self.of_run(run, stack.readout.a), batch.rows())?,
+            None => Vec::new(),
+        };
+        let mut range = vec![0..0; batch.len()];
+        for shard in batch.shards() {
+            for (s, &slot) in shard.slot.iter().enumerate() {
+                range[slot as usize] = shard.range(s);
+            }
+        }
+        for range in range {
+            all.history.push(range.len());
+            all.attention.extend(attention[range].iter().map(|&x| f64::from(x)));
+        }
+        Ok(())
+    }
+
+    /// Writes a run's parameters and optimiser.
+    fn write_state(
+        &mut self,
+        run: usize,
+        [parameters, first, second]: [&[f32]; 3],
+        updates: u64,
+        scaling: Option<Scaling>,
+    ) -> Result<()> {
+        let StatePlace { parameters: at, optimiser, .. } = self.place.state;
+        let skipped = scaling.map_or(0, |scaling| scaling.skipped);
+        let counter = Optimiser::counter(updates.saturating_sub(skipped));
+        let scale = Optimiser::loss_scale(scaling.map(|scaling| (scaling.scale, scaling.good)));
+        let address = |buffer: Buffer| self.of_run(run, buffer).address;
+        let memory = &self.place.memory;
+        memory.write(address(at), parameters)?;
+        memory.write(address(optimiser.first_moment), first)?;
+        memory.write(address(optimiser.second_moment), second)?;
+        memory.write(address(optimiser.counter), &counter)?;
+        memory.write(address(optimiser.loss_scale), &scale)?;
+        self.runs[run].updates = updates;
+        Ok(())
+    }
+
+    /// Standardises the conversations' features for a run.
+    fn standardise(&mut self, run: usize, corpus: &Corpus) -> Result<()> {
+        let width = self.layout.sizes.features;
+        let Standardisation { mean, deviation } = &self.runs[run].standardisation;
+        if [corpus.width(), mean.len(), deviation.len()] != [width; 3] {
+            return Err(Error::input(format!(
+                "{}: its features are {} wide; the model reads {width}",
+                corpus.source,
+                corpus.width()
+            )));
+        }
+        let mut plan = Plan::at(0);
+        let [scales, shifts, piece] =
+            [width, width, STANDARDISED * width].map(|len| plan.doubles(len).address);
+        let raw = Memory::zeros(&self.card, plan.run_stride())?;
+        raw.write(raw.address + shifts, mean)?;
+        raw.write(raw.address + scales, deviation)?;
+        let features = self.of_run(run, self.place.features);
+        for (i, piece_of) in corpus.features.chunks((STANDARDISED * width).max(1)).enumerate() {
+            raw.write(raw.address + piece, piece_of)?;
+            let to = features.from(i * STANDARDISED * width);
+            let (mean, deviation) = (raw.address + shifts, raw.address + scales);
+            self.place.worker.standardise(piece_of.len() / width, raw.address + piece, mean, deviation, to);
+            self.place.worker.finish()?;
+        }
+        Ok(())
     }
 }
 
@@ -454,29 +628,28 @@ impl StatePlace {
 }
 
 impl Place {
-    /// Lays out and takes the memory; `features` are the bytes that the features take beside it.
+    /// Lays out and takes the memory.
     fn new(
         card: &Arc<Card>,
         config: &Config,
         graph: Graph,
         layout: &Arc<Layout>,
-        capacity: Capacity,
-        features: usize,
+        room: Room,
     ) -> Result<Place> {
-        let mut dry = Plan::at(0);
-        Layouts::new(&mut dry, config, graph, layout, capacity);
-        let bytes = dry.run_stride();
+        let Room { runs, capacity, .. } = room;
+        let run_stride = bytes(config, graph, layout, room);
         let (free, total) = card.memory()?;
-        if bytes + features > free {
-            return Err(too_large(bytes + features, free, total, "take a smaller batch, or shorter windows"));
+        if runs * run_stride > free || (runs > 1 && run_stride > LARGEST_STRIDE) {
+            let advice = "take fewer runs at once, a smaller batch, or shorter windows";
+            return Err(too_large(runs * run_stride, free, total, advice));
         }
-        let memory = Memory::zeros(card, bytes)?;
+        let memory = Memory::zeros(card, runs * run_stride)?;
         let mut plan = Plan::at(memory.address);
-        let Layouts { state, work, indices, folded, workspace } =
-            Layouts::new(&mut plan, config, graph, layout, capacity);
+        let Layouts { state, features, work, indices, folded, workspace } =
+            Layouts::new(&mut plan, config, graph, layout, room);
         let places = Places {
-            runs: 1,
-            run_stride: plan.run_stride() as u64,
+            runs: runs as u32,
+            run_stride: run_stride as u64,
             parameters: state.parameters,
             gradient: work.gradient,
             folded,
@@ -487,11 +660,14 @@ impl Place {
         worker.prepare(capacity.longest)?;
         let mut stages = Vec::with_capacity(STAGES);
         for _ in 0..STAGES {
-            stages.push(Stage { words: Pinned::zeros(card, indices.words())?, read: None });
+            stages.push(Stage { words: Pinned::zeros(card, runs * indices.words())?, read: None });
         }
         Ok(Place {
             memory,
+            room,
+            run_stride,
             state,
+            features,
             work,
             indices,
             worker,
@@ -502,24 +678,36 @@ impl Place {
     }
 
     /// What stands in for a place while it is laid out anew.
-    fn nothing(card: &Arc<Card>, layout: &Arc<Layout>) -> Result<Place> {
+    fn nothing(card: &Arc<Card>) -> Result<Place> {
         let graph = Graph { stacks: 0, interaction: false, stack_input: StackInput::Gru };
         let smallest = Layout::new(Sizes { features: 1, classes: 1, d: 1, stacks: 0 });
-        let _ = layout;
         let capacity = Capacity { samples: 1, rows: 1, pairs: 1, distinct: 1, longest: 1 };
-        Place::new(card, &Config::default(), graph, &Arc::new(smallest), capacity, 0)
+        let room = Room { runs: 1, utterances: 1, capacity };
+        Place::new(card, &Config::default(), graph, &Arc::new(smallest), room)
     }
 
-    fn send(&mut self, card: &Arc<Card>, batch: &Batch, header: Header) -> Result<()> {
-        let Place { memory, indices, stages, next_stage, .. } = self;
+    /// Sends the indices of all runs, by run, in one copy.
+    fn send<'a>(
+        &mut self,
+        card: &Arc<Card>,
+        batches: impl Iterator<Item = Option<(&'a Batch, Header)>>,
+    ) -> Result<()> {
+        let Place { memory, indices, stages, next_stage, run_stride, room, .. } = self;
         let stage = &mut stages[*next_stage];
         *next_stage = (*next_stage + 1) % STAGES;
         if let Some(read) = &stage.read {
             read.synchronize().map_err(|error| failed("take a batch", error))?;
         }
-        indices.fill(batch, header, &mut stage.words);
+        for (run, batch) in batches.enumerate() {
+            match batch {
+                Some((batch, header)) => indices.fill(run, batch, header, &mut stage.words),
+                None => indices.leave_out(run, &mut stage.words),
+            }
+        }
+        let range =
+            Range { address: indices.header.address, bytes: indices.bytes(), run_stride: *run_stride };
         // SAFETY: the stage is written again only after the event below.
-        unsafe { memory.upload(indices.header.address, &stage.words, indices.bytes()) }
+        unsafe { memory.upload_runs(range, &stage.words, room.runs) }
             .map_err(|error| failed("take a batch", error))?;
         match &stage.read {
             Some(read) => read.record(&card.stream),
@@ -532,6 +720,7 @@ impl Place {
 /// Where everything lies.
 struct Layouts {
     state: StatePlace,
+    features: Buffer,
     work: Work,
     indices: Indices,
     folded: Folded,
@@ -539,8 +728,9 @@ struct Layouts {
 }
 
 impl Layouts {
-    fn new(plan: &mut Plan, config: &Config, graph: Graph, layout: &Layout, capacity: Capacity) -> Layouts {
-        let Sizes { d, classes, .. } = layout.sizes;
+    fn new(plan: &mut Plan, config: &Config, graph: Graph, layout: &Layout, room: Room) -> Layouts {
+        let Sizes { d, classes, features: width, .. } = layout.sizes;
+        let Room { utterances, capacity, .. } = room;
         let Capacity { samples, rows, pairs, distinct, .. } = capacity;
         let mut state = StatePlace {
             parameters: plan.words(layout.len),
@@ -549,8 +739,9 @@ impl Layouts {
             evaluated: (plan.doubles(1), plan.words(classes * classes)),
             bytes: 0,
         };
+        let features = plan.words(utterances * width);
+        state.bytes = (features.address - state.parameters.address) as usize;
         let indices = Indices::new(plan, capacity);
-        state.bytes = (indices.header.address - state.parameters.address) as usize;
         // What is set to zero before a step lies together.
         let gradient = plan.words(layout.len);
         let correlation = Correlation { history: plan.words(d * d), target: plan.words(4 * d * d) };
@@ -590,25 +781,34 @@ impl Layouts {
             gradient,
         };
         let words = Worker::workspace(layout, capacity);
-        Layouts { state, work, indices, folded, workspace: plan.words(words) }
+        Layouts { state, features, work, indices, folded, workspace: plan.words(words) }
     }
 }
 
-/// Refuses a model that the card's free memory does not hold, before any of it is taken.
-pub(super) fn foresee(config: &Config, sizes: Sizes, windows: &Windows, index: usize) -> Result<()> {
+/// How many of up to `most` runs the card's free memory holds; refuses a model of which it does not even hold one, before any of
+/// it is taken.
+pub(super) fn foresee(
+    config: &Config,
+    sizes: Sizes,
+    windows: &Windows,
+    index: usize,
+    most: usize,
+) -> Result<usize> {
     check_sizes(sizes, config.history_length)?;
     let card = Card::open(index, &[])?;
     let layout = Layout::new(sizes);
     let graph =
         Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
     let needed = |batch_size: usize| {
-        let features = windows.len() * sizes.features * 4;
-        bytes(config, graph, &layout, capacity(windows, batch_size)) + features
+        let room = Room { runs: 1, utterances: windows.len(), capacity: capacity(windows, batch_size) };
+        bytes(config, graph, &layout, room)
     };
     let (free, total) = card.memory()?;
     check_capacity(capacity(windows, config.batch_size))?;
-    if needed(config.batch_size) <= free {
-        return Ok(());
+    let one = needed(config.batch_size);
+    if one <= free {
+        let side_by_side = if one > LARGEST_STRIDE { 1 } else { free / one };
+        return Ok(side_by_side.min(most));
     }
     let (mut fits, mut fails) = (0, config.batch_size);
     while fails - fits > 1 {
@@ -622,7 +822,7 @@ pub(super) fn foresee(config: &Config, sizes: Sizes, windows: &Windows, index: u
         }
         _ => format!("the largest batch_size that fits is {fits}"),
     };
-    Err(too_large(needed(config.batch_size), free, total, &advice))
+    Err(too_large(one, free, total, &advice))
 }
 
 /// What the largest batch of `size` targets may have of everything.
@@ -692,65 +892,91 @@ fn too_large(needed: usize, free: usize, total: usize, advice: &str) -> Error {
     ))
 }
 
-fn bytes(config: &Config, graph: Graph, layout: &Layout, capacity: Capacity) -> usize {
+/// Of a run.
+fn bytes(config: &Config, graph: Graph, layout: &Layout, room: Room) -> usize {
     let mut plan = Plan::at(0);
-    Layouts::new(&mut plan, config, graph, layout, capacity);
+    Layouts::new(&mut plan, config, graph, layout, room);
     plan.run_stride()
 }
 
 impl Engine for CudaEngine {
-    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()> {
-        check_targets(&self.windows, targets, true)?;
-        let mask = self.mask(step, Pass::Clean, self.config.dropout_keep);
-        self.begin(targets, mask, learning_rate)?;
-        self.replay(Purpose::Train, mask)?;
-        self.count(targets);
+    fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
+    fn begin(
+        &mut self,
+        run: usize,
+        config: &Config,
+        standardisation: &Standardisation,
+        corpus: &Corpus,
+    ) -> Result<()> {
+        assert!(self.config.same_shape(config), "a run of another shape");
+        assert_eq!(corpus.len(), self.windows.len(), "a run over other conversations");
+        self.runs[run].config = config.clone();
+        self.runs[run].standardisation = standardisation.clone();
+        self.standardise(run, corpus)?;
+        let parameters: Vec<f32> = self.layout.initialise(config.seed);
+        let zeros = vec![0.0; parameters.len()];
+        self.write_state(run, [&parameters, &zeros, &zeros], 0, None)?;
+        self.set_losses(run, Losses::default())
+    }
+
+    fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()> {
+        self.send_steps(steps)?;
+        self.replay(Purpose::Train)?;
+        self.count(steps);
         Ok(())
     }
 
-    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64> {
-        check_targets(&self.windows, targets, true)?;
-        let mask = self.mask(step, Pass::Clean, self.config.dropout_keep);
-        self.begin(targets, mask, learning_rate)?;
+    fn time_steps(&mut self, steps: &[Option<Step>]) -> Result<f64> {
+        self.send_steps(steps)?;
         let mut recorder = Recorder::new(&self.card)?;
-        recorder.around((), || self.replay(Purpose::Train, mask))??;
-        self.count(targets);
+        recorder.around((), || self.replay(Purpose::Train))??;
+        self.count(steps);
         Ok(recorder.finish()?.iter().map(|(_, seconds)| seconds).sum())
     }
 
-    fn profile_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<Vec<Piece>> {
-        check_targets(&self.windows, targets, true)?;
-        let mask = self.mask(step, Pass::Clean, self.config.dropout_keep);
-        self.begin(targets, mask, learning_rate)?;
-        let mut counts = Counts { distinct: self.batch.distinct.len(), ..Counts::default() };
-        for shard in self.batch.shards() {
+    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
+        let mut steps = vec![None; self.runs.len()];
+        steps[0] = Some(step);
+        self.send_steps(&steps)?;
+        let batch = &self.runs[0].batch;
+        let mut counts = Counts { distinct: batch.distinct.len(), ..Counts::default() };
+        for shard in batch.shards() {
             counts.samples += shard.samples();
             counts.rows += shard.rows();
             counts.rows_a += shard.rows_a;
             counts.pairs += shard.pairs.last().map_or(0, |&pairs| pairs as usize);
         }
         self.place.worker.record(counts)?;
-        let launched = self.launch(Purpose::Train, mask);
+        let launched = self.launch(Purpose::Train);
         let recorded = self.place.worker.recorded();
         launched?;
-        self.count(targets);
+        self.count(&steps);
         let piece = |((part, kernel, work), seconds)| Piece { part, kernel: Some(kernel), seconds, work };
         Ok(recorded?.into_iter().map(piece).collect())
     }
 
-    fn losses(&mut self, wait: bool) -> Result<Option<Losses>> {
+    fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>> {
         if !wait {
             return Ok(None);
         }
-        let [clean, adversarial] = self.take_losses()?;
-        let utterances = std::mem::take(&mut self.unread).utterances;
+        let [clean, adversarial] = self.read_losses(run)?;
+        let utterances = self.runs[run].utterances;
         let adversarial = (self.config.adversarial && utterances > 0).then_some(adversarial);
         Ok(Some(Losses { utterances, clean, adversarial }))
     }
 
+    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()> {
+        let Losses { utterances, clean, adversarial } = losses;
+        self.runs[run].utterances = utterances;
+        self.write_losses(run, [clean, adversarial.unwrap_or(0.0)])
+    }
+
     fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
         check_targets(&self.windows, targets, true)?;
-        let loss = self.differentiate(targets, self.mask(0, Pass::Clean, 1.0))?;
+        let loss = self.differentiate(targets, self.mask(0, 0, 1.0))?;
         let (samples, classes) = (targets.len(), self.layout.sizes.classes);
         let adversarial = self.config.adversarial;
         let work = &self.place.work;
@@ -760,122 +986,104 @@ impl Engine for CudaEngine {
         let squared: Vec<f64> = self.place.memory.read(work.perturbation.squared_norm.address, samples)?;
         let scale = f64::from(self.loss_scale()?);
         let norms: Vec<f64> = squared.iter().map(|square| square.sqrt() / scale).collect();
+        let batch = &self.runs[0].batch;
         Ok(Objective {
             loss,
-            logits: self.by_slot(classes, &logits),
-            logits_adversarial: if adversarial { self.by_slot(classes, &moved) } else { Vec::new() },
+            logits: Self::by_slot(batch, classes, &logits),
+            logits_adversarial: if adversarial { Self::by_slot(batch, classes, &moved) } else { Vec::new() },
             gradient: tensors(&self.layout, &gradient),
-            input_gradient_norm: self.by_slot(1, &norms),
+            input_gradient_norm: Self::by_slot(batch, 1, &norms),
         })
     }
 
-    fn evaluate(&mut self, targets: &[u32], interrupted: &dyn Fn() -> bool) -> Result<Option<Evaluation>> {
+    fn evaluate_each(
+        &mut self,
+        targets: &[&[u32]],
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Vec<Evaluation>>> {
+        assert_eq!(targets.len(), self.runs.len(), "targets or none for each run");
         let classes = self.layout.sizes.classes;
-        let (sum, confusion) = self.place.state.evaluated;
-        self.place.memory.write(sum.address, &[0.0f64])?;
-        self.place.memory.write(confusion.address, &vec![0u32; classes * classes])?;
-        let mask = self.mask(0, Pass::Clean, 1.0);
-        for targets in targets.chunks(self.config.batch_size.max(1)) {
+        let of_run = |engine: &Self, run: usize| {
+            let (sum, confusion) = engine.place.state.evaluated;
+            (engine.of_run(run, sum).address, engine.of_run(run, confusion).address)
+        };
+        for run in 0..targets.len() {
+            let (sum, confusion) = of_run(self, run);
+            self.place.memory.write(sum, &[0.0f64])?;
+            self.place.memory.write(confusion, &vec![0u32; classes * classes])?;
+        }
+        let most = targets.iter().map(|targets| targets.len()).max().unwrap_or(0);
+        for begin in (0..most).step_by(self.config.batch_size.max(1)) {
             if interrupted() {
                 return Ok(None);
             }
-            check_targets(&self.windows, targets, true)?;
-            self.begin(targets, mask, 0.0)?;
-            self.replay(Purpose::Evaluate, mask)?;
+            self.send_part(targets, begin, true)?;
+            self.replay(Purpose::Evaluate)?;
         }
-        // A batch may have moved them.
-        let (sum, confusion) = self.place.state.evaluated;
-        let sum: Vec<f64> = self.place.memory.read(sum.address, 1)?;
-        let counts: Vec<u32> = self.place.memory.read(confusion.address, classes * classes)?;
-        let counts = counts.into_iter().map(u64::from).collect();
-        Ok(Some(Evaluation {
-            loss: sum[0] / targets.len().max(1) as f64,
-            confusion: Confusion::from_counts(classes, counts),
-        }))
+        let mut evaluations = Vec::with_capacity(targets.len());
+        for (run, targets) in targets.iter().enumerate() {
+            // A batch may have moved them.
+            let (sum, confusion) = of_run(self, run);
+            let sum: Vec<f64> = self.place.memory.read(sum, 1)?;
+            let counts: Vec<u32> = self.place.memory.read(confusion, classes * classes)?;
+            let counts = counts.into_iter().map(u64::from).collect();
+            evaluations.push(Evaluation {
+                loss: sum[0] / targets.len().max(1) as f64,
+                confusion: Confusion::from_counts(classes, counts),
+            });
+        }
+        Ok(Some(evaluations))
     }
 
-    fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
-        check_targets(&self.windows, targets, false)?;
-        let classes = self.layout.sizes.classes;
-        let mut all = Predictions::default();
-        // No more at once than a training step has: evaluation takes no memory of its own.
-        let size = self.config.batch_size.max(1);
-        for targets in targets.chunks(size) {
-            let mask = self.mask(0, Pass::Clean, 1.0);
-            self.begin(targets, mask, 0.0)?;
-            self.launch(Purpose::Predict, mask)?;
-            let logits = self.read_f32(self.place.work.logits[0], targets.len() * classes)?;
-            all.logits.extend(self.by_slot(classes, &logits));
-            let last = self.place.work.activations.stacks.last();
-            let attention = match last {
-                Some(stack) => self.read_f32(stack.readout.a, self.batch.rows())?,
-                None => Vec::new(),
-            };
-            let mut range = vec![0..0; targets.len()];
-            for shard in self.batch.shards() {
-                for (s, &slot) in shard.slot.iter().enumerate() {
-                    range[slot as usize] = shard.range(s);
-                }
-            }
-            for range in range {
-                all.history.push(range.len());
-                all.attention.extend(attention[range].iter().map(|&x| f64::from(x)));
+    fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>> {
+        assert_eq!(targets.len(), self.runs.len(), "targets or none for each run");
+        let mut all = vec![Predictions::default(); targets.len()];
+        let most = targets.iter().map(|targets| targets.len()).max().unwrap_or(0);
+        for begin in (0..most).step_by(self.config.batch_size.max(1)) {
+            let sent = self.send_part(targets, begin, false)?;
+            self.launch(Purpose::Predict)?;
+            for run in (0..sent.len()).filter(|&run| sent[run]) {
+                self.read_predictions(run, &mut all[run])?;
             }
         }
         Ok(all)
     }
 
     fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
-        let width = self.layout.sizes.features;
-        let Standardisation { mean, deviation } = &self.standardisation;
-        if [corpus.width(), mean.len(), deviation.len()] != [width; 3] {
-            return Err(Error::input(format!(
-                "{}: its features are {} wide; the model reads {width}",
-                corpus.source,
-                corpus.width()
-            )));
+        let windows = Windows::new(corpus, self.config.history_length);
+        let room = self.place.room;
+        if corpus.width() == self.layout.sizes.features && corpus.len() > room.utterances {
+            // One that is followed live grows again and again.
+            let utterances = corpus.len().max(2 * room.utterances);
+            self.relocate(Room { utterances, ..room })?;
         }
-        self.windows = Windows::new(corpus, self.config.history_length);
-        let rows = corpus.len();
-        if self.features.bytes < rows * width * 4 {
-            self.features = Memory::zeros(&self.card, rows * width * 4)?;
-            // What was captured reads from where they were.
-            self.place.captured = CapturedWork::default();
-        }
-        let mut plan = Plan::at(0);
-        let [scales, shifts, piece] =
-            [width, width, STANDARDISED * width].map(|len| plan.doubles(len).address);
-        let raw = Memory::zeros(&self.card, plan.run_stride())?;
-        raw.write(raw.address + shifts, mean)?;
-        raw.write(raw.address + scales, deviation)?;
-        for (i, features) in corpus.features.chunks((STANDARDISED * width).max(1)).enumerate() {
-            raw.write(raw.address + piece, features)?;
-            let to = Buffer {
-                address: self.features.address + 4 * (i * STANDARDISED * width) as u64,
-                len: features.len(),
-            };
-            let (mean, deviation) = (raw.address + shifts, raw.address + scales);
-            self.place.worker.standardise(features.len() / width, raw.address + piece, mean, deviation, to);
-            self.place.worker.finish()?;
-        }
-        // Its capacity is that of the conversations before.
-        self.batch = Batch::default();
+        (0..self.runs.len()).try_for_each(|run| self.standardise(run, corpus))?;
+        self.windows = windows;
+        // Their capacity is that of the conversations before.
+        self.runs.iter_mut().for_each(|run| run.batch = Batch::default());
         Ok(())
     }
 
     fn flops(&self) -> f64 {
-        flops(self.graph, self.layout.sizes, self.config.adversarial, &self.batch)
+        let adversarial = self.config.adversarial;
+        let of = |run: &Run| flops(self.graph, self.layout.sizes, adversarial, &run.batch);
+        self.runs.iter().map(of).sum()
     }
 
-    fn state(&mut self) -> Result<State> {
+    fn state_of(&mut self, run: usize) -> Result<State> {
         let StatePlace { parameters, optimiser, .. } = self.place.state;
-        let read = |buffer: Buffer| Ok(tensors(&self.layout, &self.read_f32(buffer, self.layout.len)?));
+        let address = |buffer: Buffer| self.of_run(run, buffer).address;
+        let read = |buffer: Buffer| {
+            let values = self.read_f32(self.of_run(run, buffer), self.layout.len)?;
+            Ok(tensors(&self.layout, &values))
+        };
+        let updates = self.runs[run].updates;
         let scaling = match self.config.dtype {
             Precision::Mixed => {
-                let counter: Vec<u32> = self.place.memory.read(optimiser.counter.address, 2)?;
-                let scale: Vec<u32> = self.place.memory.read(optimiser.loss_scale.address, 2)?;
+                let counter: Vec<u32> = self.place.memory.read(address(optimiser.counter), 2)?;
+                let scale: Vec<u32> = self.place.memory.read(address(optimiser.loss_scale), 2)?;
                 let made = Optimiser::updates([counter[0], counter[1]]);
-                let skipped = self.updates.saturating_sub(made);
+                let skipped = updates.saturating_sub(made);
                 Some(Scaling { scale: f32::from_bits(scale[0]), good: scale[1], skipped })
             }
             _ => None,
@@ -884,25 +1092,15 @@ impl Engine for CudaEngine {
             parameters: read(parameters)?,
             first_moment: read(optimiser.first_moment)?,
             second_moment: read(optimiser.second_moment)?,
-            updates: self.updates,
+            updates,
             scaling,
         })
     }
 
-    fn restore(&mut self, state: &State) -> Result<()> {
+    fn restore_run(&mut self, run: usize, state: &State) -> Result<()> {
         let parameters: Vec<f32> = flatten(&self.layout, &state.parameters, "the parameters")?;
         let first: Vec<f32> = flatten(&self.layout, &state.first_moment, "the first moments")?;
         let second: Vec<f32> = flatten(&self.layout, &state.second_moment, "the second moments")?;
-        let place = self.place.state;
-        self.place.memory.write(place.parameters.address, &parameters)?;
-        self.place.memory.write(place.optimiser.first_moment.address, &first)?;
-        self.place.memory.write(place.optimiser.second_moment.address, &second)?;
-        let skipped = state.scaling.map_or(0, |scaling| scaling.skipped);
-        let counter = Optimiser::counter(state.updates.saturating_sub(skipped));
-        self.place.memory.write(place.optimiser.counter.address, &counter)?;
-        let scale = Optimiser::loss_scale(state.scaling.map(|scaling| (scaling.scale, scaling.good)));
-        self.place.memory.write(place.optimiser.loss_scale.address, &scale)?;
-        self.updates = state.updates;
-        Ok(())
+        self.write_state(run, [&parameters, &first, &second], state.updates, state.scaling)
     }
 }

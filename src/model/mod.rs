@@ -7,6 +7,7 @@ pub mod device;
 mod flops;
 pub mod gradcheck;
 pub mod graph;
+mod side_by_side;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,22 +22,98 @@ use crate::model::config::{Config, Precision};
 use crate::model::cpu::CpuEngine;
 use crate::model::cuda::CudaEngine;
 use crate::model::device::{Compute, Device};
+use crate::model::side_by_side::SideBySide;
 use crate::ops::parameters::{Layout, Sizes, Spec};
 use crate::ops::part::Part;
 
-/// A model on some device with the conversations it works on: what training and the commands talk to.
+/// Models of one shape side by side on some device, with the conversations they work on: what training and the commands
+/// talk to.
+///
+/// Each model is a *run*, with weights, optimiser, masks, batches and standardised features of its own; what it computes has
+/// the bits that it has alone. Runs are numbered from 0. Most engines have one, and the functions without a run are about
+/// the first.
 ///
 /// A *target* is the index of an utterance in the corpus (a row of its features); its sample is the window
 /// before it. Targets of a batch are distinct.
 pub trait Engine: Send {
-    /// One update: the clean and (when configured) the adversarial pass over `targets`, all of them labelled,
-    /// then Adam. `step` numbers the updates from 0 and keys the dropout masks. A card may still be at work when it
-    /// returns.
-    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()>;
+    /// How many runs it has room for.
+    fn runs(&self) -> usize;
 
-    /// Losses of the steps since the last call that gave some. Without `wait` there are none where reading them would
-    /// mean waiting for a card.
-    fn losses(&mut self, wait: bool) -> Result<Option<Losses>>;
+    /// Begins a run anew: fresh parameters and optimiser, and the conversations of `corpus`, which are those of the other
+    /// runs. `config` may differ from theirs in what [`Config::same_shape`] leaves free.
+    fn begin(
+        &mut self,
+        run: usize,
+        config: &Config,
+        standardisation: &Standardisation,
+        corpus: &Corpus,
+    ) -> Result<()>;
+
+    /// One update of each run that has a step, by run: the clean and (when configured) the adversarial pass over its targets,
+    /// all of them labelled, then Adam. What has none stays as it is, to the last bit. A card may still be at work when it
+    /// returns.
+    fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()>;
+
+    /// Sums of a run's losses: those of [`Engine::set_losses`], and each step's since then added in order. Without `wait` there
+    /// are none where reading them would mean waiting for a card.
+    fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>>;
+
+    /// What a run's further losses are added to.
+    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()>;
+
+    /// Mean clean loss and confusion of each run with dropout off, of any number of targets, all of them labelled; what has
+    /// none gets those of no targets. `None` where `interrupted` says so between two batches.
+    fn evaluate_each(
+        &mut self,
+        targets: &[&[u32]],
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Vec<Evaluation>>>;
+
+    /// The classifier's output with dropout off, for any targets of each run; what has none gets nothing.
+    fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>>;
+
+    /// Everything that an uninterrupted run would carry on with.
+    fn state_of(&mut self, run: usize) -> Result<State>;
+
+    /// Takes over a state; refuses names or shapes that are not this model's.
+    fn restore_run(&mut self, run: usize, state: &State) -> Result<()>;
+
+    /// The objective of the first run and its gradient with dropout off; nothing is updated. Targets are labelled.
+    fn objective(&mut self, targets: &[u32]) -> Result<Objective>;
+
+    /// Replaces the conversations that all runs work on, whose features are as wide; the parameters stay.
+    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()>;
+
+    /// Floating-point operations of a training step on the last batches: every multiplication and addition of its
+    /// products of matrices.
+    fn flops(&self) -> f64;
+
+    /// A training step of all runs, as [`Engine::train_steps`], and the seconds that the device took for it. A card is timed by
+    /// its own events, its L2 cache full of something else at first; what the host does for the step is left out then.
+    fn time_steps(&mut self, steps: &[Option<Step>]) -> Result<f64>;
+
+    /// A training step of the first run piece by piece: on a card every launch, one at a time and with nothing in its L2 cache;
+    /// on the CPU every [`Part`], in seconds of the step's time.
+    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>>;
+
+    /// One update of the first run over `targets`; `step` numbers the updates from 0.
+    fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()> {
+        self.train_steps(&[Some(Step { targets, number: step, learning_rate })])
+    }
+
+    /// As [`Engine::time_steps`].
+    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64> {
+        self.time_steps(&[Some(Step { targets, number: step, learning_rate })])
+    }
+
+    /// Losses of the first run's steps since the last call that gave some, as [`Engine::losses_of`].
+    fn losses(&mut self, wait: bool) -> Result<Option<Losses>> {
+        let losses = self.losses_of(0, wait)?;
+        if losses.is_some() {
+            self.set_losses(0, Losses::default())?;
+        }
+        Ok(losses)
+    }
 
     /// A training step and its losses, which it waits for.
     fn step_and_loss(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<StepLoss> {
@@ -44,40 +121,53 @@ pub trait Engine: Send {
         Ok(self.losses(true)?.unwrap_or_default().mean())
     }
 
-    /// A training step, and the seconds that the device took for it. A card is timed by its own events, its L2 cache full
-    /// of something else at first; what the host does for the step is left out then.
-    fn time_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<f64>;
-
-    /// A training step piece by piece: on a card every launch, one at a time and with nothing in its L2 cache; on the CPU
-    /// every [`Part`], in seconds of the step's time.
-    fn profile_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<Vec<Piece>>;
-
-    /// The objective and its gradient with dropout off; nothing is updated. Targets are labelled.
-    fn objective(&mut self, targets: &[u32]) -> Result<Objective>;
-
-    /// Mean clean loss and confusion with dropout off, of any number of targets, all of them labelled. `None` where
-    /// `interrupted` says so between two batches.
-    fn evaluate(&mut self, targets: &[u32], interrupted: &dyn Fn() -> bool) -> Result<Option<Evaluation>>;
+    /// As [`Engine::evaluate_each`].
+    fn evaluate(
+        &mut self,
+        targets: &[u32],
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Evaluation>> {
+        Ok(self.evaluate_each(&[targets], interrupted)?.and_then(|mut each| each.pop()))
+    }
 
     /// The classifier's output with dropout off, for any targets.
-    fn predict(&mut self, targets: &[u32]) -> Result<Predictions>;
+    fn predict(&mut self, targets: &[u32]) -> Result<Predictions> {
+        if targets.is_empty() {
+            return Err(empty_batch());
+        }
+        Ok(self.predict_each(&[targets])?.pop().unwrap_or_default())
+    }
 
-    /// Replaces the conversations it works on, whose features are as wide; the parameters stay.
-    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()>;
+    /// As [`Engine::state_of`].
+    fn state(&mut self) -> Result<State> {
+        self.state_of(0)
+    }
 
-    /// Floating-point operations of a training step on the last batch: every multiplication and addition of its
-    /// products of matrices.
-    fn flops(&self) -> f64;
+    /// As [`Engine::restore_run`].
+    fn restore(&mut self, state: &State) -> Result<()> {
+        self.restore_run(0, state)
+    }
+}
 
-    /// Everything that an uninterrupted run would carry on with.
-    fn state(&mut self) -> Result<State>;
-
-    /// Takes over a state; refuses names or shapes that are not this model's.
-    fn restore(&mut self, state: &State) -> Result<()>;
+/// A run's part of a training step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step<'a> {
+    pub targets: &'a [u32],
+    /// Numbers the run's updates from 0, and keys the dropout masks.
+    pub number: u64,
+    pub learning_rate: f64,
 }
 
 /// Refuses a model of `config` that would not fit into the memory that is free, before any of it is taken.
 pub fn check_memory(config: &Config, corpus: &Corpus, compute: Compute) -> Result<()> {
+    fitting(config, corpus, compute, 1).map(drop)
+}
+
+/// How many of up to `most` runs of `config`'s shape fit side by side into the memory that is free.
+///
+/// # Errors
+/// Where not even one does.
+pub fn fitting(config: &Config, corpus: &Corpus, compute: Compute, most: usize) -> Result<usize> {
     let Compute { device, threads } = compute;
     config.validate()?;
     let sizes = Sizes {
@@ -88,15 +178,15 @@ pub fn check_memory(config: &Config, corpus: &Corpus, compute: Compute) -> Resul
     };
     let windows = Windows::new(corpus, config.history_length);
     match (device, config.dtype) {
-        (Device::Cpu, Precision::F32) => cpu::foresee::<f32>(config, sizes, windows.longest(), threads),
-        (Device::Cpu, Precision::F64) => cpu::foresee::<f64>(config, sizes, windows.longest(), threads),
+        (Device::Cpu, Precision::F32) => cpu::foresee::<f32>(config, sizes, windows.longest(), threads, most),
+        (Device::Cpu, Precision::F64) => cpu::foresee::<f64>(config, sizes, windows.longest(), threads, most),
         (Device::Cpu, Precision::Mixed) => Err(Error::input(
             "dtype is mixed, which needs tensor cores: take f32, or a card with --device cuda",
         )),
         (Device::Cuda(_), Precision::F64) => Err(Error::input(
             "dtype is f64, which the CUDA engine does not compute in: take f32 or mixed, or --device cpu",
         )),
-        (Device::Cuda(index), _) => cuda::foresee(config, sizes, &windows, index),
+        (Device::Cuda(index), _) => cuda::foresee(config, sizes, &windows, index, most),
     }
 }
 
@@ -107,23 +197,35 @@ pub fn engine(
     standardisation: &Standardisation,
     compute: Compute,
 ) -> Result<Box<dyn Engine>> {
+    let mut engine = room(config, corpus, compute, 1)?;
+    engine.begin(0, config, standardisation, corpus)?;
+    Ok(engine)
+}
+
+/// Room for `runs` runs of `config`'s shape side by side on a device, over conversations like those of `corpus`. Each is there
+/// once it has begun.
+pub fn room(config: &Config, corpus: &Corpus, compute: Compute, runs: usize) -> Result<Box<dyn Engine>> {
     fn on_cpu<R: Real>(
         config: &Config,
         corpus: &Corpus,
-        standardisation: &Standardisation,
         threads: usize,
+        runs: usize,
     ) -> Result<Box<dyn Engine>> {
-        let mut engine = CpuEngine::<R>::new(config, corpus.width(), corpus.classes.len(), threads)?;
-        engine.set_standardisation(standardisation.clone());
-        engine.set_corpus(corpus)?;
-        Ok(Box::new(engine))
+        let (features, classes) = (corpus.width(), corpus.classes.len());
+        let make = |threads| CpuEngine::<R>::new(config, features, classes, threads);
+        Ok(Box::new(SideBySide::new(runs, threads, make)?))
     }
-    check_memory(config, corpus, compute)?;
+    let fit = fitting(config, corpus, compute, runs)?;
+    if fit < runs {
+        return Err(Error::input(format!(
+            "{runs} runs side by side need more memory than is free: {fit} fit (at_once)"
+        )));
+    }
     let Compute { device, threads } = compute;
     match (device, config.dtype) {
-        (Device::Cuda(index), _) => Ok(Box::new(CudaEngine::new(config, corpus, standardisation, index)?)),
-        (Device::Cpu, Precision::F64) => on_cpu::<f64>(config, corpus, standardisation, threads),
-        (Device::Cpu, _) => on_cpu::<f32>(config, corpus, standardisation, threads),
+        (Device::Cuda(index), _) => Ok(Box::new(CudaEngine::room(config, corpus, index, runs)?)),
+        (Device::Cpu, Precision::F64) => on_cpu::<f64>(config, corpus, threads, runs),
+        (Device::Cpu, _) => on_cpu::<f32>(config, corpus, threads, runs),
     }
 }
 
@@ -195,10 +297,14 @@ fn flatten<R: Real>(layout: &Layout, tensors: &[Tensor], what: &str) -> Result<V
     Ok(values)
 }
 
+fn empty_batch() -> Error {
+    Error::input("the batch is empty: it needs at least one target utterance")
+}
+
 /// Refuses targets that are not there, or have no label where one is needed.
 fn check_targets(windows: &Windows, targets: &[u32], labelled: bool) -> Result<()> {
     if targets.is_empty() {
-        return Err(Error::input("the batch is empty: it needs at least one target utterance"));
+        return Err(empty_batch());
     }
     if windows.is_empty() {
         return Err(Error::input("there are no utterances: the engine has been given no conversations"));

@@ -11,9 +11,6 @@ use crate::model::config::Config;
 
 pub struct Display {
     mode: Mode,
-    /// Before every line: which of several seeds it is about.
-    label: String,
-    epoch: Epoch,
 }
 
 enum Mode {
@@ -22,23 +19,33 @@ enum Mode {
     Bar(ProgressBar),
 }
 
-/// The epoch under way, as far as this process made it.
-struct Epoch {
+/// How fast the epoch under way is, as far as this process made it.
+pub struct Pace {
     began: Instant,
-    utterances: usize,
     /// When its last training step ended.
     trained: Instant,
 }
 
-impl Epoch {
-    fn begin() -> Self {
+impl Pace {
+    pub fn begin() -> Self {
         let now = Instant::now();
-        Epoch { began: now, utterances: 0, trained: now }
+        Pace { began: now, trained: now }
     }
 
-    fn utterances_per_second(&self) -> f64 {
+    /// The device is done with all steps so far.
+    pub fn trained(&mut self) {
+        self.trained = Instant::now();
+    }
+
+    /// Seconds since the epoch began.
+    pub fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// Of `utterances` trained on.
+    pub fn utterances_per_second(&self, utterances: usize) -> f64 {
         let seconds = self.trained.duration_since(self.began).as_secs_f64();
-        if seconds > 0.0 { self.utterances as f64 / seconds } else { 0.0 }
+        if seconds > 0.0 { utterances as f64 / seconds } else { 0.0 }
     }
 }
 
@@ -58,11 +65,7 @@ impl Display {
         } else {
             Mode::Lines
         };
-        Display { mode, label: String::new(), epoch: Epoch::begin() }
-    }
-
-    pub fn set_label(&mut self, label: String) {
-        self.label = label;
+        Display { mode }
     }
 
     /// A line that stays.
@@ -75,56 +78,42 @@ impl Display {
         }
     }
 
-    pub fn begin_epoch(&mut self, progress: &Progress, epochs: usize, utterances: usize) {
-        self.epoch = Epoch::begin();
+    /// An epoch over `utterances`, of which `done` were trained on before; `what` tells of whom.
+    pub fn begin_epoch(&self, what: String, done: u64, utterances: u64) {
         if let Mode::Bar(bar) = &self.mode {
-            bar.set_length(utterances as u64);
-            bar.set_position(progress.losses.utterances);
+            bar.set_length(utterances);
+            bar.set_position(done);
             bar.reset_eta();
             bar.reset_elapsed();
-            bar.set_prefix(format!("{}epoch {}/{epochs}", self.label, progress.epoch));
+            bar.set_prefix(what);
         }
     }
 
-    /// After a step over `utterances`.
-    pub fn step(&mut self, progress: &Progress, utterances: usize) {
-        self.epoch.utterances += utterances;
-        self.epoch.trained = Instant::now();
+    /// After a step over `utterances`; `rate` is in utterances a second, `one` the run where there is one only.
+    pub fn step(&self, utterances: usize, rate: f64, one: Option<&Progress>) {
         if let Mode::Bar(bar) = &self.mode {
-            let best = progress.stopping.best.map_or_else(String::new, |best| {
+            let best = one.and_then(|progress| progress.stopping.best).map_or_else(String::new, |best| {
                 format!("  best validation {:.4} (epoch {})", best.loss, best.epoch)
             });
             // A card's losses are not known before the epoch's end.
-            let losses = match progress.losses.utterances {
-                0 => String::new(),
-                _ => losses(progress.losses.mean()) + "  ",
-            };
-            bar.set_message(format!("{losses}{:.0} utterances/s{best}", self.epoch.utterances_per_second()));
+            let losses = one.map(|progress| progress.losses).filter(|losses| losses.utterances > 0);
+            let losses = losses.map_or_else(String::new, |sums| losses_text(sums.mean()) + "  ");
+            bar.set_message(format!("{losses}{rate:.0} utterances/s{best}"));
             bar.inc(utterances as u64);
         }
     }
 
-    /// The device is done with all steps.
-    pub fn trained(&mut self) {
-        self.epoch.trained = Instant::now();
-    }
-
-    /// Seconds of the epoch so far, and utterances a second of its training.
-    pub fn time(&self) -> (f64, f64) {
-        (self.epoch.began.elapsed().as_secs_f64(), self.epoch.utterances_per_second())
-    }
-
-    pub fn end_epoch(&self, record: &EpochRecord, config: &Config) {
+    /// `label` tells of which run.
+    pub fn end_epoch(&self, label: &str, record: &EpochRecord, config: &Config) {
         let loss = StepLoss { clean: record.loss_clean, adversarial: record.loss_adversarial };
         let left = record.time.seconds * config.epochs.saturating_sub(record.epoch) as f64;
         let left = FormattedDuration(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX));
         self.line(&format!(
-            "{}epoch {}/{}  {}  validation {:.4}{}  accuracy {:.2}  weighted F1 {:.2}  {:.0} utterances/s  at most \
+            "{label}epoch {}/{}  {}  validation {:.4}{}  accuracy {:.2}  weighted F1 {:.2}  {:.0} utterances/s  at most \
              {left} left",
-            self.label,
             record.epoch,
             config.epochs,
-            losses(loss),
+            losses_text(loss),
             record.validation_loss,
             if record.best { " (best)" } else { "" },
             100.0 * record.validation_accuracy,
@@ -141,7 +130,7 @@ impl Display {
     }
 }
 
-fn losses(loss: StepLoss) -> String {
+fn losses_text(loss: StepLoss) -> String {
     match loss.adversarial {
         Some(adversarial) => format!("loss {:.4} + {adversarial:.4}", loss.clean),
         None => format!("loss {:.4}", loss.clean),

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`settings`] | every setting of a run, from defaults, preset, file and flags |
+//! | [`sweep`] | the runs that settings ask for: seeds, and combinations of values |
 //! | [`partition`] | which conversations are trained on, validated on and tested on |
 //! | [`setup`] | what is fixed before the first step |
 //! | [`schedule`], [`batches`], [`early_stopping`] | learning rate, order of the targets, when to stop |
@@ -25,5 +26,6 @@ pub mod run_folder;
 pub mod schedule;
 pub mod settings;
 pub mod setup;
+pub mod sweep;
 pub mod tensor_file;
 pub mod trainer;

@@ -57,6 +57,45 @@ pub struct Summary {
     pub runs: Vec<RunReport>,
 }
 
+/// Combinations of swept settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SweepSummary {
+    pub combinations: Vec<Combination>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Combination {
+    /// `setting=value`, one behind the other.
+    pub settings: String,
+    pub summary: Summary,
+}
+
+impl SweepSummary {
+    /// In percent, a line for each combination.
+    pub fn text(&self) -> String {
+        let longest = self.combinations.iter().map(|one| one.settings.len()).max().unwrap_or(0);
+        let split = self.combinations.first().map_or("", |one| one.summary.split.as_str());
+        let mut text = format!("{split}, mean and standard deviation over the seeds of each combination\n\n");
+        let _ = writeln!(
+            text,
+            "{:longest$}  {:>5}  {:>14}  {:>14}  {:>14}",
+            "", "seeds", "accuracy", "weighted F1", "macro F1"
+        );
+        for Combination { settings, summary } in &self.combinations {
+            let spread =
+                |spread: Spread| format!("{:.2} ± {:.2}", 100.0 * spread.mean, 100.0 * spread.deviation);
+            let [accuracy, weighted, macro_f1] =
+                [summary.accuracy, summary.weighted_f1, summary.macro_f1].map(spread);
+            let _ = writeln!(
+                text,
+                "{settings:longest$}  {:>5}  {accuracy:>14}  {weighted:>14}  {macro_f1:>14}",
+                summary.seeds.len()
+            );
+        }
+        text
+    }
+}
+
 impl Summary {
     /// Of runs over the same data; `None` of none.
     pub fn new(runs: Vec<RunReport>) -> Option<Self> {

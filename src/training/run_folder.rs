@@ -8,18 +8,19 @@
 //! | `best.safetensors` | the weights with the best validation loss |
 //! | `report.txt`, `report.json` | validation and test of the best weights, once the run is over |
 //!
-//! A run over several seeds has a folder `seed-N` like this for each of them, beside its `config.toml`,
-//! `summary.txt` and `summary.json`.
+//! Several runs at once have a folder like this for each, named `seed-N`, or `setting=value,..` in a sweep, beside their
+//! `config.toml`, `summary.txt` and `summary.json`.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::checkpoint::Checkpoint;
 use super::progress::EpochRecord;
-use super::report::{RunReport, Summary};
+use super::report::RunReport;
 use super::settings::{Layer, Settings};
 use crate::atomic_file;
 use crate::error::{Error, Result};
@@ -30,11 +31,11 @@ const METRICS: &str = "metrics.jsonl";
 const LAST: &str = "last.safetensors";
 pub const BEST: &str = "best.safetensors";
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RunFolder {
     path: PathBuf,
     /// One process at a time works in the folder; one that is killed leaves the file and no lock on it.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl RunFolder {
@@ -91,7 +92,7 @@ impl RunFolder {
         let file = OpenOptions::new().create(true).append(true).open(&lock);
         let file = file.map_err(|error| Error::io("write", &lock, &error))?;
         match file.try_lock() {
-            Ok(()) => Ok(RunFolder { path: path.to_path_buf(), _lock: file }),
+            Ok(()) => Ok(RunFolder { path: path.to_path_buf(), _lock: Arc::new(file) }),
             Err(TryLockError::WouldBlock) => {
                 let path = path.display();
                 Err(Error::input(format!("{path}: another process is training in this folder")))
@@ -102,11 +103,6 @@ impl RunFolder {
 
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The folder of one seed of several.
-    pub fn of_seed(&self, seed: u64) -> PathBuf {
-        self.path.join(format!("seed-{seed}"))
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -151,8 +147,9 @@ impl RunFolder {
         path.exists().then(|| read_json(&path)).transpose()
     }
 
-    pub fn write_summary(&self, summary: &Summary) -> Result<()> {
-        self.write_text_and_json("summary", &summary.text(), summary)
+    /// Of several runs.
+    pub fn write_summary(&self, text: &str, summary: &impl Serialize) -> Result<()> {
+        self.write_text_and_json("summary", text, summary)
     }
 
     /// The JSON last: where it stands, both are whole.

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::sweep;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::device::Device;
@@ -49,6 +50,11 @@ pub const RUN: &[Setting] = &[
     setting("format", "Format of the data file; told by its content when not given"),
     setting("modalities", "Modalities to read; all that the file has when not given"),
     setting("seeds", "Train so many seeds: seed, seed + 1, ..."),
+    setting(
+        "sweep",
+        "Train every combination of values, as in epsilon=1,3; may be given again for other settings",
+    ),
+    setting("at_once", "Runs to train side by side at most; as many as are of use and fit when not given"),
     setting("device", "Where to compute: cpu, cuda, or cuda:N for card N"),
     setting("threads", "Threads to compute with; the available cores when not given"),
     setting("checkpoint_minutes", "Save within an epoch too, every so many minutes; 0 saves at its end only"),
@@ -68,6 +74,9 @@ const ALIASES: [(&str, &str); 5] = [
     ("eps", "epsilon"),
 ];
 
+/// Between swept settings in one text.
+pub const SEPARATOR: &str = ";";
+
 /// What a run does besides what the model is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -80,6 +89,11 @@ pub struct RunSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modalities: Option<Vec<String>>,
     pub seeds: usize,
+    /// Each `setting=value,value`: [`super::sweep`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sweep: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<usize>,
     pub device: Device,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -95,6 +109,8 @@ impl Default for RunSettings {
             format: None,
             modalities: None,
             seeds: 1,
+            sweep: Vec::new(),
+            at_once: None,
             device: Device::Cpu,
             threads: None,
             checkpoint_minutes: 10.0,
@@ -221,12 +237,15 @@ impl Settings {
     }
 
     fn validate(&self) -> Result<()> {
-        let RunSettings { seeds, threads, checkpoint_minutes, .. } = self.run;
+        let RunSettings { seeds, at_once, threads, checkpoint_minutes, .. } = self.run;
         if !(1..=10_000).contains(&seeds) {
             return Err(Error::input(format!("seeds is {seeds}; it must be 1 to 10000")));
         }
         if let Some(threads) = threads.filter(|threads| !(1..=4096).contains(threads)) {
             return Err(Error::input(format!("threads is {threads}; it must be 1 to 4096")));
+        }
+        if let Some(at_once) = at_once.filter(|at_once| !(1..=10_000).contains(at_once)) {
+            return Err(Error::input(format!("at_once is {at_once}; it must be 1 to 10000")));
         }
         if !(0.0..=1e6).contains(&checkpoint_minutes) {
             return Err(Error::input(format!(
@@ -237,7 +256,7 @@ impl Settings {
         if self.config.seed > i64::MAX as u64 - seeds as u64 {
             return Err(Error::input(format!("seed is {}; it is too large", self.config.seed)));
         }
-        Ok(())
+        sweep::check(self)
     }
 
     /// A file that [`Layer::file`] reads back to the same settings. `out` stays out: the file stands in it.
@@ -277,7 +296,7 @@ fn is_model_key(key: &str) -> bool {
 }
 
 /// A setting's own name, from that or from the paper's symbol for it.
-fn canonical(key: &str) -> Result<&'static str> {
+pub(super) fn canonical(key: &str) -> Result<&'static str> {
     canonical_among(key, &[RUN, MODEL])
 }
 
@@ -298,7 +317,11 @@ fn value_of(key: &'static str, text: &str) -> Result<Value> {
             let names = text.split(',').map(|name| Value::String(name.trim().to_string()));
             return Ok(Value::Array(names.collect()));
         }
-        "threads" => Value::Integer(0),
+        "sweep" => {
+            let settings = text.split(SEPARATOR).map(|setting| Value::String(setting.trim().to_string()));
+            return Ok(Value::Array(settings.collect()));
+        }
+        "threads" | "at_once" => Value::Integer(0),
         "data" | "format" | "out" => Value::String(String::new()),
         _ => {
             let mut defaults = table_of(&Config::default())?;
@@ -370,6 +393,8 @@ mod tests {
             data: Some("d".into()),
             format: Some("f".into()),
             modalities: Some(Vec::new()),
+            sweep: vec!["epsilon=1".into()],
+            at_once: Some(1),
             threads: Some(1),
             out: Some("o".into()),
             ..RunSettings::default()
@@ -445,6 +470,19 @@ mod tests {
             let error = Settings::resolve(&[flags(&[(key, text)])]).unwrap_err();
             assert_eq!(error.to_string(), expected);
         }
+    }
+
+    #[test]
+    fn a_sweep_is_written_in_a_file_and_as_a_flag() {
+        let from_file = file("sweep = [\"eps=1,3\", \"dropout_keep=0.5\"]\nat_once = 4\n").unwrap();
+        let from_flags = flags(&[("sweep", "eps=1,3; dropout_keep=0.5"), ("at_once", "4")]);
+        let [one, other] = [from_file, from_flags].map(|layer| Settings::resolve(&[layer]).unwrap());
+        assert_eq!(one, other);
+        assert_eq!(one.run.at_once, Some(4));
+        let again = Settings::resolve(&[file(&one.to_toml().unwrap()).unwrap()]).unwrap();
+        assert_eq!(again, one);
+        let error = Settings::resolve(&[flags(&[("sweep", "stacks=2")])]).unwrap_err();
+        assert!(error.to_string().starts_with("sweep stacks=2: stacks cannot be swept"), "{error}");
     }
 
     #[test]

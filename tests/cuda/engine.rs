@@ -2,20 +2,27 @@
 
 use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 
 use coin::data::Corpus;
 use coin::data::standardise::Standardisation;
 use coin::device::cuda::card::Card;
 use coin::device::work::Unit;
+use coin::error::Result;
 use coin::metrics::Evaluation;
 use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
 use coin::model::device::{Compute, Device};
 use coin::model::gradcheck;
-use coin::model::{Engine, Objective, Scaling, State, Tensor, Values, engine};
+use coin::model::{
+    Engine, Losses, Objective, Piece, Predictions, Scaling, State, Step, Tensor, Values, engine, room,
+};
 use coin::ops::cuda::KERNELS;
 use coin::ops::part::Part;
 use coin::random::{Stream, purpose};
+use coin::training::interrupt::Interrupt;
+use coin::training::trainer::Outcome;
 
+use crate::common::{assert_same_run, together};
 use crate::golden_files::Golden;
 use crate::talk;
 
@@ -45,6 +52,8 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("memory_is_foreseen", memory_is_foreseen),
         ("what_it_does_not_compute_is_refused", what_it_does_not_compute_is_refused),
         ("arguments_are_the_kernels", arguments_are_the_kernels),
+        ("runs_side_by_side_are_what_each_is_alone", runs_side_by_side_are_what_each_is_alone),
+        ("a_run_without_a_batch_is_untouched", a_run_without_a_batch_is_untouched),
         ("an_engine_moves_between_threads", an_engine_moves_between_threads),
         ("bad_targets_are_refused", bad_targets_are_refused),
     ]
@@ -459,20 +468,31 @@ fn calls(name: &str) -> Option<u64> {
 }
 
 fn a_warm_step_allocates_and_waits_for_nothing() {
+    // As many calls for many runs as for one.
+    for runs in [1, 3] {
+        a_warm_step_of(runs);
+    }
+}
+
+fn a_warm_step_of(runs: usize) {
     let corpus = conversations();
     let batches: Vec<Vec<u32>> = (0..6).map(|seed| draw(seed, &corpus, 40)).collect();
-    let mut engine = on(&config(), &corpus, CARD);
+    let mut engine = side_by_side(&vec![config(); runs], &corpus);
+    let mut train = |batch: &[u32], number: usize| {
+        let step = Some(Step { targets: batch, number: number as u64, learning_rate: 1e-3 });
+        engine.train_steps(&vec![step; runs]).unwrap();
+    };
     for (step, batch) in batches.iter().enumerate().take(3) {
-        engine.train_step(batch, step as u64, 1e-3).unwrap();
+        train(batch, step);
     }
     if calls("").is_none() {
         return;
     }
-    let expected = ["cuMemcpyHtoDAsync_v2", "cuGraphLaunch", "cuEventRecord", "cuEventSynchronize"];
+    let expected = ["cuMemcpy2DAsync_v2", "cuGraphLaunch", "cuEventRecord", "cuEventSynchronize"];
     let before: Vec<Option<u64>> = expected.iter().map(|name| calls(name)).collect();
     let all_before = calls("").unwrap();
     for (step, batch) in batches.iter().enumerate().skip(3) {
-        engine.train_step(batch, step as u64, 1e-3).unwrap();
+        train(batch, step);
     }
     // The batch, the graph, and the event by which a stage of pinned memory is known to be free: of two steps ago.
     let mut own = 0;
@@ -488,13 +508,14 @@ fn a_warm_step_allocates_and_waits_for_nothing() {
         "cuMemAlloc_v2",
         "cuMemAllocAsync",
         "cuMemFree_v2",
+        "cuMemcpyHtoDAsync_v2",
         "cuStreamSynchronize",
         "cuCtxSynchronize",
         "cuLaunchKernel",
     ];
     assert!(rest <= 24, "{rest} further calls in three steps besides {current:?}");
     let made: Vec<u64> = others.iter().filter_map(|name| calls(name)).collect();
-    engine.train_step(&batches[0], 9, 1e-3).unwrap();
+    train(&batches[0], 9);
     assert_eq!(made, others.iter().filter_map(|name| calls(name)).collect::<Vec<u64>>());
 }
 
@@ -552,7 +573,8 @@ fn a_timed_step_is_a_step() {
             plain.train_step(batch, step as u64, 1e-3).unwrap();
         }
         assert!(timed.time_step(&batches[0], 0, 1e-3).unwrap() > 0.0);
-        let pieces = timed.profile_step(&batches[1], 1, 1e-3).unwrap();
+        let pieces =
+            timed.profile_step(Step { targets: &batches[1], number: 1, learning_rate: 1e-3 }).unwrap();
         assert!(pieces.len() > 100 && pieces.iter().all(|piece| piece.seconds > 0.0), "{}", pieces.len());
         timed.train_step(&batches[2], 2, 1e-3).unwrap();
         assert_eq!(timed.losses(true).unwrap(), plain.losses(true).unwrap());
@@ -568,7 +590,8 @@ fn launches_tell_their_work() {
         for (base, unit) in [(config(), Unit::Fma), (mixed(), Unit::Tensor)] {
             let config = Config { adversarial: false, stack_input, stacks: 3, ..base };
             let mut engine = on(&config, &corpus, CARD);
-            let pieces = engine.profile_step(&targets, 0, 1e-3).unwrap();
+            let pieces =
+                engine.profile_step(Step { targets: &targets, number: 0, learning_rate: 1e-3 }).unwrap();
             // Products of weights with each other and sums are in no count of the step's, nor are the norms at the features, which
             // a step without the adversarial pass makes too.
             let beside = [Part::Folding, Part::Perturbation];
@@ -601,6 +624,15 @@ fn memory_is_foreseen() {
         Config { embedding_size: 256, history_length: 512, stacks: 6, batch_size: 20_000, ..config() };
     let error = engine(&config, &corpus, &Standardisation::none(4), CARD).err().unwrap().to_string();
     assert!(error.contains("the largest batch_size that fits is "), "{error}");
+    let error_of = |fits: usize| {
+        let config = Config { batch_size: 8, ..config.clone() };
+        let most = coin::model::fitting(&config, &corpus, CARD, 1000).unwrap();
+        assert!((2..1000).contains(&most), "{most} runs fit");
+        room(&config, &corpus, CARD, most + 1 - fits).map(drop)
+    };
+    assert!(error_of(1).is_ok());
+    let error_of_runs = error_of(0).unwrap_err().to_string();
+    assert!(error_of_runs.contains("runs side by side need more memory than is free"), "{error_of_runs}");
     // What it says is true.
     let size: usize = error.rsplit(' ').next().unwrap().parse().unwrap();
     let fits = |batch_size: usize| {
@@ -638,6 +670,222 @@ fn arguments_are_the_kernels() {
     ] {
         let checked = card.check_arguments("standardise", sizes);
         assert_eq!(checked.is_ok(), fine, "{sizes:?}: {checked:?}");
+    }
+}
+
+/// The runs of these configurations, begun on the card.
+fn side_by_side(configs: &[Config], corpus: &Corpus) -> Box<dyn Engine> {
+    let mut engine = room(&configs[0], corpus, CARD, configs.len()).unwrap();
+    for (run, config) in configs.iter().enumerate() {
+        engine.begin(run, config, &Standardisation::none(corpus.width()), corpus).unwrap();
+    }
+    engine
+}
+
+/// Three runs with settings of their own that stop in different epochs, each alone and then together: with a place for each; with
+/// two places, interrupted in the middle again and again and resumed.
+fn runs_side_by_side_are_what_each_is_alone() {
+    let corpus = talk::corpus(6, &[3, 7, 5, 9, 2, 8, 4, 6, 11, 1], 3, 6, 4);
+    let folder = tempfile::tempdir().unwrap();
+    let of = |seed, epsilon, dropout_keep, learning_rate| Config {
+        seed,
+        epsilon,
+        dropout_keep,
+        learning_rate,
+        embedding_size: 6,
+        stacks: 1,
+        history_length: 4,
+        batch_size: 16,
+        epochs: 4,
+        patience: 1,
+        validation_fraction: 0.3,
+        ..Config::default()
+    };
+    let configs = [of(3, 3.0, 0.7, 0.5), of(8, 0.5, 1.0, 0.01), of(4, 1.0, 0.4, 0.05)];
+    let folders = |name: &str| -> Vec<(Config, PathBuf)> {
+        (0..)
+            .zip(&configs)
+            .map(|(i, config)| (config.clone(), folder.path().join(format!("{name}-{i}"))))
+            .collect()
+    };
+    let finished = |ended: &Outcome| match ended {
+        Outcome::Finished(report) => Some((report.epochs, report.stopped)),
+        _ => None,
+    };
+    let alone: Vec<_> = folders("alone")
+        .iter()
+        .map(|run| {
+            let mut engine = room(&run.0, &corpus, CARD, 1).unwrap();
+            let ended =
+                together(&mut *engine, &corpus, std::slice::from_ref(run), false, &Interrupt::default());
+            finished(&ended.unwrap()[0]).unwrap()
+        })
+        .collect();
+    assert!(alone[0].0 != alone[1].0, "the runs are all of one length: {alone:?}");
+    let check = |runs: &[(Config, PathBuf)]| {
+        for (alone, (_, path)) in folders("alone").iter().zip(runs) {
+            assert_same_run(&alone.1, path);
+        }
+    };
+    let runs = folders("together");
+    let mut engine = room(&configs[0], &corpus, CARD, 3).unwrap();
+    let ended = together(&mut *engine, &corpus, &runs, false, &Interrupt::default()).unwrap();
+    assert_eq!(ended.iter().filter_map(finished).collect::<Vec<_>>(), alone);
+    check(&runs);
+    drop(engine);
+
+    let runs = folders("cut");
+    let mut lives = 0;
+    loop {
+        let left: Vec<_> =
+            runs.iter().filter(|(_, path)| !path.join("report.json").exists()).cloned().collect();
+        if left.is_empty() {
+            break;
+        }
+        let interrupt = Interrupt::default();
+        let mut engine = Cut {
+            engine: room(&configs[0], &corpus, CARD, 2).unwrap(),
+            left: 4,
+            interrupt: interrupt.clone(),
+        };
+        together(&mut engine, &corpus, &left, false, &interrupt).unwrap();
+        lives += 1;
+        assert!(lives < 20, "the runs do not come to an end");
+    }
+    assert!(lives > 2);
+    check(&runs);
+}
+
+/// An engine that interrupts training after some steps.
+struct Cut {
+    engine: Box<dyn Engine>,
+    left: usize,
+    interrupt: Interrupt,
+}
+
+impl Engine for Cut {
+    fn runs(&self) -> usize {
+        self.engine.runs()
+    }
+
+    fn begin(
+        &mut self,
+        run: usize,
+        config: &Config,
+        standardisation: &Standardisation,
+        corpus: &Corpus,
+    ) -> Result<()> {
+        self.engine.begin(run, config, standardisation, corpus)
+    }
+
+    fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()> {
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 {
+            self.interrupt.request();
+        }
+        self.engine.train_steps(steps)
+    }
+
+    fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>> {
+        self.engine.losses_of(run, wait)
+    }
+
+    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()> {
+        self.engine.set_losses(run, losses)
+    }
+
+    fn evaluate_each(
+        &mut self,
+        targets: &[&[u32]],
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Vec<Evaluation>>> {
+        self.engine.evaluate_each(targets, interrupted)
+    }
+
+    fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>> {
+        self.engine.predict_each(targets)
+    }
+
+    fn time_steps(&mut self, steps: &[Option<Step>]) -> Result<f64> {
+        self.engine.time_steps(steps)
+    }
+
+    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
+        self.engine.profile_step(step)
+    }
+
+    fn state_of(&mut self, run: usize) -> Result<State> {
+        self.engine.state_of(run)
+    }
+
+    fn restore_run(&mut self, run: usize, state: &State) -> Result<()> {
+        self.engine.restore_run(run, state)
+    }
+
+    fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
+        self.engine.objective(targets)
+    }
+
+    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
+        self.engine.set_corpus(corpus)
+    }
+
+    fn flops(&self) -> f64 {
+        self.engine.flops()
+    }
+}
+
+/// A run that has nothing to do while others have keeps every bit, its loss scale and its sums of losses included; larger batches
+/// of the others, for which memory is laid out anew, take it along.
+fn a_run_without_a_batch_is_untouched() {
+    let corpus = conversations();
+    for base in [config(), mixed()] {
+        let configs = [5, 6, 7].map(|seed| Config { seed, batch_size: 8, ..base.clone() });
+        let mut engine = side_by_side(&configs, &corpus);
+        let step = |targets, number| Some(Step { targets, number, learning_rate: 1e-2 });
+        let (first, second) = (draw(1, &corpus, 8), draw(2, &corpus, 8));
+        engine.train_steps(&[step(&first, 0), step(&second, 0), None]).unwrap();
+        let [one, two, three] = [0, 1, 2].map(|run| engine.state_of(run).unwrap());
+        let mut fresh = on(&configs[2], &corpus, CARD);
+        assert!(bits(&three) == bits(&fresh.state().unwrap()), "a run has changed before its first step");
+        let many = all(&corpus);
+        engine.train_steps(&[step(&second, 1), None, step(&first, 0)]).unwrap();
+        engine.train_steps(&[step(&many, 2), None, None]).unwrap();
+        assert!(bits(&engine.state_of(0).unwrap()) != bits(&one));
+        let after = engine.state_of(1).unwrap();
+        assert!(
+            bits(&after) == bits(&two) && after.scaling == two.scaling,
+            "a run without a batch has changed"
+        );
+        // And each is what it is alone.
+        engine.train_steps(&[None, step(&first, 1), None]).unwrap();
+        type Steps<'a> = Vec<(&'a [u32], u64)>;
+        let steps: [Steps; 3] =
+            [vec![(&first, 0), (&second, 1), (&many, 2)], vec![(&second, 0), (&first, 1)], vec![(&first, 0)]];
+        let everything = vec![&many[..]; 3];
+        let predictions = engine.predict_each(&everything).unwrap();
+        for (run, steps) in steps.iter().enumerate() {
+            let mut alone = on(&configs[run], &corpus, CARD);
+            for &(targets, number) in steps {
+                alone.train_step(targets, number, 1e-2).unwrap();
+            }
+            let (state, expected) = (engine.state_of(run).unwrap(), alone.state().unwrap());
+            assert!(bits(&state) == bits(&expected) && state.scaling == expected.scaling, "run {run}");
+            assert_eq!(engine.losses_of(run, true).unwrap(), alone.losses(true).unwrap());
+            let expected = alone.predict(&many).unwrap();
+            assert!(
+                predictions[run].logits == expected.logits
+                    && predictions[run].attention == expected.attention
+            );
+        }
+        // Another in the place of the second begins as it does alone.
+        let other = Config { seed: 9, epsilon: 0.5, dropout_keep: 0.4, ..configs[1].clone() };
+        let standardisation = Standardisation { mean: vec![0.5; 10], deviation: vec![2.0; 10] };
+        engine.begin(1, &other, &standardisation, &corpus).unwrap();
+        engine.train_steps(&[None, step(&second, 0), None]).unwrap();
+        let mut alone = coin::model::engine(&other, &corpus, &standardisation, CARD).unwrap();
+        alone.train_step(&second, 0, 1e-2).unwrap();
+        assert!(bits(&engine.state_of(1).unwrap()) == bits(&alone.state().unwrap()));
     }
 }
 

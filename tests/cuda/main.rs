@@ -4,6 +4,8 @@
 //! the loader's path set; whatever the simulated card reports (races, uninitialised reads, leaks) fails the test. Filters work as
 //! with any test: `cargo test --test cuda objective`.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod engine;
 #[path = "../golden_files/mod.rs"]
 mod golden_files;

@@ -4,7 +4,7 @@ use coin::ops::adam::{Step, update};
 
 use crate::batches::Header;
 use crate::support::Random;
-use crate::work::{Arg, Work, args, same};
+use crate::work::{Work, args, same};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -46,7 +46,8 @@ fn check(count: usize, done: [u64; 2], scaled: bool, broken: Option<(usize, f32)
         }
     });
     let mut work = Work::default();
-    let headers = LEARNING_RATE.map(|learning_rate| [Header { learning_rate, ..Header::default() }]);
+    let headers =
+        LEARNING_RATE.map(|learning_rate| [Header { samples: 1, learning_rate, ..Header::default() }]);
     let header = work.buffer(1, [&headers[0], &headers[1]]);
     let mut buffer = |of: &dyn Fn(&Inputs) -> Vec<f32>| {
         let [a, b] = inputs.each_ref().map(of);
@@ -63,7 +64,12 @@ fn check(count: usize, done: [u64; 2], scaled: bool, broken: Option<(usize, f32)
     let grid = [count.div_ceil(1024), 1];
     for gradient in gradients {
         if scaled {
-            work.launch(("adam", "gradient_finite"), grid, (256, 0), args![loss_scale, gradient, count]);
+            work.launch(
+                ("adam", "gradient_finite"),
+                grid,
+                (256, 0),
+                args![loss_scale, gradient, header, count],
+            );
         }
         work.launch(
             ("adam", "adam_begin"),
@@ -78,7 +84,7 @@ fn check(count: usize, done: [u64; 2], scaled: bool, broken: Option<(usize, f32)
             args![parameters, first, second, gradient, adam, count],
         );
         if scaled {
-            work.launch(("adam", "loss_scale"), [1, 1], (1, 0), args![loss_scale]);
+            work.launch(("adam", "loss_scale"), [1, 1], (1, 0), args![loss_scale, header]);
         }
     }
     let results = work.check();
@@ -145,8 +151,42 @@ fn the_scale_stays_within_its_bounds() {
     let mut overflowed = state(1.0, 12);
     overflowed[2] = 1;
     let loss_scale = work.buffer(3, [&state(largest, 1999), &overflowed]);
-    work.launch(("adam", "loss_scale"), [1, 1], (1, 0), args![Arg::At(loss_scale)]);
+    let busy = [Header { samples: 1, ..Header::default() }];
+    let header = work.buffer(1, [&busy, &busy]);
+    work.launch(("adam", "loss_scale"), [1, 1], (1, 0), args![loss_scale, header]);
     let results = work.check();
     assert_eq!(results.of::<u32>(0, loss_scale), state(largest, 0));
     assert_eq!(results.of::<u32>(1, loss_scale), state(1.0, 0));
+}
+
+/// Nothing of a run without a batch changes, whatever its gradient holds.
+#[test]
+fn a_run_without_a_batch_is_untouched() {
+    const COUNT: usize = 1027;
+    let mut random = Random(3);
+    let mut work = Work::default();
+    let headers = [1, 0].map(|samples| [Header { samples, learning_rate: 0.1, ..Header::default() }]);
+    let header = work.buffer(1, [&headers[0], &headers[1]]);
+    let values = random.floats(COUNT, 1.0);
+    let broken = vec![f32::NAN; COUNT];
+    let [parameters, first, second] = [(); 3].map(|()| work.buffer(COUNT, [&values, &values]));
+    let gradient = work.buffer(COUNT, [&values, &broken]);
+    let adam = work.buffer(6, [&[7u64], &[7u64]]);
+    let scales = state(1024.0, 1999);
+    let loss_scale = work.buffer(3, [&scales, &scales]);
+    let grid = [COUNT.div_ceil(1024), 1];
+    work.launch(("adam", "gradient_finite"), grid, (256, 0), args![loss_scale, gradient, header, COUNT]);
+    let rates = args![adam, loss_scale, header, BETA1, BETA2, EPSILON];
+    work.launch(("adam", "adam_begin"), [1, 1], (1, 0), rates);
+    let update = args![parameters, first, second, gradient, adam, COUNT];
+    work.launch(("adam", "adam"), grid, (256, 0), update);
+    work.launch(("adam", "loss_scale"), [1, 1], (1, 0), args![loss_scale, header]);
+    let results = work.check();
+    for place in [parameters, first, second] {
+        assert_ne!(results.of::<u32>(0, place), results.of::<u32>(1, place));
+        same("values", &results.of(1, place), &values);
+    }
+    assert_eq!([0, 1].map(|run| results.of::<u64>(run, adam)[0]), [8, 7]);
+    assert_eq!(results.of::<u32>(0, loss_scale), state(2048.0, 0));
+    assert_eq!(results.of::<u32>(1, loss_scale), scales);
 }

@@ -536,7 +536,7 @@ fn runs_side_by_side() {
     let stride = 4 * sizes.iter().sum::<usize>().next_multiple_of(4);
     let shared = card.upload(&random.floats(k * n, 2.0));
     let header: [[u32; 14]; 2] =
-        [[0, 60, 40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 43, 30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
+        [[9, 60, 40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [4, 43, 30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
     let inputs: Vec<[Vec<f32>; 2]> =
         (0..2).map(|_| [random.floats(m * k, 2.0), random.floats(k * n, 2.0)]).collect();
     let index: Vec<Vec<u32>> = (0..2).map(|_| (0..m).map(|_| random.below(43) as u32).collect()).collect();

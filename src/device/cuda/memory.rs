@@ -23,12 +23,28 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// The same buffer of a run, where runs are `run_stride` bytes apart.
+    pub fn of_run(self, run: usize, run_stride: usize) -> Buffer {
+        Buffer { address: self.address + (run * run_stride) as u64, ..self }
+    }
+
     /// The part from `element` of 4 bytes on.
     pub fn from(self, element: usize) -> Buffer {
         assert!(element <= self.len, "a part that begins behind its buffer");
         Buffer { address: self.address + 4 * element as u64, len: self.len - element }
     }
 }
+
+/// A range in the first run's stretch, which each further run has `run_stride` bytes behind the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    pub address: u64,
+    pub bytes: usize,
+    pub run_stride: usize,
+}
+
+/// The largest distance between runs that the driver copies over at once.
+pub const LARGEST_STRIDE: usize = i32::MAX as usize;
 
 /// Lays buffers out one behind the other.
 #[derive(Debug, Clone, Default)]
@@ -92,6 +108,17 @@ impl Memory {
         unsafe { result::memset_d8_async(address, 0, bytes, self.card.stream.cu_stream()) }
     }
 
+    /// Sets a range of each of `runs` runs to zero, in the stream's order.
+    pub fn clear_runs(&self, range: Range, runs: usize) -> std::result::Result<(), DriverError> {
+        let pitch = self.check_runs(range, runs);
+        self.card.bind()?;
+        // SAFETY: the ranges lie in the allocation.
+        unsafe {
+            sys::cuMemsetD2D8Async(range.address, pitch, 0, range.bytes, runs, self.card.stream.cu_stream())
+        }
+        .result()
+    }
+
     /// Writes `values` at an address; returns when they are there.
     pub fn write<T: bytemuck::NoUninit>(&self, address: u64, values: &[T]) -> Result<()> {
         self.check(address, size_of_val(values));
@@ -128,29 +155,48 @@ impl Memory {
         Ok(values)
     }
 
-    /// Copies `bytes` of pinned host memory, in the stream's order; does not wait.
+    /// Copies a range of each of `runs` runs from pinned host memory, where they lie one behind the other, in the stream's order;
+    /// does not wait.
     ///
     /// # Safety
     /// `from` is not written to until the stream has passed this copy.
-    pub unsafe fn upload(
+    pub unsafe fn upload_runs(
         &self,
-        address: u64,
+        range: Range,
         from: &Pinned,
-        bytes: usize,
+        runs: usize,
     ) -> std::result::Result<(), DriverError> {
-        self.check(address, bytes);
-        assert!(bytes <= from.words.len() * 4);
+        let pitch = self.check_runs(range, runs);
+        assert!(range.bytes * runs <= from.words.len() * 4);
         self.card.bind()?;
+        let copy = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_HOST,
+            srcHost: from.words.as_ptr().cast::<c_void>(),
+            srcDevice: 0,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: range.bytes,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: range.address,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: pitch,
+            WidthInBytes: range.bytes,
+            Height: runs,
+        };
         // SAFETY: both ranges are valid; the caller keeps the source.
-        unsafe {
-            sys::cuMemcpyHtoDAsync_v2(
-                address,
-                from.words.as_ptr().cast::<c_void>(),
-                bytes,
-                self.card.stream.cu_stream(),
-            )
-        }
-        .result()
+        unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.card.stream.cu_stream()) }.result()
+    }
+
+    /// The distance between runs as the driver takes it.
+    fn check_runs(&self, range: Range, runs: usize) -> usize {
+        let Range { address, bytes, run_stride } = range;
+        assert!(runs > 0 && bytes <= run_stride, "ranges of runs that lie over each other");
+        self.check(address, (runs - 1) * run_stride + bytes);
+        if runs == 1 { bytes } else { run_stride }
     }
 
     fn check(&self, address: u64, bytes: usize) {

@@ -68,6 +68,7 @@ impl Worker {
         let alone = Shape { grid: [1, 1, self.runs], block: 1, shared: 0 };
         let (parameters, gradient) = (self.parameters.address, self.gradient.address);
         let (scale, run_stride) = (self.loss_scale(), self.run_stride);
+        let header = layout.header.address;
         let Rates { beta1, beta2, epsilon } = rates;
         let words = |count: u32, of_each: usize| Work::moving(count as usize * of_each * WORD);
         let (check, update) = (move |_: &Counts| words(count, 1), move |_: &Counts| words(count, 7));
@@ -75,7 +76,7 @@ impl Worker {
         // SAFETY: parameters, moments and gradient have `count` scalars; the states are as large as the kernels' structs.
         unsafe {
             if scale != 0 {
-                launch!(self, "gradient_finite", by_four, check, scale, gradient, count, run_stride);
+                launch!(self, "gradient_finite", by_four, check, scale, gradient, header, count, run_stride);
             }
             launch!(
                 self,
@@ -84,7 +85,7 @@ impl Worker {
                 state_alone,
                 state.counter.address,
                 scale,
-                layout.header.address,
+                header,
                 beta1,
                 beta2,
                 epsilon,
@@ -104,7 +105,7 @@ impl Worker {
                 run_stride,
             );
             if scale != 0 {
-                launch!(self, "loss_scale", alone, state_alone, scale, run_stride);
+                launch!(self, "loss_scale", alone, state_alone, scale, header, run_stride);
             }
         }
     }

@@ -126,10 +126,20 @@ impl Indices {
         self.words
     }
 
-    /// Fills `to` with a batch that is one shard, and the header but for what the batch does not tell.
-    pub fn fill(&self, batch: &Batch, header: Header, to: &mut Pinned) {
+    /// A run's part of the words of several, one behind the other.
+    fn of_run<'a>(&self, run: usize, to: &'a mut Pinned) -> &'a mut [u32] {
+        &mut to.words()[run * self.words..][..self.words]
+    }
+
+    /// Says that a run has no batch.
+    pub fn leave_out(&self, run: usize, to: &mut Pinned) {
+        self.of_run(run, to)[..HEADER].fill(0);
+    }
+
+    /// Fills a run's part of `to` with a batch that is one shard, and the header but for what the batch does not tell.
+    pub fn fill(&self, run: usize, batch: &Batch, header: Header, to: &mut Pinned) {
         let Capacity { samples: most, rows: most_rows, distinct: most_distinct, .. } = self.capacity;
-        let words = to.words();
+        let words = self.of_run(run, to);
         let mut place = |buffer: Buffer, at: usize, values: &[u32]| {
             let first = (buffer.address - self.header.address) as usize / 4 + at;
             assert!(at + values.len() <= buffer.len, "a batch beyond the capacity");

@@ -11,7 +11,7 @@ use crate::ops::cuda::{ACTIVATION, Counts, WORD, Worker, launch};
 use crate::ops::parameters::Linear;
 
 impl Worker {
-    /// Embeds the batch's distinct utterances and its targets: `features` `[N, D]`, which all runs share, to `history`
+    /// Embeds the batch's distinct utterances and its targets: `features` `[N, D]`, a run's own, to `history`
     /// `[distinct, d]` and `target` `[S, 2d]`.
     pub fn embed(&mut self, indices: &Indices, features: Buffer, history: Buffer, target: Buffer) {
         let layout = self.layout.clone();
@@ -22,7 +22,6 @@ impl Worker {
         ] {
             let mut product = self.linear(place, rows, features, to).extent(extent);
             product.index = index.address;
-            product.a_shared = 1;
             self.product_nt(indices, product);
         }
     }
@@ -94,7 +93,6 @@ impl Worker {
             let mut product =
                 Product::new((out, width, rows), (delta, out), (features, width), to).extent(extent);
             product.index = index.address;
-            product.b_shared = 1;
             self.sum_products(indices, product.sums(self.gradient(bias)));
         }
     }
