@@ -60,7 +60,7 @@ pub struct Arguments {
     /// Whole steps alone, not their parts and no predictions
     #[arg(long)]
     steps_only: bool,
-    /// Time steps of so many runs side by side too, against those of one
+    /// Time steps of so many runs side by side too, against those of one; with --turing, predict such a step
     #[arg(long, value_name = "RUNS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     at_once: u32,
     /// A setting, as in --set batch_size=256; may be given again
@@ -138,7 +138,8 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
         return Err(Error::input(format!("{}: no labelled utterance to train on", corpus.source)));
     }
     if arguments.turing.wanted() {
-        return turing::run(&arguments.turing, &config, &corpus, &samples).map(|()| Outcome::Done);
+        let runs = arguments.at_once as usize;
+        return turing::run(&arguments.turing, &config, &corpus, &samples, runs).map(|()| Outcome::Done);
     }
     let compute = arguments.computing.get();
     if arguments.worker {

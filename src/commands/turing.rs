@@ -5,7 +5,7 @@ use std::process::Command;
 
 use turing::counters::{self, Launch};
 use turing::predict::predict;
-use turing::report::{Step, costliest};
+use turing::report::{self, costliest};
 use turing::sass;
 use turing::tools::Disassembler;
 
@@ -18,6 +18,7 @@ use crate::device::cuda::card;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::device::{Compute, Device};
+use crate::model::{Step, bytes_on_a_card, room};
 use crate::random::{Stream, purpose};
 
 #[derive(Debug, clap::Args)]
@@ -88,7 +89,8 @@ fn batches(windows: &Windows, samples: &[u32], size: usize, sizes: &[usize], see
     Ok(Batches { distinct: all, parts: sizes.iter().map(|&count| part(count)).collect() })
 }
 
-pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32]) -> Result<()> {
+/// A step of `runs` runs side by side.
+pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32], runs: usize) -> Result<()> {
     let windows = Windows::new(corpus, config.history_length);
     let sizes = flags.turing_samples.clone().unwrap_or(SAMPLES.to_vec());
     let &[one, two] = sizes.as_slice() else {
@@ -99,7 +101,7 @@ pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32]) -> 
     }
     let batches = batches(&windows, samples, config.batch_size, &sizes, config.seed)?;
     if flags.turing_worker {
-        return work(config, corpus, &batches.parts);
+        return work(config, corpus, &batches.parts, runs);
     }
     card::built()?;
     let tools = Disassembler::find().map_err(Error::Input)?;
@@ -117,7 +119,7 @@ pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32]) -> 
     let (small, large) = launches[first..].split_at(launches[first..].len() / 2);
     let whole = counters::extrapolate(small, large, (one, two), config.batch_size).map_err(Error::System)?;
     let predictions = predict(&kernels, &whole).map_err(Error::System)?;
-    let step = Step::of(&predictions);
+    let step = report::Step::of(&predictions);
     if let Some(path) = &flags.turing_json {
         let mut text = serde_json::to_string_pretty(&step)
             .map_err(|error| Error::System(format!("cannot write as JSON: {error}")))?;
@@ -125,10 +127,12 @@ pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32]) -> 
         atomic_file::write(path, text.as_bytes())?;
     }
     let adversarial = if config.adversarial { "with" } else { "without" };
+    let several = if runs > 1 { format!(" of {runs} runs at once") } else { String::new() };
+    let megabytes = bytes_on_a_card(config, corpus, runs) as f64 / 1e6;
     let text = format!(
-        "a training step on an RTX 2080 Ti, predicted: {}, {} samples of {} utterances, {} distinct, {adversarial} the \
+        "a training step{several} on an RTX 2080 Ti, predicted: {}, {} samples of {} utterances, {} distinct, {adversarial} the \
          adversarial pass\n\
-         {:.2} ms in {} launches; extrapolated from simulated steps on {one} and {two} samples\n\
+         {:.2} ms in {} launches, {megabytes:.0} MB of memory; extrapolated from simulated steps on {one} and {two} samples\n\
          columns: what each part of the card needs, in us; docs/turing.md says how that is found\n\n{}\n{}",
         config.dtype,
         config.batch_size,
@@ -209,13 +213,19 @@ impl Drop for Scratch {
     }
 }
 
-/// Trains on each batch once. The simulated driver, which this runs on, counts what the launches do.
-fn work(config: &Config, corpus: &Corpus, batches: &[Vec<u32>]) -> Result<()> {
+/// Trains every run on each batch once. The simulated driver, which this runs on, counts what the launches do.
+fn work(config: &Config, corpus: &Corpus, batches: &[Vec<u32>], runs: usize) -> Result<()> {
     let everything = Standardisation::fit(corpus, 0..corpus.conversations.len());
     let compute = Compute { device: Device::Cuda(0), threads: 1 };
-    let mut engine = crate::model::engine(config, corpus, &everything, compute)?;
-    for (step, targets) in batches.iter().enumerate() {
-        engine.step_and_loss(targets, step as u64, config.learning_rate)?;
+    let mut engine = room(config, corpus, compute, runs)?;
+    for run in 0..runs {
+        let config = Config { seed: config.seed.wrapping_add(run as u64), ..config.clone() };
+        engine.begin(run, &config, &everything, corpus)?;
     }
-    Ok(())
+    for (number, targets) in (0..).zip(batches) {
+        let step = Step { targets, number, learning_rate: config.learning_rate };
+        engine.train_steps(&vec![Some(step); runs])?;
+    }
+    // Until the card is done.
+    engine.losses_of(0, true).map(drop)
 }

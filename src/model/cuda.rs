@@ -785,6 +785,14 @@ impl Layouts {
     }
 }
 
+/// Bytes of a run.
+pub(super) fn needed(config: &Config, sizes: Sizes, windows: &Windows) -> usize {
+    let graph =
+        Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
+    let capacity = capacity(windows, config.batch_size);
+    bytes(config, graph, &Layout::new(sizes), Room { runs: 1, utterances: windows.len(), capacity })
+}
+
 /// How many of up to `most` runs the card's free memory holds; refuses a model of which it does not even hold one, before any of
 /// it is taken.
 pub(super) fn foresee(
@@ -796,13 +804,7 @@ pub(super) fn foresee(
 ) -> Result<usize> {
     check_sizes(sizes, config.history_length)?;
     let card = Card::open(index, &[])?;
-    let layout = Layout::new(sizes);
-    let graph =
-        Graph { stacks: config.stacks, interaction: config.interaction, stack_input: config.stack_input };
-    let needed = |batch_size: usize| {
-        let room = Room { runs: 1, utterances: windows.len(), capacity: capacity(windows, batch_size) };
-        bytes(config, graph, &layout, room)
-    };
+    let needed = |batch_size| needed(&Config { batch_size, ..config.clone() }, sizes, windows);
     let (free, total) = card.memory()?;
     check_capacity(capacity(windows, config.batch_size))?;
     let one = needed(config.batch_size);

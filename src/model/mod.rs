@@ -170,12 +170,7 @@ pub fn check_memory(config: &Config, corpus: &Corpus, compute: Compute) -> Resul
 pub fn fitting(config: &Config, corpus: &Corpus, compute: Compute, most: usize) -> Result<usize> {
     let Compute { device, threads } = compute;
     config.validate()?;
-    let sizes = Sizes {
-        features: corpus.width(),
-        classes: corpus.classes.len(),
-        d: config.embedding_size,
-        stacks: config.stacks,
-    };
+    let sizes = sizes(config, corpus);
     let windows = Windows::new(corpus, config.history_length);
     match (device, config.dtype) {
         (Device::Cpu, Precision::F32) => cpu::foresee::<f32>(config, sizes, windows.longest(), threads, most),
@@ -187,6 +182,20 @@ pub fn fitting(config: &Config, corpus: &Corpus, compute: Compute, most: usize) 
             "dtype is f64, which the CUDA engine does not compute in: take f32 or mixed, or --device cpu",
         )),
         (Device::Cuda(index), _) => cuda::foresee(config, sizes, &windows, index, most),
+    }
+}
+
+/// What `runs` runs of `config`'s shape over these conversations take of a card's memory.
+pub fn bytes_on_a_card(config: &Config, corpus: &Corpus, runs: usize) -> usize {
+    runs * cuda::needed(config, sizes(config, corpus), &Windows::new(corpus, config.history_length))
+}
+
+fn sizes(config: &Config, corpus: &Corpus) -> Sizes {
+    Sizes {
+        features: corpus.width(),
+        classes: corpus.classes.len(),
+        d: config.embedding_size,
+        stacks: config.stacks,
     }
 }
 

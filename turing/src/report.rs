@@ -62,8 +62,8 @@ impl Step {
         // Writing to a String cannot fail.
         let _ = write!(
             out,
-            "{:24} {:>4} {:>8} {:>5}  {:8} {:>4} {:>5} {:>6} {:>6} {:>5}  ",
-            "kernel", "runs", "us", "%", "bound", "regs", "local", "shared", "blocks", "warps"
+            "{:24} {:>8} {:>8} {:>5}  {:8} {:>4} {:>5} {:>6} {:>6} {:>5}  ",
+            "kernel", "launches", "us", "%", "bound", "regs", "local", "shared", "blocks", "warps"
         );
         let columns = Bound::ALL.into_iter().filter(|bound| *bound != Bound::Launch);
         for bound in columns.clone() {
@@ -73,7 +73,7 @@ impl Step {
         for kernel in &self.kernels {
             let _ = write!(
                 out,
-                "{:24} {:>4} {:>8.0} {:>5.1}  {:8} {:>4} {:>5} {:>6} {:>6} {:>5}  ",
+                "{:24} {:>8} {:>8.0} {:>5.1}  {:8} {:>4} {:>5} {:>6} {:>6} {:>5}  ",
                 kernel.kernel,
                 kernel.launches,
                 kernel.microseconds,
