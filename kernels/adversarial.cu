@@ -6,7 +6,8 @@
 //                      squared_norm[s] = square(target s) + sum of square(row) over the rows of s
 //     batch_norm       batch = sum of squared_norm[s]
 //     perturb          scale = epsilon / norm, with norm by mode that of the sample, the utterance (the scale as it stands) or the batch;
-//                      0 where the norm is 0 or the quotient no finite float; history[r] *= scale, target[s] *= scale
+//                      0 where the norm is 0 or the quotient no finite float; history[r] *= scale, target[s] *= scale, and what was
+//                      not finite becomes 0: a step whose gradient overflows is skipped, and its loss is to be a number all the same
 //
 // history = delta Gram, then the displacement, [R, d] role-major; target [S, 2d]; history_scale [R], target_scale [S] float;
 // squared_norm [S], batch [1] double.
@@ -31,7 +32,7 @@ constexpr unsigned PERTURB_ROWS = 32;
 // Over what the gradient is normalised: the order of `AdversarialNorm`.
 constexpr unsigned SAMPLE = 0, UTTERANCE = 1;
 
-__device__ __forceinline__ double dot(const float *a, const float *b, unsigned width) {
+template <class Element> __device__ __forceinline__ double dot(const Element *a, const Element *b, unsigned width) {
     double sum = 0.0;
     const unsigned lane = threadIdx.x % 32, quads = quads_of(width);
     for (unsigned quad = lane; quad < quads; quad += 32) {
@@ -53,17 +54,19 @@ template <unsigned size> __device__ __forceinline__ double block_sum(double *sha
     return shared[0];
 }
 
-extern "C" __global__ void __launch_bounds__(NORM_BLOCK)
-feature_norms(
-    float *__restrict__ history_scale,       // [R]
-    float *__restrict__ target_scale,        // [S]
-    double *__restrict__ squared_norm,       // [S]
-    const float *__restrict__ history,       // [R, d] role-major: delta Gram
-    const float *__restrict__ target,        // [S, 2d]
-    const float *__restrict__ d_history,     // [R, d] role-major: delta
-    const float *__restrict__ d_target,      // [S, 2d]
-    const unsigned *__restrict__ own,        // [R]
-    const unsigned *__restrict__ offset,     // [S + 1]
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void feature_norms(
+    float *__restrict__ history_scale,      // [R]
+    float *__restrict__ target_scale,       // [S]
+    double *__restrict__ squared_norm,      // [S]
+    const Element *__restrict__ history,    // [R, d] role-major: delta Gram
+    const float *__restrict__ target,       // [S, 2d]
+    const Element *__restrict__ d_history,  // [R, d] role-major: delta
+    const float *__restrict__ d_target,     // [S, 2d]
+    const unsigned *__restrict__ own,       // [R]
+    const unsigned *__restrict__ offset,    // [S + 1]
     const Header *__restrict__ header,
     unsigned d,
     size_t run_stride) {
@@ -108,6 +111,20 @@ feature_norms(
     if (thread == 0) of_run(squared_norm, run_stride)[sample] = sum;
 }
 
+}  // namespace generic
+
+#define FEATURE_NORMS(Element, suffix)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(NORM_BLOCK) feature_norms##suffix(                                                     \
+        float *__restrict__ history_scale, float *__restrict__ target_scale, double *__restrict__ squared_norm,                         \
+        const Element *__restrict__ history, const float *__restrict__ target, const Element *__restrict__ d_history,                   \
+        const float *__restrict__ d_target, const unsigned *__restrict__ own, const unsigned *__restrict__ offset,                      \
+        const Header *__restrict__ header, unsigned d, size_t run_stride) {                                                             \
+        generic::feature_norms(history_scale, target_scale, squared_norm, history, target, d_history, d_target, own, offset, header,    \
+            d, run_stride);                                                                                                             \
+    }
+
+FOR_ELEMENTS(FEATURE_NORMS)
+
 extern "C" __global__ void __launch_bounds__(256)
 batch_norm(
     double *__restrict__ batch,                 // [1]
@@ -124,15 +141,17 @@ batch_norm(
     if (threadIdx.x == 0) *of_run(batch, run_stride) = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-perturb(
-    float *__restrict__ history,                // [R, d] role-major
-    float *__restrict__ target,                 // [S, 2d]
-    float *__restrict__ history_scale,          // [R]: norm, then epsilon / norm
-    float *__restrict__ target_scale,           // [S]: the same
-    const double *__restrict__ squared_norm,    // [S]
-    const double *__restrict__ batch,           // [1]
-    const unsigned *__restrict__ sample_of,     // [R]
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void perturb(
+    Element *__restrict__ history,            // [R, d] role-major
+    float *__restrict__ target,               // [S, 2d]
+    float *__restrict__ history_scale,        // [R]: norm, then epsilon / norm
+    float *__restrict__ target_scale,         // [S]: the same
+    const double *__restrict__ squared_norm,  // [S]
+    const double *__restrict__ batch,         // [1]
+    const unsigned *__restrict__ sample_of,   // [R]
     const Header *__restrict__ header,
     unsigned mode,
     unsigned d,
@@ -163,14 +182,32 @@ perturb(
     }
     __syncthreads();
     const unsigned width = of_history ? d : 2 * d, quads = quads_of(width);
-    float *displacement = of_history ? of_run(history, run_stride) : of_run(target, run_stride);
-    for (unsigned item = threadIdx.x; item < count * quads; item += 256) {
-        const unsigned row = item / quads, quad = item % quads;
-        float *to = displacement + static_cast<size_t>(begin + row) * width;
-        Quad values = load_quad(to, quad, width);
-        const float scale = scales[row];
+    const auto displace = [&](auto *displacement) {
+        for (unsigned item = threadIdx.x; item < count * quads; item += 256) {
+            const unsigned row = item / quads, quad = item % quads;
+            auto *to = displacement + static_cast<size_t>(begin + row) * width;
+            Quad values = load_quad(to, quad, width);
+            const float scale = scales[row];
 #pragma unroll
-        for (int i = 0; i < 4; i++) values.x[i] *= scale;
-        store_quad(to, quad, width, values);
+            for (int i = 0; i < 4; i++) values.x[i] = isfinite(values.x[i]) ? values.x[i] * scale : 0.0f;
+            store_quad(to, quad, width, values);
+        }
+    };
+    if (of_history) {
+        displace(of_run(history, run_stride));
+    } else {
+        displace(of_run(target, run_stride));
     }
 }
+
+}  // namespace generic
+
+#define PERTURB(Element, suffix)                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(256) perturb##suffix(                                                                  \
+        Element *__restrict__ history, float *__restrict__ target, float *__restrict__ history_scale,                                   \
+        float *__restrict__ target_scale, const double *__restrict__ squared_norm, const double *__restrict__ batch,                    \
+        const unsigned *__restrict__ sample_of, const Header *__restrict__ header, unsigned mode, unsigned d, size_t run_stride) {      \
+        generic::perturb(history, target, history_scale, target_scale, squared_norm, batch, sample_of, header, mode, d, run_stride);    \
+    }
+
+FOR_ELEMENTS(PERTURB)

@@ -7,7 +7,8 @@
 // The block of sample s begins at `pairs[s]`; its n rows of n values belong to the sample-major rows from `offset[s]` on.
 //
 // A warp has a row. Up to 128 values stay in the lanes' registers, four each, so that a row is read once; a longer one is read again
-// from L1. As on the CPU no probability is 0: the exponent is held at e^-87, the smallest that is a normal number.
+// from L1. As on the CPU no probability is 0 in float32: the exponent is held at e^-87, the smallest that is a normal number. (f16
+// ends at 2^-24.)
 //
 // Launch: block 256, no dynamic shared memory.
 //     softmax_rows, softmax_rows_backward: grid (ceil(rows / 8), 1, runs) of the capacity
@@ -15,6 +16,7 @@
 // Bytes, with P values in all blocks together: softmax_rows 8P, backward 12P, add_rows R * 12 * width.
 
 #include "batch.cuh"
+#include "quad.cuh"
 #include "warp.cuh"
 
 constexpr unsigned WARPS = 8;
@@ -41,12 +43,14 @@ __device__ __forceinline__ float held_exp(float x) {
     return expf(x < -87.0f ? -87.0f : x);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-softmax_rows(
-    float *__restrict__ p,                 // n x n by sample
-    const unsigned *__restrict__ pairs,    // [S + 1]
-    const unsigned *__restrict__ offset,   // [S + 1]
-    const unsigned *__restrict__ owner,    // [R]
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void softmax_rows(
+    Element *__restrict__ p,              // n x n by sample
+    const unsigned *__restrict__ pairs,   // [S + 1]
+    const unsigned *__restrict__ offset,  // [S + 1]
+    const unsigned *__restrict__ owner,   // [R]
     const Header *__restrict__ header,
     float scale,
     size_t run_stride) {
@@ -61,7 +65,7 @@ softmax_rows(
 #pragma unroll
         for (unsigned i = 0; i < HELD; i++) {
             const unsigned j = lane + 32 * i;
-            values[i] = j < n ? p[j] : -INFINITY;
+            values[i] = j < n ? widen(p[j]) : -INFINITY;
             largest = fmaxf(largest, values[i]);
         }
         largest = warp_maximum(largest);
@@ -74,29 +78,38 @@ softmax_rows(
         const float inverse = 1.0f / warp_sum(sum);
 #pragma unroll
         for (unsigned i = 0; i < HELD; i++) {
-            if (lane + 32 * i < n) p[lane + 32 * i] = values[i] * inverse;
+            if (lane + 32 * i < n) p[lane + 32 * i] = narrow<Element>(values[i] * inverse);
         }
         return;
     }
     // Every lane comes back to its own values only.
-    for (unsigned j = lane; j < n; j += 32) largest = fmaxf(largest, p[j]);
+    for (unsigned j = lane; j < n; j += 32) largest = fmaxf(largest, widen(p[j]));
     largest = warp_maximum(largest);
-    for (unsigned j = lane; j < n; j += 32) {
-        const float value = held_exp((p[j] - largest) * scale);
-        p[j] = value;
-        sum += value;
-    }
+    for (unsigned j = lane; j < n; j += 32) sum += held_exp((widen(p[j]) - largest) * scale);
     const float inverse = 1.0f / warp_sum(sum);
-    for (unsigned j = lane; j < n; j += 32) p[j] *= inverse;
+    for (unsigned j = lane; j < n; j += 32) p[j] = narrow<Element>(held_exp((widen(p[j]) - largest) * scale) * inverse);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-softmax_rows_backward(
-    float *__restrict__ d,                 // n x n by sample: the gradient at the probabilities
-    const float *__restrict__ p,           // n x n by sample
-    const unsigned *__restrict__ pairs,    // [S + 1]
-    const unsigned *__restrict__ offset,   // [S + 1]
-    const unsigned *__restrict__ owner,    // [R]
+}  // namespace generic
+
+#define SOFTMAX_ROWS(Element, suffix)                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS) softmax_rows##suffix(                                                      \
+        Element *__restrict__ p, const unsigned *__restrict__ pairs, const unsigned *__restrict__ offset,                               \
+        const unsigned *__restrict__ owner, const Header *__restrict__ header, float scale, size_t run_stride) {                        \
+        generic::softmax_rows(p, pairs, offset, owner, header, scale, run_stride);                                                      \
+    }
+
+FOR_ELEMENTS(SOFTMAX_ROWS)
+
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void softmax_rows_backward(
+    Element *__restrict__ d,              // n x n by sample: the gradient at the probabilities
+    const Element *__restrict__ p,        // n x n by sample
+    const unsigned *__restrict__ pairs,   // [S + 1]
+    const unsigned *__restrict__ offset,  // [S + 1]
+    const unsigned *__restrict__ owner,   // [R]
     const Header *__restrict__ header,
     float scale,
     size_t run_stride) {
@@ -111,26 +124,40 @@ softmax_rows_backward(
 #pragma unroll
         for (unsigned i = 0; i < HELD; i++) {
             const unsigned j = lane + 32 * i;
-            probability[i] = j < n ? p[j] : 0.0f;
-            gradient[i] = j < n ? d[j] : 0.0f;
+            probability[i] = j < n ? widen(p[j]) : 0.0f;
+            gradient[i] = j < n ? widen(d[j]) : 0.0f;
             dot += probability[i] * gradient[i];
         }
         dot = warp_sum(dot);
 #pragma unroll
         for (unsigned i = 0; i < HELD; i++) {
-            if (lane + 32 * i < n) d[lane + 32 * i] = scale * probability[i] * (gradient[i] - dot);
+            if (lane + 32 * i < n) d[lane + 32 * i] = narrow<Element>(scale * probability[i] * (gradient[i] - dot));
         }
         return;
     }
-    for (unsigned j = lane; j < n; j += 32) dot += p[j] * d[j];
+    for (unsigned j = lane; j < n; j += 32) dot += widen(p[j]) * widen(d[j]);
     dot = warp_sum(dot);
-    for (unsigned j = lane; j < n; j += 32) d[j] = scale * p[j] * (d[j] - dot);
+    for (unsigned j = lane; j < n; j += 32) d[j] = narrow<Element>(scale * widen(p[j]) * (widen(d[j]) - dot));
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-add_rows(
-    float *__restrict__ to,              // [R, width]
-    const float *__restrict__ from,      // [R, width]
+}  // namespace generic
+
+#define SOFTMAX_ROWS_BACKWARD(Element, suffix)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS) softmax_rows_backward##suffix(                                             \
+        Element *__restrict__ d, const Element *__restrict__ p, const unsigned *__restrict__ pairs,                                     \
+        const unsigned *__restrict__ offset, const unsigned *__restrict__ owner, const Header *__restrict__ header, float scale,        \
+        size_t run_stride) {                                                                                                            \
+        generic::softmax_rows_backward(d, p, pairs, offset, owner, header, scale, run_stride);                                          \
+    }
+
+FOR_ELEMENTS(SOFTMAX_ROWS_BACKWARD)
+
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void add_rows(
+    Element *__restrict__ to,           // [R, width]
+    const Element *__restrict__ from,   // [R, width]
     const Header *__restrict__ header,
     unsigned width,
     size_t run_stride) {
@@ -140,9 +167,20 @@ add_rows(
     to = of_run(to, run_stride) + first;
     from = of_run(from, run_stride) + first;
     if (first + 4 <= size) {
-        const float4 a = *reinterpret_cast<const float4 *>(to), b = *reinterpret_cast<const float4 *>(from);
-        *reinterpret_cast<float4 *>(to) = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+        const float4 a = load_four(to), b = load_four(from);
+        store_four(to, {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w});
     } else {
-        for (size_t i = 0; i < size - first; i++) to[i] += from[i];
+        for (size_t i = 0; i < size - first; i++) to[i] = narrow<Element>(widen(to[i]) + widen(from[i]));
     }
 }
+
+}  // namespace generic
+
+#define ADD_ROWS(Element, suffix)                                                                                                       \
+    extern "C" __global__ void __launch_bounds__(256) add_rows##suffix(                                                                 \
+        Element *__restrict__ to, const Element *__restrict__ from, const Header *__restrict__ header, unsigned width,                  \
+        size_t run_stride) {                                                                                                            \
+        generic::add_rows(to, from, header, width, run_stride);                                                                         \
+    }
+
+FOR_ELEMENTS(ADD_ROWS)

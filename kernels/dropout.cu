@@ -12,13 +12,15 @@
 #include "philox.cuh"
 #include "quad.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
-dropout(
-    float *to,                              // [R, width] or [S, width]
-    const float *from,                      // as `to`
-    const unsigned *__restrict__ target,    // [S]
-    const unsigned *__restrict__ offset,    // [S + 1]
-    const unsigned *__restrict__ owner,     // [R]
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void dropout(
+    Element *to,                          // [R, width] or [S, width]
+    const Element *from,                  // as `to`
+    const unsigned *__restrict__ target,  // [S]
+    const unsigned *__restrict__ offset,  // [S + 1]
+    const unsigned *__restrict__ owner,   // [R]
     const Header *__restrict__ header,
     unsigned word,
     unsigned by_sample,
@@ -38,3 +40,15 @@ dropout(
     drop(values, *header, word, of_run(target, run_stride)[sample], row - first, quads, quad);
     store_quad(of_run(to, run_stride) + at, quad, width, values);
 }
+
+}  // namespace generic
+
+#define DROPOUT(Element, suffix)                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(256) dropout##suffix(                                                                  \
+        Element *to, const Element *from, const unsigned *__restrict__ target, const unsigned *__restrict__ offset,                     \
+        const unsigned *__restrict__ owner, const Header *__restrict__ header, unsigned word, unsigned by_sample, unsigned width,       \
+        size_t run_stride) {                                                                                                            \
+        generic::dropout(to, from, target, offset, owner, header, word, by_sample, width, run_stride);                                  \
+    }
+
+FOR_ELEMENTS(DROPOUT)

@@ -19,15 +19,17 @@
 #include "batch.cuh"
 #include "quad.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
-embedding_gather(
-    float *__restrict__ x,                        // [R, d]
-    float *__restrict__ q,                        // [S, 2d]
-    const float *__restrict__ table,              // [distinct, d]
-    const float *__restrict__ targets,            // [S, 2d]
-    const float *__restrict__ displacement_x,     // [R, d] or null
-    const float *__restrict__ displacement_q,     // [S, 2d] or null
-    const unsigned *__restrict__ embedded,        // [R]
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void embedding_gather(
+    Element *__restrict__ x,                     // [R, d]
+    float *__restrict__ q,                       // [S, 2d]
+    const float *__restrict__ table,             // [distinct, d]
+    const float *__restrict__ targets,           // [S, 2d]
+    const Element *__restrict__ displacement_x,  // [R, d] or null
+    const float *__restrict__ displacement_q,    // [S, 2d] or null
+    const unsigned *__restrict__ embedded,       // [R]
     const Header *__restrict__ header,
     unsigned d,
     size_t run_stride) {
@@ -41,19 +43,39 @@ embedding_gather(
     const float *from = history ? of_run(table, run_stride) : of_run(targets, run_stride);
     const size_t source = history ? of_run(embedded, run_stride)[row] : row;
     Quad values = load_quad(from + source * width, quad, width);
-    const float *displacement = of_run_or_null(history ? displacement_x : displacement_q, run_stride);
-    if (displacement) add_quad(values, load_quad(displacement + static_cast<size_t>(row) * width, quad, width));
-    float *to = history ? of_run(x, run_stride) : of_run(q, run_stride);
-    store_quad(to + static_cast<size_t>(row) * width, quad, width, values);
+    const size_t at = static_cast<size_t>(row) * width;
+    const auto finish = [&](auto *to, const auto *displacement) {
+        if (displacement) add_quad(values, load_quad(of_run(displacement, run_stride) + at, quad, width));
+        store_quad(of_run(to, run_stride) + at, quad, width, values);
+    };
+    if (history) {
+        finish(x, displacement_x);
+    } else {
+        finish(q, displacement_q);
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-embedding_scatter(
-    float *__restrict__ delta,                      // [distinct, d]
-    const float *__restrict__ d_x,                  // [R, d]
-    const float *__restrict__ second,               // [R, d] or null
-    const unsigned *__restrict__ utterance_start,   // [distinct + 1]
-    const unsigned *__restrict__ utterance_rows,    // [R]
+}  // namespace generic
+
+#define EMBEDDING_GATHER(Element, suffix)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(256) embedding_gather##suffix(                                                         \
+        Element *__restrict__ x, float *__restrict__ q, const float *__restrict__ table, const float *__restrict__ targets,             \
+        const Element *__restrict__ displacement_x, const float *__restrict__ displacement_q, const unsigned *__restrict__ embedded,    \
+        const Header *__restrict__ header, unsigned d, size_t run_stride) {                                                             \
+        generic::embedding_gather(x, q, table, targets, displacement_x, displacement_q, embedded, header, d, run_stride);               \
+    }
+
+FOR_ELEMENTS(EMBEDDING_GATHER)
+
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void embedding_scatter(
+    float *__restrict__ delta,                     // [distinct, d]
+    const Element *__restrict__ d_x,               // [R, d]
+    const Element *__restrict__ second,            // [R, d] or null
+    const unsigned *__restrict__ utterance_start,  // [distinct + 1]
+    const unsigned *__restrict__ utterance_rows,   // [R]
     const Header *__restrict__ header,
     unsigned d,
     size_t run_stride) {
@@ -77,3 +99,15 @@ embedding_scatter(
     }
     store_quad(of_run(delta, run_stride) + static_cast<size_t>(utterance) * d, quad, d, sum);
 }
+
+}  // namespace generic
+
+#define EMBEDDING_SCATTER(Element, suffix)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256) embedding_scatter##suffix(                                                        \
+        float *__restrict__ delta, const Element *__restrict__ d_x, const Element *__restrict__ second,                                 \
+        const unsigned *__restrict__ utterance_start, const unsigned *__restrict__ utterance_rows, const Header *__restrict__ header,   \
+        unsigned d, size_t run_stride) {                                                                                                \
+        generic::embedding_scatter(delta, d_x, second, utterance_start, utterance_rows, header, d, run_stride);                         \
+    }
+
+FOR_ELEMENTS(EMBEDDING_SCATTER)

@@ -16,11 +16,13 @@
 //     start       [groups, capacity]  first row of each sequence, sequences from the longest to the shortest
 //     length      [groups, capacity]
 //     parameters  the run's, with W_hh and b_hh where `places` says
-//     saved       [R, 8 d] f32        columns r0 z0 n0 | r1 z1 n1 | hn0 | hn1, each d wide, 0 the direction forward in time.
+//     saved       [R, 8 d]            columns r0 z0 n0 | r1 z1 n1 | hn0 | hn1, each d wide, 0 the direction forward in time.
 //                                     Forward: in, x in r, z, n; out, the activations r, z, n, and hn.
 //                                     Backward: out, the gradients dr, dz, dn and dhn, in place.
-//     hidden      [R, 2 d] f32        h' of both directions
-//     d_hidden    [R, 2 d] f32        gradient from outside (backward only)
+//     hidden      [R, 2 d]            h' of both directions
+//     d_hidden    [R, 2 d]            gradient from outside (backward only)
+//
+// These three are float32 in the kernels `_f32` and f16 in the kernels `_f16`; parameters are float32 in either.
 //
 // Nothing of a row that belongs to no sequence is read or written, nor anything behind the sequences there are.
 //
@@ -125,7 +127,7 @@ __host__ __device__ constexpr unsigned f16_piece_bytes(int d) {
 }
 // Pieces that the kernels for d = 50, 100, 150 and 200 hold in shared memory; the ones for any d as many as the launch gives memory for,
 // up to all 3 f16_depths(d).
-constexpr int F16_FORWARD_SHARED[4] = {0, 12, 21, 15};
+constexpr int F16_FORWARD_SHARED[4] = {0, 12, 21, 16};
 constexpr int F16_BACKWARD_SHARED[4] = {0, 12, 18, 13};
 
 // ---------------------------------------------------------------------------------------------------------------------------------
@@ -454,9 +456,10 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 // float16 operands on tensor cores, float32 sums
 //
 // Tile: 8 sequences, one direction. Each warp makes 16 units of it: forward the rows of r, z and n of W_hh [3 d, d] times h [d, 8], so
-// that the three gates of a unit meet in one thread; backward the rows of W_hh^T [d, 3 d] times [dr, dz, dhn] [3 d, 8]. A thread
-// finishes 4 states, units u and u + 8 of sequences 2 p and 2 p + 1, and keeps h, backward the carry, in f32. What enters the product
-// is rounded to f16, there and nowhere else: W_hh, h, and the gradients dr, dz and dhn, which the caller's loss scale keeps in range.
+// that the three gates of a unit meet in one thread; backward the rows of W_hh^T [d, 3 d] times [dr, dz, dhn] [3 d, 8]. Rows g and g + 8
+// of a fragment, which a thread has, are units 2 g and 2 g + 1: a thread finishes 4 states, two neighbouring units of sequences 2 p and
+// 2 p + 1, which are a word of f16 each in memory, and keeps h, backward the carry, in f32. What enters the product is rounded to f16
+// (W_hh, h, and the gradients dr, dz and dhn) and so is what is stored; the caller's loss scale keeps gradients in f16's range.
 //
 // The left operand is W_hh in pieces of 16 x 8, which are 2 registers a thread. The first `held` pieces of a warp stay in registers
 // through all steps, the next `shared` ones in shared memory as fragments; the rest is read from L2 as f32 and converted in each step:
@@ -465,7 +468,7 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 //     forward    50   4       21       21     0        0          4
 //     forward    100  7       39       27     12       0          2
 //     forward    150  10      57       36     21       0          1
-//     forward    200  13      75       24     15       36         1
+//     forward    200  13      75       22     16       37         1
 //     backward   50   4       21       21     0        0          4
 //     backward   100  7       39       27     12       0          2
 //     backward   150  10      57       39     18       0          1
@@ -476,12 +479,12 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 // [3, d rounded up to 16]; fragments [warp, piece, lane]. Backward: [dr, dz, dhn] in f16 [2, 8, row], each gate's columns rounded up to
 // 8; fragments. Columns that stand for nothing are zero.
 //
-// Floor: DRAM, as for float32 (`saved` and `hidden` are the same): 8 * 4 * (8 d, 10 d) bytes a step and tile, at d = 100 and two
-// tiles an SM 8700 and 10900 cycles of its share of 616 GB/s; 2 * 8 * 3 d^2 FLOPs, which are 39 tensor-core instructions a warp. What a
-// step reads is loaded into registers while the product of the step before is made, and asked for in L2 one step earlier still.
+// Floor: DRAM, 8 * 2 * (16 d forward, 20 d backward) bytes a step and tile, at d = 100 and two tiles an SM 8700 and 10900 cycles of its
+// share of 616 GB/s; 2 * 8 * 3 d^2 FLOPs, which are 39 tensor-core instructions a warp. What a step reads is loaded into registers while
+// the product of the step before is made, and asked for in L2 one step earlier still.
 //
-// Registers on sm_75 (nvcc 13.0), forward and backward: d = 50 128 and 127, 100 128 and 128, 150 168 and 168, 200 128 and 128, any d 88
-// and 104, no spills.
+// Registers on sm_75 (nvcc 13.0), forward and backward: d = 50 118 and 112, 100 128 and 128, 150 168 and 168, 200 124 and 128, any d 72
+// and 101, no spills.
 
 // The pieces of W_hh that a warp multiplies by. `Stream` reads a piece from the parameters.
 template <int HELD> struct Pieces {
@@ -511,10 +514,34 @@ template <int HELD> struct Pieces {
     }
 };
 
+// Two neighbouring units in memory, of which `units` are a row's; a word where the width is even, so that all rows and gates are aligned
+// to it. What is not the row's is 0, and not written.
+template <int D> struct UnitPair {
+    bool even;
+    int units;
+
+    __device__ __forceinline__ UnitPair(int d, int units_) : even(d % 2 == 0), units(units_) {}
+
+    __device__ __forceinline__ unsigned load(const __half *from) const {
+        if (units <= 0) return 0;
+        if (even) return *reinterpret_cast<const unsigned *>(from);
+        return __half_as_ushort(from[0]) | (units > 1 ? __half_as_ushort(from[1]) << 16 : 0);
+    }
+
+    __device__ __forceinline__ void store(__half *to, unsigned both) const {
+        if (even) {
+            *reinterpret_cast<unsigned *>(to) = both;
+        } else {
+            to[0] = __ushort_as_half(both & 0xffff);
+            if (units > 1) to[1] = __ushort_as_half(both >> 16);
+        }
+    }
+};
+
 // D is the width, or 0 for one that is only known when the kernel runs; SHARED then counts for nothing.
 template <int D, int HELD, int SHARED>
 __device__ __forceinline__ void f16_forward(const Header *header, const unsigned *start, const unsigned *length, const float *parameters,
-                                            const GruPlaces &places, float *saved, float *hidden, int first_group, int capacity,
+                                            const GruPlaces &places, __half *saved, __half *hidden, int first_group, int capacity,
                                             int width, size_t run_stride) {
     const int d = D > 0 ? D : width;
     const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F16_TILE);
@@ -533,9 +560,9 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
     }
 
     const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
-    // A thread's four states, by the index i of C's words.
-    const int first_unit = threadIdx.x / 32 * 16 + group;
-    const auto unit_of = [&](int i) { return first_unit + i / 2 * 8; };
+    // A thread's four states, by the index i of C's words: sequence i % 2 of its two, unit first_unit + i / 2.
+    const int first_unit = threadIdx.x / 32 * 16 + group * 2;
+    const int units = min(d - first_unit, 2);
 
     // Piece 3 depth + gate: units of a gate by 8 columns of W_hh.
     const float *const corner = share.weight + first_unit * d + pair * 2;
@@ -547,10 +574,9 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
         unsigned words[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int unit = first_unit + half * 8;
-            const float *const from = corner + ((piece % 3 * d + half * 8) * d + piece / 3 * 8);
+            const float *const from = corner + ((piece % 3 * d + half) * d + piece / 3 * 8);
             float2 values = make_float2(0.0f, 0.0f);
-            if (unit < d && column < d) {
+            if (half < units && column < d) {
                 if (aligned) {
                     values = __ldg(reinterpret_cast<const float2 *>(from));
                 } else {
@@ -566,24 +592,24 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
 
     const Rows rows[2] = {Rows(share, pair * 2), Rows(share, pair * 2 + 1)};
     const int longest = share.longest();
-    float inputs[3][4];
+    const UnitPair<D> units_of(d, units);
+    unsigned inputs[3][2];
     const auto fetch = [&](int step) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const bool wanted = step < rows[i % 2].length && unit_of(i) < d;
-            const float *const from = saved + rows[i % 2].at(share, step) * 8 * d + unit_of(i);
+        for (int s = 0; s < 2; s++) {
+            const bool wanted = step < rows[s].length;
+            const __half *const from = saved + rows[s].at(share, step) * 8 * d + first_unit;
 #pragma unroll
-            for (int gate = 0; gate < 3; gate++) inputs[gate][i] = wanted ? from[gate * d] : 0.0f;
+            for (int gate = 0; gate < 3; gate++) inputs[gate][s] = wanted ? units_of.load(from + gate * d) : 0;
         }
     };
-    // The 8 units of a fragment's rows lie side by side: of the 8 lanes that will read them, one a gate asks for them.
-    const float *const announced = saved + group * d + first_unit - group;
+    // The 16 units of a fragment's rows lie side by side: of the 8 lanes that will read them, one a gate asks for them.
+    const __half *const announced = saved + group * d + first_unit - group * 2;
     const auto announce = [&](int step) {
         if (group > 2) return;
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (step >= rows[i % 2].length || unit_of(i) - group >= d) continue;
-            prefetch(announced + rows[i % 2].at(share, step) * 8 * d + i / 2 * 8);
+        for (int s = 0; s < 2; s++) {
+            if (step < rows[s].length) prefetch(announced + rows[s].at(share, step) * 8 * d);
         }
     };
     float h[4] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -613,23 +639,30 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
         }
 
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int s = 0; s < 2; s++) {
             // A sequence that is over keeps its h, which nobody reads.
-            if (step >= rows[i % 2].length || unit_of(i) >= d) continue;
-            const float *const bias = biases + unit_of(i);
-            const float r = sigmoid(inputs[0][i] + (sums[0][i] + bias[0]));
-            const float z = sigmoid(inputs[1][i] + (sums[1][i] + bias[bias_size]));
-            const float hn = sums[2][i] + bias[2 * bias_size];
-            const float n = hyperbolic_tangent(fmaf(r, hn, inputs[2][i]));
-            h[i] = fmaf(z, h[i] - n, n);
-            after[(pair * 2 + i % 2) * row_size + unit_of(i)] = __float2half(h[i]);
-            const size_t row = rows[i % 2].at(share, step);
-            float *const gates = saved + row * 8 * d + unit_of(i);
-            gates[0] = r;
-            gates[d] = z;
-            gates[2 * d] = n;
-            gates[to_hn] = hn;
-            hidden[row * 2 * d + unit_of(i)] = h[i];
+            if (step >= rows[s].length || units <= 0) continue;
+            const float2 x[3] = {unpack(inputs[0][s]), unpack(inputs[1][s]), unpack(inputs[2][s])};
+            float r[2], z[2], n[2], hn[2];
+#pragma unroll
+            for (int u = 0; u < 2; u++) {
+                const int i = s + u * 2;
+                const float *const bias = biases + first_unit + u;
+                r[u] = sigmoid((u ? x[0].y : x[0].x) + (sums[0][i] + bias[0]));
+                z[u] = sigmoid((u ? x[1].y : x[1].x) + (sums[1][i] + bias[bias_size]));
+                hn[u] = sums[2][i] + bias[2 * bias_size];
+                n[u] = hyperbolic_tangent(fmaf(r[u], hn[u], u ? x[2].y : x[2].x));
+                h[i] = fmaf(z[u], h[i] - n[u], n[u]);
+            }
+            const size_t row = rows[s].at(share, step);
+            __half *const gates = saved + row * 8 * d + first_unit;
+            const unsigned state = pack(h[s], units > 1 ? h[s + 2] : 0.0f);
+            *reinterpret_cast<unsigned *>(after + (pair * 2 + s) * row_size + first_unit) = state;
+            units_of.store(gates, pack(r[0], r[1]));
+            units_of.store(gates + d, pack(z[0], z[1]));
+            units_of.store(gates + 2 * d, pack(n[0], n[1]));
+            units_of.store(gates + to_hn, pack(hn[0], hn[1]));
+            units_of.store(hidden + row * 2 * d + first_unit, state);
         }
         fetch(step + 1);
         announce(step + 2);
@@ -640,7 +673,7 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
 
 template <int D, int HELD, int SHARED>
 __device__ __forceinline__ void f16_backward(const Header *header, const unsigned *start, const unsigned *length, const float *parameters,
-                                             const GruPlaces &places, float *saved, const float *hidden, const float *d_hidden,
+                                             const GruPlaces &places, __half *saved, const __half *hidden, const __half *d_hidden,
                                              int first_group, int capacity, int width, size_t run_stride) {
     const int d = D > 0 ? D : width;
     const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F16_TILE);
@@ -657,8 +690,8 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     for (int i = threadIdx.x; i < 2 * F16_TILE * row_size; i += blockDim.x) gradients[i] = __float2half(0.0f);
 
     const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
-    const int first_unit = threadIdx.x / 32 * 16 + group;
-    const auto unit_of = [&](int i) { return first_unit + i / 2 * 8; };
+    const int first_unit = threadIdx.x / 32 * 16 + group * 2;
+    const int units = min(d - first_unit, 2);
 
     // Piece depths gate + depth: units by 8 rows of a gate of W_hh.
     const float *const corner = share.weight + pair * 2 * d + first_unit;
@@ -667,9 +700,8 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
         unsigned words[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int unit = first_unit + half * 8;
-            const float *const from = corner + ((piece / depths * d + piece % depths * 8) * d + half * 8);
-            words[half] = pack(unit < d && row < d ? __ldg(from) : 0.0f, unit < d && row + 1 < d ? __ldg(from + d) : 0.0f);
+            const float *const from = corner + ((piece / depths * d + piece % depths * 8) * d + half);
+            words[half] = pack(half < units && row < d ? __ldg(from) : 0.0f, half < units && row + 1 < d ? __ldg(from + d) : 0.0f);
         }
         return make_uint2(words[0], words[1]);
     };
@@ -677,31 +709,31 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     const Pieces<HELD> weights(pieces, shared_pieces, fragments, stream);
 
     const Rows rows[2] = {Rows(share, pair * 2), Rows(share, pair * 2 + 1)};
+    const UnitPair<D> units_of(d, units);
     // Of the step to come: r, z, n, hn, the gradient from outside, the state before.
-    float values[6][4];
+    unsigned values[6][2];
     const auto fetch = [&](int step) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const bool wanted = step < rows[i % 2].length && unit_of(i) < d;
-            const size_t row = rows[i % 2].at(share, step);
-            const float *const gates = saved + row * 8 * d + unit_of(i);
+        for (int s = 0; s < 2; s++) {
+            const bool wanted = step < rows[s].length;
+            const size_t row = rows[s].at(share, step);
+            const __half *const gates = saved + row * 8 * d + first_unit;
 #pragma unroll
-            for (int gate = 0; gate < 3; gate++) values[gate][i] = wanted ? gates[gate * d] : 0.0f;
-            values[3][i] = wanted ? gates[to_hn] : 0.0f;
-            values[4][i] = wanted ? d_hidden[row * 2 * d + unit_of(i)] : 0.0f;
-            values[5][i] = wanted && step > 0 ? hidden[rows[i % 2].at(share, step - 1) * 2 * d + unit_of(i)] : 0.0f;
+            for (int gate = 0; gate < 3; gate++) values[gate][s] = wanted ? units_of.load(gates + gate * d) : 0;
+            values[3][s] = wanted ? units_of.load(gates + to_hn) : 0;
+            values[4][s] = wanted ? units_of.load(d_hidden + row * 2 * d + first_unit) : 0;
+            values[5][s] = wanted && step > 0 ? units_of.load(hidden + rows[s].at(share, step - 1) * 2 * d + first_unit) : 0;
         }
     };
-    // The 8 units of a fragment's rows lie side by side: of the 8 lanes that will read them, one an array asks for them.
-    const float *const announced =
-        (group < 3 ? saved + group * d : group == 3 ? saved + to_hn : group == 4 ? d_hidden : hidden) + first_unit - group;
+    // The 16 units of a fragment's rows lie side by side: of the 8 lanes that will read them, one an array asks for them.
+    const __half *const announced =
+        (group < 3 ? saved + group * d : group == 3 ? saved + to_hn : group == 4 ? d_hidden : hidden) + first_unit - group * 2;
     const int announced_width = group < 4 ? 8 * d : 2 * d, earlier = group == 5;
     const auto announce = [&](int step) {
         if (group > 5 || step < earlier) return;
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (step >= rows[i % 2].length || unit_of(i) - group >= d) continue;
-            prefetch(announced + rows[i % 2].at(share, step - earlier) * announced_width + i / 2 * 8);
+        for (int s = 0; s < 2; s++) {
+            if (step < rows[s].length) prefetch(announced + rows[s].at(share, step - earlier) * announced_width);
         }
     };
     float carry[4] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -713,20 +745,26 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     for (int step = longest - 1;; step--) {
         __half *const own = gradients + step % 2 * F16_TILE * row_size;
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (step >= rows[i % 2].length || unit_of(i) >= d) continue;
-            const GateGradients gradient =
-                gate_gradients(carry[i] + values[4][i], values[0][i], values[1][i], values[2][i], values[3][i], values[5][i]);
-            float *const gates = saved + rows[i % 2].at(share, step) * 8 * d + unit_of(i);
-            gates[0] = gradient.r;
-            gates[d] = gradient.z;
-            gates[2 * d] = gradient.n;
-            gates[to_hn] = gradient.hn;
-            __half *const to = own + (pair * 2 + i % 2) * row_size + unit_of(i);
-            to[0] = __float2half(gradient.r);
-            to[depths * 8] = __float2half(gradient.z);
-            to[2 * depths * 8] = __float2half(gradient.hn);
-            carry[i] = gradient.h;
+        for (int s = 0; s < 2; s++) {
+            if (step >= rows[s].length || units <= 0) continue;
+            const auto gradient_of = [&](int u) {
+                const auto value = [&](int which) { return u ? unpack(values[which][s]).y : unpack(values[which][s]).x; };
+                return gate_gradients(carry[s + u * 2] + value(4), value(0), value(1), value(2), value(3), value(5));
+            };
+            const GateGradients first = gradient_of(0), second = gradient_of(1);
+            // What a second unit that is none has is zero: so were its values and its carry.
+            const unsigned r = pack(first.r, second.r), z = pack(first.z, second.z), hn = pack(first.hn, second.hn);
+            __half *const gates = saved + rows[s].at(share, step) * 8 * d + first_unit;
+            units_of.store(gates, r);
+            units_of.store(gates + d, z);
+            units_of.store(gates + 2 * d, pack(first.n, second.n));
+            units_of.store(gates + to_hn, hn);
+            unsigned *const to = reinterpret_cast<unsigned *>(own + (pair * 2 + s) * row_size + first_unit);
+            to[0] = r;
+            to[depths * 4] = z;
+            to[2 * depths * 4] = hn;
+            carry[s] = first.h;
+            carry[s + 2] = second.h;
         }
         if (step == 0) break;
         fetch(step - 1);
@@ -761,13 +799,13 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     static_assert(f16_backward_bytes(widest) + shared_backward * f16_piece_bytes(widest) <= 65536 / blocks, "an SM's shared memory");    \
     extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_forward_f16##name(                                     \
         const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,            \
-        float *saved, float *hidden, int first_group, int capacity, int width, size_t run_stride) {                                      \
+        __half *saved, __half *hidden, int first_group, int capacity, int width, size_t run_stride) {                                    \
         f16_forward<D, held_forward, shared_forward>(header, start, length, parameters, places, saved, hidden, first_group, capacity,    \
                                                      width, run_stride);                                                                 \
     }                                                                                                                                    \
     extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_backward_f16##name(                                    \
         const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,            \
-        float *saved, const float *hidden, const float *d_hidden, int first_group, int capacity, int width, size_t run_stride) {         \
+        __half *saved, const __half *hidden, const __half *d_hidden, int first_group, int capacity, int width, size_t run_stride) {      \
         f16_backward<D, held_backward, shared_backward>(header, start, length, parameters, places, saved, hidden, d_hidden,              \
                                                         first_group, capacity, width, run_stride);                                       \
     }
@@ -775,5 +813,5 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
 GRU_F16(_50, 50, 50, 21, F16_FORWARD_SHARED[0], 21, F16_BACKWARD_SHARED[0], 4)
 GRU_F16(_100, 100, 100, 27, F16_FORWARD_SHARED[1], 27, F16_BACKWARD_SHARED[1], 2)
 GRU_F16(_150, 150, 150, 36, F16_FORWARD_SHARED[2], 39, F16_BACKWARD_SHARED[2], 1)
-GRU_F16(_200, 200, 200, 24, F16_FORWARD_SHARED[3], 20, F16_BACKWARD_SHARED[3], 1)
+GRU_F16(_200, 200, 200, 22, F16_FORWARD_SHARED[3], 20, F16_BACKWARD_SHARED[3], 1)
 GRU_F16(, 0, WIDEST, 0, 0, 0, 0, 1)

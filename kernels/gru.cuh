@@ -85,7 +85,7 @@ struct Rows {
 };
 
 // Asks for the sector that holds an address to be in L2 when it is read.
-__device__ __forceinline__ void prefetch(const float *address) {
+__device__ __forceinline__ void prefetch(const void *address) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 

@@ -37,8 +37,8 @@ __device__ __forceinline__ float sigmoid(float x) {
 }
 
 // What tells a row's gates.
-struct Gates {
-    const float *gate;         // [R, 2d]
+template <class Element> struct Gates {
+    const Element *gate;       // [R, 2d]
     const float *bias;         // [2, 2] of [d], bias_stride apart
     unsigned bias_stride;
     const unsigned *other;     // [2, capacity_rows]
@@ -63,23 +63,25 @@ struct Gates {
             if (column + i >= width) break;
             const unsigned direction = column + i >= d;
             const unsigned state = other[direction * capacity_rows + row];
-            values.x[i] = state == NONE ? of_silent(quiet, direction, column + i) : gate[static_cast<size_t>(state) * width + column + i];
+            values.x[i] = state == NONE ? of_silent(quiet, direction, column + i) : widen(gate[static_cast<size_t>(state) * width + column + i]);
         }
         return values;
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256)
-interaction(
-    float *__restrict__ m,                  // [R, 2d] sample-major
-    const float *__restrict__ hidden,       // [R, 2d] role-major
-    const float *__restrict__ gate,         // [R, 2d] role-major
-    const float *__restrict__ bias,         // [2, 2] of [d]
-    const unsigned *__restrict__ other,     // [2, capacity_rows]
-    const unsigned *__restrict__ own,       // [R]
-    const unsigned *__restrict__ owner,     // [R]
-    const unsigned *__restrict__ offset,    // [S + 1]
-    const unsigned *__restrict__ target,    // [S]
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void interaction(
+    Element *__restrict__ m,              // [R, 2d] sample-major
+    const Element *__restrict__ hidden,   // [R, 2d] role-major
+    const Element *__restrict__ gate,     // [R, 2d] role-major
+    const float *__restrict__ bias,       // [2, 2] of [d]
+    const unsigned *__restrict__ other,   // [2, capacity_rows]
+    const unsigned *__restrict__ own,     // [R]
+    const unsigned *__restrict__ owner,   // [R]
+    const unsigned *__restrict__ offset,  // [S + 1]
+    const unsigned *__restrict__ target,  // [S]
     const Header *__restrict__ header,
     unsigned word,
     unsigned enabled,
@@ -96,7 +98,7 @@ interaction(
     const unsigned state = of_run(own, run_stride)[row];
     Quad values = load_quad(of_run(hidden, run_stride) + static_cast<size_t>(state) * width, quad, width);
     if (enabled) {
-        const Gates gates = {of_run(gate, run_stride), of_run(bias, run_stride), bias_stride, of_run(other, run_stride), capacity_rows, d};
+        const Gates<Element> gates = {of_run(gate, run_stride), of_run(bias, run_stride), bias_stride, of_run(other, run_stride), capacity_rows, d};
         const unsigned quiet = state < header->rows_a;
         const Quad factors = gates.read(row, quad, quiet);
 #pragma unroll
@@ -110,9 +112,23 @@ interaction(
     store_quad(of_run(m, run_stride) + static_cast<size_t>(row) * width, quad, width, values);
 }
 
+}  // namespace generic
+
+#define INTERACTION(Element, suffix)                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(256) interaction##suffix(                                                              \
+        Element *__restrict__ m, const Element *__restrict__ hidden, const Element *__restrict__ gate, const float *__restrict__ bias,  \
+        const unsigned *__restrict__ other, const unsigned *__restrict__ own, const unsigned *__restrict__ owner,                       \
+        const unsigned *__restrict__ offset, const unsigned *__restrict__ target, const Header *__restrict__ header, unsigned word,     \
+        unsigned enabled, unsigned d, unsigned bias_stride, unsigned capacity_rows, size_t run_stride) {                                \
+        generic::interaction(m, hidden, gate, bias, other, own, owner, offset, target, header, word, enabled, d, bias_stride,           \
+            capacity_rows, run_stride);                                                                                                 \
+    }
+
+FOR_ELEMENTS(INTERACTION)
+
 // d_m of one quad of a sample's row, masked.
-struct MaskedGradient {
-    const float *d_m;    // [R, 2d] sample-major
+template <class Element> struct MaskedGradient {
+    const Element *d_m;  // [R, 2d] sample-major
     const Header &header;
     unsigned word, target, first, width, quads;
 
@@ -124,8 +140,9 @@ struct MaskedGradient {
 };
 
 // Adds d_m * hidden of `count` rows from `begin` on, of the columns that lie in `direction` only.
+template <class Element>
 __device__ __forceinline__ void sum_rows(
-    Quad &sum, const MaskedGradient &gradient, const float *hidden, const unsigned *own, unsigned begin, unsigned count, unsigned quad,
+    Quad &sum, const MaskedGradient<Element> &gradient, const Element *hidden, const unsigned *own, unsigned begin, unsigned count, unsigned quad,
     unsigned direction, unsigned d) {
     for (unsigned row = begin; row < begin + count; row++) {
         const Quad d_m = gradient.read(row, quad);
@@ -137,20 +154,22 @@ __device__ __forceinline__ void sum_rows(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-interaction_backward(
-    float *__restrict__ d_hidden,           // [R, 2d] role-major
-    float *__restrict__ d_gate,             // [R, 2d] role-major
-    const float *__restrict__ d_m,          // [R, 2d] sample-major
-    const float *__restrict__ hidden,       // [R, 2d] role-major
-    const float *__restrict__ gate,         // [R, 2d] role-major
-    const float *__restrict__ bias,         // [2, 2] of [d]
-    const unsigned *__restrict__ other,     // [2, capacity_rows]
-    const uint2 *__restrict__ readers,      // [2, capacity_rows]: first row, count
-    const unsigned *__restrict__ own,       // [R]
-    const unsigned *__restrict__ owner,     // [R]
-    const unsigned *__restrict__ offset,    // [S + 1]
-    const unsigned *__restrict__ target,    // [S]
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void interaction_backward(
+    Element *__restrict__ d_hidden,       // [R, 2d] role-major
+    Element *__restrict__ d_gate,         // [R, 2d] role-major
+    const Element *__restrict__ d_m,      // [R, 2d] sample-major
+    const Element *__restrict__ hidden,   // [R, 2d] role-major
+    const Element *__restrict__ gate,     // [R, 2d] role-major
+    const float *__restrict__ bias,       // [2, 2] of [d]
+    const unsigned *__restrict__ other,   // [2, capacity_rows]
+    const uint2 *__restrict__ readers,    // [2, capacity_rows]: first row, count
+    const unsigned *__restrict__ own,     // [R]
+    const unsigned *__restrict__ owner,   // [R]
+    const unsigned *__restrict__ offset,  // [S + 1]
+    const unsigned *__restrict__ target,  // [S]
     const Header *__restrict__ header,
     unsigned word,
     unsigned enabled,
@@ -172,10 +191,10 @@ interaction_backward(
 
     if (blockIdx.y == 0) {
         const unsigned state = own[row], sample = owner[row];
-        const MaskedGradient gradient = {d_m, *header, word, target[sample], offset[sample], width, quads};
+        const MaskedGradient<Element> gradient = {d_m, *header, word, target[sample], offset[sample], width, quads};
         Quad values = gradient.read(row, quad);
         if (enabled) {
-            const Gates gates = {gate, of_run(bias, run_stride), bias_stride, of_run(other, run_stride), capacity_rows, d};
+            const Gates<Element> gates = {gate, of_run(bias, run_stride), bias_stride, of_run(other, run_stride), capacity_rows, d};
             const unsigned quiet = state < header->rows_a;
             const Quad factors = gates.read(row, quad, quiet);
 #pragma unroll
@@ -194,7 +213,7 @@ interaction_backward(
         if (range.y == 0) continue;
         // All readers of a state are of its sample.
         const unsigned sample = owner[range.x];
-        const MaskedGradient gradient = {d_m, *header, word, target[sample], offset[sample], width, quads};
+        const MaskedGradient<Element> gradient = {d_m, *header, word, target[sample], offset[sample], width, quads};
         sum_rows(sum, gradient, hidden, own, range.x, range.y, quad, direction, d);
     }
     const Quad s = load_quad(gate + static_cast<size_t>(row) * width, quad, width);
@@ -203,16 +222,34 @@ interaction_backward(
     store_quad(of_run(d_gate, run_stride) + static_cast<size_t>(row) * width, quad, width, sum);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-interaction_silent(
-    float *__restrict__ silent_gradient,    // [S, 2d]
-    const float *__restrict__ d_m,          // [R, 2d] sample-major
-    const float *__restrict__ hidden,       // [R, 2d] role-major
-    const float *__restrict__ bias,         // [2, 2] of [d]
-    const unsigned *__restrict__ silent,    // [2, capacity_samples, 3]: role, first row, count
-    const unsigned *__restrict__ own,       // [R]
-    const unsigned *__restrict__ offset,    // [S + 1]
-    const unsigned *__restrict__ target,    // [S]
+}  // namespace generic
+
+#define INTERACTION_BACKWARD(Element, suffix)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(256) interaction_backward##suffix(                                                     \
+        Element *__restrict__ d_hidden, Element *__restrict__ d_gate, const Element *__restrict__ d_m,                                  \
+        const Element *__restrict__ hidden, const Element *__restrict__ gate, const float *__restrict__ bias,                           \
+        const unsigned *__restrict__ other, const uint2 *__restrict__ readers, const unsigned *__restrict__ own,                        \
+        const unsigned *__restrict__ owner, const unsigned *__restrict__ offset, const unsigned *__restrict__ target,                   \
+        const Header *__restrict__ header, unsigned word, unsigned enabled, unsigned d, unsigned bias_stride, unsigned capacity_rows,   \
+        size_t run_stride) {                                                                                                            \
+        generic::interaction_backward(d_hidden, d_gate, d_m, hidden, gate, bias, other, readers, own, owner, offset, target, header,    \
+            word, enabled, d, bias_stride, capacity_rows, run_stride);                                                                  \
+    }
+
+FOR_ELEMENTS(INTERACTION_BACKWARD)
+
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void interaction_silent(
+    float *__restrict__ silent_gradient,  // [S, 2d]
+    const Element *__restrict__ d_m,      // [R, 2d] sample-major
+    const Element *__restrict__ hidden,   // [R, 2d] role-major
+    const float *__restrict__ bias,       // [2, 2] of [d]
+    const unsigned *__restrict__ silent,  // [2, capacity_samples, 3]: role, first row, count
+    const unsigned *__restrict__ own,     // [R]
+    const unsigned *__restrict__ offset,  // [S + 1]
+    const unsigned *__restrict__ target,  // [S]
     const Header *__restrict__ header,
     unsigned word,
     unsigned d,
@@ -228,7 +265,7 @@ interaction_silent(
     own = of_run(own, run_stride);
     hidden = of_run(hidden, run_stride);
     silent = of_run(silent, run_stride);
-    const MaskedGradient gradient = {
+    const MaskedGradient<Element> gradient = {
         of_run(d_m, run_stride), *header, word, of_run(target, run_stride)[sample], of_run(offset, run_stride)[sample], width, quads};
 
     Quad sum = {};
@@ -250,6 +287,20 @@ interaction_silent(
     }
     store_quad(of_run(silent_gradient, run_stride) + static_cast<size_t>(sample) * width, quad, width, sum);
 }
+
+}  // namespace generic
+
+#define INTERACTION_SILENT(Element, suffix)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256) interaction_silent##suffix(                                                       \
+        float *__restrict__ silent_gradient, const Element *__restrict__ d_m, const Element *__restrict__ hidden,                       \
+        const float *__restrict__ bias, const unsigned *__restrict__ silent, const unsigned *__restrict__ own,                          \
+        const unsigned *__restrict__ offset, const unsigned *__restrict__ target, const Header *__restrict__ header, unsigned word,     \
+        unsigned d, unsigned bias_stride, unsigned capacity_samples, size_t run_stride) {                                               \
+        generic::interaction_silent(silent_gradient, d_m, hidden, bias, silent, own, offset, target, header, word, d, bias_stride,      \
+            capacity_samples, run_stride);                                                                                              \
+    }
+
+FOR_ELEMENTS(INTERACTION_SILENT)
 
 extern "C" __global__ void __launch_bounds__(256)
 interaction_silent_sum(

@@ -1,28 +1,82 @@
-// How a tile of a product reads an operand from global memory: float32, rows of any length and alignment.
+// How a tile of a product reads an operand from global memory: float32 or f16, rows of any length and alignment.
 //
-// A thread reads pieces of four neighbours of a row: as one LDG.128 where the operand's rows are aligned to 16 bytes, else one by
-// one. What does not change along k is computed once: where the rows of the thread's pieces lie, in floats from the operand's
-// start (an operand has fewer than 2^32 floats), and whether they lie in it at all. What lies outside is zero and is not read.
+// A thread reads pieces of four neighbours of a row: as one LDG.128 (f16: LDG.64) where the operand's rows are aligned to that, else
+// one by one. What does not change along k is computed once: where the rows of the thread's pieces lie, in elements from the operand's
+// start (an operand has fewer than 2^32), and whether they lie in it at all. What lies outside is zero and is not read.
 #pragma once
 
 #include "batch.cuh"
+#include "element.cuh"
 
 // How an operand lies in memory, by the index that runs along a row.
 enum class Rows { OfK, Across };
 
 // An operand of a tile: element (i, k), where i is a row of C for A and a column of C for B.
-template <Rows ROWS> struct Operand {
-    const float *data;
-    unsigned stride;        // between rows, in floats
+template <Rows ROWS, class Element> struct Operand {
+    const Element *data;
+    unsigned stride;        // between rows, in elements
     const unsigned *index;  // which rows, or null for all in order; NONE is a row of zeros
     const float *scale;     // by k: what rows are multiplied with (Rows::Across), or null
     unsigned split;         // from this k on ..
-    long long beyond;       // .. rows lie so many floats further (Rows::Across, without an index)
+    long long beyond;       // .. rows lie so many elements further (Rows::Across, without an index)
     bool ones;              // behind its columns is one more, of ones (Rows::Across)
 };
 
+// Four neighbours of a row on their way from an operand to a tile, as they are in memory.
+template <class Element> struct Four;
+
+template <> struct Four<float> {
+    float x[4];
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int e = 0; e < 4; e++) x[e] = 0.0f;
+    }
+    __device__ __forceinline__ void read(const float *from) {
+        const float4 four = *reinterpret_cast<const float4 *>(from);
+        x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+    }
+    __device__ __forceinline__ void read(const float *from, unsigned count) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) x[e] = e < count ? from[e] : 0.0f;
+    }
+    __device__ __forceinline__ void scale(float factor) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) x[e] *= factor;
+    }
+    __device__ __forceinline__ void put(unsigned at, float value) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) x[e] = at == e ? value : x[e];
+    }
+    // As halves.
+    __device__ __forceinline__ uint2 rounded() const { return make_uint2(pack(x[0], x[1]), pack(x[2], x[3])); }
+};
+
+template <> struct Four<__half> {
+    uint2 words;
+
+    __device__ __forceinline__ void clear() { words = make_uint2(0, 0); }
+    __device__ __forceinline__ void read(const __half *from) { words = *reinterpret_cast<const uint2 *>(from); }
+    __device__ __forceinline__ void read(const __half *from, unsigned count) {
+        unsigned x[4];
+#pragma unroll
+        for (int e = 0; e < 4; e++) x[e] = e < count ? __half_as_ushort(from[e]) : 0;
+        words = make_uint2(x[0] | x[1] << 16, x[2] | x[3] << 16);
+    }
+    __device__ __forceinline__ void scale(float factor) {
+        const float2 low = unpack(words.x), high = unpack(words.y);
+        words = make_uint2(pack(low.x * factor, low.y * factor), pack(high.x * factor, high.y * factor));
+    }
+    __device__ __forceinline__ void put(unsigned at, float value) {
+        const unsigned shift = at % 2 * 16, others = 0xffff0000u >> shift, bits = __half_as_ushort(narrow<__half>(value)) << shift;
+        words.x = at < 2 ? (words.x & others) | bits : words.x;
+        words.y = at < 2 ? words.y : (words.y & others) | bits;
+    }
+    __device__ __forceinline__ uint2 rounded() const { return words; }
+};
+
 // Reads a tile of WIDTH i by DEPTH k, step by step along k.
-template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
+template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Reader {
     // Pieces in a row of the tile, pieces of a thread, and rows from one of its pieces to the next.
     static constexpr int ALONG = (ROWS == Rows::OfK ? DEPTH : WIDTH) / 4;
     static constexpr int PIECES = WIDTH * DEPTH / 4 / THREADS;
@@ -31,7 +85,7 @@ template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
     static constexpr bool SHORT = ALONG <= 8;
     static_assert(!SHORT || APART % 8 == 0, "the order of short rows is one of eight");
 
-    float next[PIECES][4];
+    Four<Element> next[PIECES];
 
     // A thread's row and column in the tile. Consecutive threads read along a row. Short rows are taken in the order 0, 4, 1, 5, 2,
     // 6, 3, 7: two of them that half a warp stores to an f16 tile then fall into different banks.
@@ -42,10 +96,11 @@ template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
     static __device__ __forceinline__ unsigned column() { return threadIdx.x % ALONG * 4; }
 
     // `first` and `all`: the tile's first i, and how many the operand has.
-    __device__ __forceinline__ Reader(const Operand<ROWS> &read, unsigned first, unsigned all, unsigned k_begin, unsigned k_end_)
+    __device__ __forceinline__ Reader(const Operand<ROWS, Element> &read, unsigned first, unsigned all, unsigned k_begin, unsigned k_end_)
         : operand(read), k(k_begin), k_end(k_end_), columns(all - read.ones) {
         const unsigned ends = ROWS == Rows::OfK ? k_begin | k_end : columns;
-        const unsigned beyond = static_cast<unsigned>(operand.beyond), start = reinterpret_cast<size_t>(operand.data) / 4;
+        const unsigned beyond = static_cast<unsigned>(operand.beyond);
+        const unsigned start = reinterpret_cast<size_t>(operand.data) / sizeof(Element);
         aligned = (start | operand.stride | beyond | ends) % 4 == 0;
         if (ROWS == Rows::OfK) {
 #pragma unroll
@@ -67,17 +122,13 @@ template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
         if (aligned) {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
-                float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-                if (left && is_row(piece)) four = *reinterpret_cast<const float4 *>(place(piece));
-                next[piece][0] = four.x, next[piece][1] = four.y, next[piece][2] = four.z, next[piece][3] = four.w;
+                next[piece].clear();
+                if (left && is_row(piece)) next[piece].read(place(piece));
             }
         } else {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
-                const unsigned count = is_row(piece) ? left : 0;
-                const float *neighbours = place(piece);
-#pragma unroll
-                for (int e = 0; e < 4; e++) next[piece][e] = e < count ? neighbours[e] : 0.0f;
+                next[piece].read(place(piece), is_row(piece) ? left : 0);
             }
         }
         if (operand.scale) {
@@ -93,23 +144,18 @@ template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
     __device__ __forceinline__ void finish() {
         if (operand.scale) {
 #pragma unroll
-            for (int piece = 0; piece < PIECES; piece++) {
-#pragma unroll
-                for (int e = 0; e < 4; e++) next[piece][e] *= factor[piece];
-            }
+            for (int piece = 0; piece < PIECES; piece++) next[piece].scale(factor[piece]);
         }
         if (ROWS == Rows::Across && operand.ones && i <= columns && columns - i < 4) {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
-                const float one = k - DEPTH + row(piece) < k_end ? 1.0f : 0.0f;
-#pragma unroll
-                for (int e = 0; e < 4; e++) next[piece][e] = columns - i == e ? one : next[piece][e];
+                next[piece].put(columns - i, k - DEPTH + row(piece) < k_end ? 1.0f : 0.0f);
             }
         }
     }
 
   private:
-    const Operand<ROWS> operand;
+    const Operand<ROWS, Element> operand;
     unsigned k;  // that `fetch` reads from
     const unsigned k_end;
     const unsigned columns;  // that lie in memory
@@ -132,45 +178,48 @@ template <Rows ROWS, int WIDTH, int DEPTH, int THREADS> struct Reader {
 
     __device__ __forceinline__ bool is_row(int piece) const { return from[piece] != NONE; }
 
-    __device__ __forceinline__ const float *place(int piece) const {
+    __device__ __forceinline__ const Element *place(int piece) const {
         if (ROWS == Rows::OfK) return operand.data + (from[piece] + k);
-        const float *found = operand.data + (from[piece] * operand.stride + i);
+        const Element *found = operand.data + (from[piece] * operand.stride + i);
         return operand.beyond && from[piece] >= operand.split ? found + operand.beyond : found;
     }
 };
 
 // W neighbours of a row of the result, of which `count` are in it; `aligned` where all rows are, and are multiples of W long.
-template <int W> __device__ __forceinline__ void read_strip(float (&strip)[W], const float *from, unsigned count, bool aligned) {
-    struct alignas(4 * W) Wide {
-        float x[W];
+template <class Element, int W>
+__device__ __forceinline__ void read_strip(float (&strip)[W], const Element *from, unsigned count, bool aligned) {
+    struct alignas(sizeof(Element) * W) Wide {
+        Element x[W];
     };
     if (aligned) {
         const Wide wide = *reinterpret_cast<const Wide *>(from);
 #pragma unroll
-        for (int e = 0; e < W; e++) strip[e] = wide.x[e];
+        for (int e = 0; e < W; e++) strip[e] = widen(wide.x[e]);
     } else {
 #pragma unroll
-        for (int e = 0; e < W; e++) strip[e] = e < count ? from[e] : 0.0f;
+        for (int e = 0; e < W; e++) strip[e] = e < count ? widen(from[e]) : 0.0f;
     }
 }
 
-template <int W> __device__ __forceinline__ void write_strip(float *to, const float (&strip)[W], unsigned count, bool aligned) {
-    struct alignas(4 * W) Wide {
-        float x[W];
+template <class Element, int W>
+__device__ __forceinline__ void write_strip(Element *to, const float (&strip)[W], unsigned count, bool aligned) {
+    struct alignas(sizeof(Element) * W) Wide {
+        Element x[W];
     };
     if (aligned) {
         Wide wide;
 #pragma unroll
-        for (int e = 0; e < W; e++) wide.x[e] = strip[e];
+        for (int e = 0; e < W; e++) wide.x[e] = narrow<Element>(strip[e]);
         *reinterpret_cast<Wide *>(to) = wide;
     } else {
 #pragma unroll
         for (int e = 0; e < W; e++) {
-            if (e < count) to[e] = strip[e];
+            if (e < count) to[e] = narrow<Element>(strip[e]);
         }
     }
 }
 
-__device__ __forceinline__ bool is_aligned(const float *data, unsigned stride, unsigned columns, unsigned width) {
-    return ((reinterpret_cast<size_t>(data) / 4 | stride | columns) & (width - 1)) == 0;
+template <class Element>
+__device__ __forceinline__ bool is_aligned(const Element *data, unsigned stride, unsigned columns, unsigned width) {
+    return ((reinterpret_cast<size_t>(data) / sizeof(Element) | stride | columns) & (width - 1)) == 0;
 }

@@ -7,7 +7,9 @@
 //     product_fold     C += sum of the chunks' partial results, in order, and sums likewise
 //     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
 //
-//     .._f16           the same on tensor cores: operands are float32 in memory and rounded to f16, sums and results float32
+//     .._f16           on tensor cores: operands are f16 in memory, sums float32; results are f16, but for those of product_tn_f16,
+//                      which are float32: gradients of weights
+//     .._rounded       on tensor cores: operands are float32 in memory and rounded to f16, sums and results float32
 //
 // The number of rows is in the header, by `Extent`: launches are made for the capacity, and blocks beyond return at once.
 // Elsewhere blockIdx.y counts products of one shape side by side (directions, roles); blockIdx.z counts runs.
@@ -18,12 +20,13 @@
 // Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which of two tiles it is made
 // for (`Size`): wide ones read operands less often, narrow ones are for few rows or columns.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
-//                                        block   tile                       registers on sm_75 (no spills)   blocks a multiprocessor
-//     product_nt, _nn, _tn               128     128 x 64, narrow 64 x 32   151, 157, 161                    3
-//     product_nt_f16, _nn_f16, _tn_f16   128     128 x 64, narrow 64 x 32   207, 209, 234                    2
-//     window_nt, _nn, _tn                64      32 x 32                    93, 101, 98                      7
-//     window_nt_f16, _nn_f16, _tn_f16    64      32 x 32                    112, 120, 124                    6
-//     product_fold                       256     grid x ceil(m (n + 1) / 256) 42                               4
+//                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
+//     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        151, 155, 161                    3
+//     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 140, 160                    4, 3, 3
+//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        165, 167, 214                    3, 3, 2
+//     window_nt, _nn, _tn         64      32 x 32                         93, 101, 98                      7
+//     window_nt_f16, ..           64      32 x 32                         64, 66, 76                       12
+//     product_fold                256     grid x ceil(m (n + 1) / 256)    42                               4
 // Floor: 2 m n k FLOPs; A, B and C once.
 #include "product.cuh"
 #include "tensor_product.cuh"
@@ -38,12 +41,13 @@ enum class Size : unsigned { Wide, Narrow };
 
 // `Product` in src/device/cuda/product.rs has the same fields.
 struct Product {
-    const float *a, *b, *bias, *addend;
-    float *c;
+    const void *a, *b;  // elements of the kernel's family, as C's
+    const float *bias, *addend;
+    void *c;
     const unsigned *index;  // rows of A (nt) or of B (tn)
     const float *scale;     // of B's rows (tn)
     float *sums;            // [m], of A's columns (tn in chunks, fold), or null
-    // Floats from one product of blockIdx.y = outer * inner + i to the next.
+    // Elements from one product of blockIdx.y = outer * inner + i to the next.
     long long a_inner, a_outer, b_inner, b_outer, c_inner, c_outer;
     long long bias_inner, bias_outer;  // of the bias, or of the sums
     long long index_inner;
@@ -59,7 +63,7 @@ struct Product {
     unsigned a_shared, b_shared;  // an operand that all runs share
     unsigned chunk;               // of k (tn); 0: one block sums all of k and writes to C itself
     Size size;
-    unsigned exact, padding;  // which kernel the host takes
+    unsigned exact, element;      // which kernel the host takes
 };
 static_assert(sizeof(Product) == 19 * 8 + 18 * 4, "as in src/device/cuda/product.rs");
 
@@ -78,13 +82,20 @@ __device__ __forceinline__ void rows_of(const Header &header, Extent extent, uns
     }
 }
 
-// Tiles of the two families.
+// Elements and tiles of the families.
 struct Single {
+    using Element = float;
     using Wide = Tile<128, 64, 8, 8, 8>;
     using Narrow = Tile<64, 32, 16, 4, 4>;
     using Window = Tile<32, 32, 16, 4, 4>;
 };
-struct Mixed {
+struct Rounded {
+    using Element = float;
+    using Wide = TensorTile<128, 64, 64, 32>;
+    using Narrow = TensorTile<64, 32, 16, 32>;
+};
+struct Half {
+    using Element = __half;
     using Wide = TensorTile<128, 64, 64, 32>;
     using Narrow = TensorTile<64, 32, 16, 32>;
     using Window = TensorTile<32, 32, 16, 32>;
@@ -96,19 +107,31 @@ template <class Family, Rows A, Rows B> union Shared {
     typename Family::Narrow::template Shared<A, B> narrow;
 };
 
-// Stores neighbours of a row of C, or adds them to what is there.
-template <int W>
-__device__ __forceinline__ void store_sum(float *to, float (&strip)[W], unsigned count, bool aligned, bool accumulate) {
+// Neighbours of a row of C as they are before a sum is added to them.
+template <int W> struct Before {
+    float x[W];
+};
+
+// What is at `at`, where the strip stored there is to be added to it.
+template <int W, class Element>
+__device__ __forceinline__ Before<W> look_before(const Element *at, unsigned count, bool aligned, bool accumulate) {
+    Before<W> before;
+    if (accumulate) read_strip(before.x, at, count, aligned);
+    return before;
+}
+
+// Stores neighbours of a row of C, or adds them to what was there.
+template <class Element, int W>
+__device__ __forceinline__ void store_sum(Element *to, float (&strip)[W], const Before<W> &before, unsigned count, bool aligned,
+                                          bool accumulate) {
     if (accumulate) {
-        float before[W];
-        read_strip(before, to, count, aligned);
 #pragma unroll
-        for (int e = 0; e < W; e++) strip[e] += before[e];
+        for (int e = 0; e < W; e++) strip[e] += before.x[e];
     }
     write_strip(to, strip, count, aligned);
 }
 
-template <class T, Rows B>
+template <class Element, class T, Rows B>
 __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::OfK, B> &shared, const Header *header,
                                              const Product &p) {
     const unsigned tiles = (p.n + T::BN - 1) / T::BN;
@@ -118,50 +141,55 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     unsigned first, m;
     rows_of(own, p.extent, outer, p.m, first, m);
     if (first_row >= m || is_idle(own)) return;
-    const auto placed = [&](const float *pointer, long long by_inner, long long by_outer, bool shared_by_runs) {
+    const auto placed = [&](const auto *pointer, long long by_inner, long long by_outer, bool shared_by_runs) {
         return (shared_by_runs ? pointer : of_run(pointer, p.run_stride)) + inner * by_inner + outer * by_outer;
     };
     const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
-    const float *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + (index ? 0 : static_cast<size_t>(first) * p.a_stride);
-    const Operand<Rows::OfK> a = {a_data, p.a_stride, index, nullptr, ~0u, 0, false};
-    const float *b_data = placed(p.b, p.b_inner, p.b_outer, p.b_shared);
-    const Operand<B> b = {b_data, p.b_stride, nullptr, nullptr, p.split, B == Rows::Across ? p.beyond : 0, false};
+    const Element *a_data = placed(static_cast<const Element *>(p.a), p.a_inner, p.a_outer, p.a_shared) +
+                            (index ? 0 : static_cast<size_t>(first) * p.a_stride);
+    const Operand<Rows::OfK, Element> a = {a_data, p.a_stride, index, nullptr, ~0u, 0, false};
+    const Element *b_data = placed(static_cast<const Element *>(p.b), p.b_inner, p.b_outer, p.b_shared);
+    const Operand<B, Element> b = {b_data, p.b_stride, nullptr, nullptr, p.split, B == Rows::Across ? p.beyond : 0, false};
     const float *bias = p.bias ? placed(p.bias, p.bias_inner, p.bias_outer, false) : nullptr;
     const float *addend = p.addend ? of_run(p.addend, p.run_stride) : nullptr;
-    float *c = of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(first) * p.c_stride;
+    Element *c = of_run(static_cast<Element *>(p.c), p.run_stride) + inner * p.c_inner + outer * p.c_outer +
+                 static_cast<size_t>(first) * p.c_stride;
     const bool aligned = is_aligned(c, p.c_stride, p.n, T::STRIP) && is_aligned(addend, 0, 0, T::STRIP);
-    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
-        const size_t at = static_cast<size_t>(row) * p.c_stride + column;
-        const unsigned count = p.n - column;
-        float more[T::STRIP];
+    struct Found {
+        float bias[T::STRIP], before[T::STRIP];
+    };
+    const auto look = [&](unsigned row, unsigned column) {
+        Found found;
         if (bias) {
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] += e < count ? bias[column + e] : 0.0f;
+            for (int e = 0; e < T::STRIP; e++) found.bias[e] = e < p.n - column ? __ldg(bias + column + e) : 0.0f;
+        }
+        if (p.accumulate) read_strip(found.before, c + static_cast<size_t>(row) * p.c_stride + column, p.n - column, aligned);
+        return found;
+    };
+    const auto out = [&](unsigned row, unsigned column, auto &strip, const Found &found) {
+        const size_t at = static_cast<size_t>(row) * p.c_stride + column;
+        const unsigned count = p.n - column;
+        if (bias) {
+#pragma unroll
+            for (int e = 0; e < T::STRIP; e++) strip[e] += found.bias[e];
         }
         if (p.accumulate) {
-            read_strip(more, c + at, count, aligned);
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] += more[e];
+            for (int e = 0; e < T::STRIP; e++) strip[e] += found.before[e];
         }
         if (p.epilogue == Epilogue::Sigmoid) {
 #pragma unroll
             for (int e = 0; e < T::STRIP; e++) strip[e] = 1.0f / (1.0f + expf(-strip[e]));
         } else if (p.epilogue == Epilogue::TanhOfSum) {
+            float more[T::STRIP];
             read_strip(more, addend + at, count, aligned);
 #pragma unroll
             for (int e = 0; e < T::STRIP; e++) strip[e] = tanhf(strip[e] + more[e]);
         }
         write_strip(c + at, strip, count, aligned);
-    });
-}
-
-template <class Family, Rows B> __device__ __forceinline__ void product_rows(const Header *header, const Product &p) {
-    __shared__ Shared<Family, Rows::OfK, B> shared;
-    if (p.size == Size::Wide) {
-        product_rows<typename Family::Wide, B>(shared.wide, header, p);
-    } else {
-        product_rows<typename Family::Narrow, B>(shared.narrow, header, p);
-    }
+    };
+    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, look, out);
 }
 
 // Columns of C, with the one that the sums are.
@@ -171,7 +199,7 @@ __device__ __forceinline__ unsigned columns_of(const Product &p) {
 
 // product_tn: blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks]: C [m, n] of each, then its sums [m];
 // without chunks blockIdx.y = product.
-template <class T>
+template <class Element, class T>
 __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Across, Rows::Across> &shared, const Header *header,
                                             const Product &p) {
     const unsigned columns = columns_of(p), tiles = (columns + T::BN - 1) / T::BN;
@@ -185,61 +213,115 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     if (is_idle(own)) return;
     const unsigned begin = chunk * p.chunk, end = p.chunk ? min(begin + p.chunk, k) : k;
     if (begin >= k && p.chunk) return;
-    const auto placed = [&](const float *pointer, long long by_inner, long long by_outer, bool shared_by_runs) {
+    const auto placed = [&](const void *data, long long by_inner, long long by_outer, bool shared_by_runs) {
+        const Element *pointer = static_cast<const Element *>(data);
         return (shared_by_runs ? pointer : of_run(pointer, p.run_stride)) + inner * by_inner + outer * by_outer;
     };
     const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
     const float *scale = p.scale ? of_run(p.scale, p.run_stride) + first : nullptr;
-    const float *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + static_cast<size_t>(first) * p.a_stride;
-    const float *b_data = placed(p.b, p.b_inner, p.b_outer, p.b_shared) + (index ? 0 : static_cast<size_t>(first) * p.b_stride);
-    const Operand<Rows::Across> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false};
-    const Operand<Rows::Across> b = {b_data, p.b_stride, index, scale, ~0u, 0, p.sums != nullptr};
-    float *c = of_run(p.c, p.run_stride);
+    const Element *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + static_cast<size_t>(first) * p.a_stride;
+    const Element *b_data = placed(p.b, p.b_inner, p.b_outer, p.b_shared) + (index ? 0 : static_cast<size_t>(first) * p.b_stride);
+    const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false};
+    const Operand<Rows::Across, Element> b = {b_data, p.b_stride, index, scale, ~0u, 0, p.sums != nullptr};
+    float *c = of_run(static_cast<float *>(p.c), p.run_stride);
     c += p.chunk ? static_cast<size_t>(blockIdx.y) * p.m * columns : inner * p.c_inner + outer * p.c_outer;
     float *sums = c + static_cast<size_t>(p.m) * p.n;
     const unsigned stride = p.chunk ? p.n : p.c_stride;
     const bool aligned = is_aligned(c, stride, p.n, T::STRIP), accumulate = !p.chunk && p.accumulate;
-    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
+    const auto look = [&](unsigned row, unsigned column) {
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * stride + column, p.n - column, aligned, accumulate);
+    };
+    const auto out = [&](unsigned row, unsigned column, auto &strip, const auto &before) {
         const unsigned count = p.n - column;
 #pragma unroll
         for (int e = 0; e < T::STRIP; e++) {
             if (p.sums && count == e) sums[row] = strip[e];
         }
-        if (count) store_sum(c + static_cast<size_t>(row) * stride + column, strip, count, aligned, accumulate);
-    });
+        if (count) store_sum(c + static_cast<size_t>(row) * stride + column, strip, before, count, aligned, accumulate);
+    };
+    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, look, out);
 }
 
-template <class Family> __device__ __forceinline__ void product_sum(const Header *header, const Product &p) {
-    __shared__ Shared<Family, Rows::Across, Rows::Across> shared;
+// A kernel chooses its tile on lines of its own, by which profiles tell wide from narrow.
+extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *header, const Product p) {
+    __shared__ Shared<Single, Rows::OfK, Rows::OfK> shared;
     if (p.size == Size::Wide) {
-        product_sum<typename Family::Wide>(shared.wide, header, p);
+        product_rows<Single::Element, Single::Wide, Rows::OfK>(shared.wide, header, p);
     } else {
-        product_sum<typename Family::Narrow>(shared.narrow, header, p);
+        product_rows<Single::Element, Single::Narrow, Rows::OfK>(shared.narrow, header, p);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *header, const Product p) {
-    product_rows<Single, Rows::OfK>(header, p);
-}
-
 extern "C" __global__ void __launch_bounds__(128, 3) product_nn(const Header *header, const Product p) {
-    product_rows<Single, Rows::Across>(header, p);
+    __shared__ Shared<Single, Rows::OfK, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Single::Element, Single::Wide, Rows::Across>(shared.wide, header, p);
+    } else {
+        product_rows<Single::Element, Single::Narrow, Rows::Across>(shared.narrow, header, p);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_tn(const Header *header, const Product p) {
-    product_sum<Single>(header, p);
+    __shared__ Shared<Single, Rows::Across, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_sum<Single::Element, Single::Wide>(shared.wide, header, p);
+    } else {
+        product_sum<Single::Element, Single::Narrow>(shared.narrow, header, p);
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nt_f16(const Header *header, const Product p) {
-    product_rows<Mixed, Rows::OfK>(header, p);
+extern "C" __global__ void __launch_bounds__(128) product_nt_rounded(const Header *header, const Product p) {
+    __shared__ Shared<Rounded, Rows::OfK, Rows::OfK> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Rounded::Element, Rounded::Wide, Rows::OfK>(shared.wide, header, p);
+    } else {
+        product_rows<Rounded::Element, Rounded::Narrow, Rows::OfK>(shared.narrow, header, p);
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nn_f16(const Header *header, const Product p) {
-    product_rows<Mixed, Rows::Across>(header, p);
+extern "C" __global__ void __launch_bounds__(128) product_nn_rounded(const Header *header, const Product p) {
+    __shared__ Shared<Rounded, Rows::OfK, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Rounded::Element, Rounded::Wide, Rows::Across>(shared.wide, header, p);
+    } else {
+        product_rows<Rounded::Element, Rounded::Narrow, Rows::Across>(shared.narrow, header, p);
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_tn_f16(const Header *header, const Product p) {
-    product_sum<Mixed>(header, p);
+extern "C" __global__ void __launch_bounds__(128) product_tn_rounded(const Header *header, const Product p) {
+    __shared__ Shared<Rounded, Rows::Across, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_sum<Rounded::Element, Rounded::Wide>(shared.wide, header, p);
+    } else {
+        product_sum<Rounded::Element, Rounded::Narrow>(shared.narrow, header, p);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128, 4) product_nt_f16(const Header *header, const Product p) {
+    __shared__ Shared<Half, Rows::OfK, Rows::OfK> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Half::Element, Half::Wide, Rows::OfK>(shared.wide, header, p);
+    } else {
+        product_rows<Half::Element, Half::Narrow, Rows::OfK>(shared.narrow, header, p);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128, 3) product_nn_f16(const Header *header, const Product p) {
+    __shared__ Shared<Half, Rows::OfK, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_rows<Half::Element, Half::Wide, Rows::Across>(shared.wide, header, p);
+    } else {
+        product_rows<Half::Element, Half::Narrow, Rows::Across>(shared.narrow, header, p);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128, 3) product_tn_f16(const Header *header, const Product p) {
+    __shared__ Shared<Half, Rows::Across, Rows::Across> shared;
+    if (p.size == Size::Wide) {
+        product_sum<Half::Element, Half::Wide>(shared.wide, header, p);
+    } else {
+        product_sum<Half::Element, Half::Narrow>(shared.narrow, header, p);
+    }
 }
 
 // `p` as of product_tn, but `p.a` the workspace and `p.c` the result, to which the sum is added where `p.accumulate`.
@@ -251,10 +333,10 @@ extern "C" __global__ void __launch_bounds__(256) product_fold(const Header *hea
     const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, size = p.m * columns_of(p);
     if (at >= size || is_idle(own)) return;
     const unsigned chunks = (p.k + p.chunk - 1) / p.chunk, active = (k + p.chunk - 1) / p.chunk;
-    const float *from = of_run(p.a, p.run_stride) + static_cast<size_t>(blockIdx.y) * chunks * size + at;
-    float *to = at < p.m * p.n
-                    ? of_run(p.c, p.run_stride) + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(at / p.n) * p.c_stride + at % p.n
-                    : of_run(p.sums, p.run_stride) + inner * p.bias_inner + outer * p.bias_outer + (at - p.m * p.n);
+    const float *from = of_run(static_cast<const float *>(p.a), p.run_stride) + static_cast<size_t>(blockIdx.y) * chunks * size + at;
+    float *c = of_run(static_cast<float *>(p.c), p.run_stride);
+    float *to = at < p.m * p.n ? c + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(at / p.n) * p.c_stride + at % p.n
+                               : of_run(p.sums, p.run_stride) + inner * p.bias_inner + outer * p.bias_outer + (at - p.m * p.n);
     float sum = 0.0f;
     for (unsigned chunk = 0; chunk < active; chunk++) sum += from[static_cast<size_t>(chunk) * size];
     *to = p.accumulate ? *to + sum : sum;
@@ -265,8 +347,8 @@ enum class Shape : unsigned { Rows, Pairs };
 
 // `WindowProduct` in src/device/cuda/product.rs has the same fields.
 struct WindowProduct {
-    const float *a, *b;
-    float *c;
+    const void *a, *b;  // elements of the kernel's family
+    void *c;
     const unsigned *offset, *pairs;  // [samples + 1]
     unsigned long long run_stride;
     unsigned width;
@@ -276,7 +358,9 @@ struct WindowProduct {
 };
 static_assert(sizeof(WindowProduct) == 6 * 8 + 6 * 4, "as in src/device/cuda/product.rs");
 
-template <class T, Rows A, Rows B> __device__ __forceinline__ void window_product(const Header *header, const WindowProduct &p) {
+template <class Family, Rows A, Rows B> __device__ __forceinline__ void window_product(const Header *header, const WindowProduct &p) {
+    using Element = typename Family::Element;
+    using T = typename Family::Window;
     __shared__ typename T::template Shared<A, B> shared;
     const unsigned sample = blockIdx.x;
     if (sample >= of_run(header, p.run_stride)->samples) return;
@@ -289,39 +373,44 @@ template <class T, Rows A, Rows B> __device__ __forceinline__ void window_produc
     const unsigned most = p.c_shape == Shape::Pairs ? p.longest : p.width, tiles = (most + T::BN - 1) / T::BN;
     const unsigned first_row = blockIdx.y / tiles * T::BM, first_column = blockIdx.y % tiles * T::BN;
     if (first_row >= m || first_column >= n) return;
-    const auto place = [&](const float *data, Shape shape) {
-        return of_run(data, p.run_stride) + (shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
+    const auto place = [&](const void *data, Shape shape) {
+        return of_run(static_cast<const Element *>(data), p.run_stride) + (shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
     };
     const auto stride = [&](Shape shape) { return shape == Shape::Pairs ? rows : p.width; };
-    const Operand<A> a = {place(p.a, p.a_shape), stride(p.a_shape), nullptr, nullptr, ~0u, 0, false};
-    const Operand<B> b = {place(p.b, p.b_shape), stride(p.b_shape), nullptr, nullptr, ~0u, 0, false};
-    float *c = of_run(p.c, p.run_stride) + (p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
+    const Operand<A, Element> a = {place(p.a, p.a_shape), stride(p.a_shape), nullptr, nullptr, ~0u, 0, false};
+    const Operand<B, Element> b = {place(p.b, p.b_shape), stride(p.b_shape), nullptr, nullptr, ~0u, 0, false};
+    Element *c = of_run(static_cast<Element *>(p.c), p.run_stride);
+    c += p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width;
     const bool aligned = is_aligned(c, n, n, T::STRIP);
-    T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, [&](unsigned row, unsigned column, auto &strip) {
-        store_sum(c + static_cast<size_t>(row) * n + column, strip, n - column, aligned, p.accumulate);
-    });
+    const auto look = [&](unsigned row, unsigned column) {
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * n + column, n - column, aligned, p.accumulate);
+    };
+    const auto out = [&](unsigned row, unsigned column, auto &strip, const auto &before) {
+        store_sum(c + static_cast<size_t>(row) * n + column, strip, before, n - column, aligned, p.accumulate);
+    };
+    T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, look, out);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nt(const Header *header, const WindowProduct p) {
-    window_product<Single::Window, Rows::OfK, Rows::OfK>(header, p);
+    window_product<Single, Rows::OfK, Rows::OfK>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nn(const Header *header, const WindowProduct p) {
-    window_product<Single::Window, Rows::OfK, Rows::Across>(header, p);
+    window_product<Single, Rows::OfK, Rows::Across>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_tn(const Header *header, const WindowProduct p) {
-    window_product<Single::Window, Rows::Across, Rows::Across>(header, p);
+    window_product<Single, Rows::Across, Rows::Across>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nt_f16(const Header *header, const WindowProduct p) {
-    window_product<Mixed::Window, Rows::OfK, Rows::OfK>(header, p);
+    window_product<Half, Rows::OfK, Rows::OfK>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nn_f16(const Header *header, const WindowProduct p) {
-    window_product<Mixed::Window, Rows::OfK, Rows::Across>(header, p);
+    window_product<Half, Rows::OfK, Rows::Across>(header, p);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_tn_f16(const Header *header, const WindowProduct p) {
-    window_product<Mixed::Window, Rows::Across, Rows::Across>(header, p);
+    window_product<Half, Rows::Across, Rows::Across>(header, p);
 }

@@ -21,11 +21,11 @@ __device__ __forceinline__ void store_four(float *to, const float (&x)[4]) {
 }
 
 template <Rows ROWS, int WIDTH, int DEPTH, int THREADS>
-__device__ __forceinline__ void put(float (&tile)[DEPTH][WIDTH + 4], Reader<ROWS, WIDTH, DEPTH, THREADS> &reader) {
+__device__ __forceinline__ void put(float (&tile)[DEPTH][WIDTH + 4], Reader<ROWS, float, WIDTH, DEPTH, THREADS> &reader) {
     reader.finish();
 #pragma unroll
     for (int piece = 0; piece < reader.PIECES; piece++) {
-        const float (&next)[4] = reader.next[piece];
+        const float (&next)[4] = reader.next[piece].x;
         const unsigned row = reader.row(piece), column = reader.column();
         if (ROWS == Rows::OfK) {
 #pragma unroll
@@ -48,16 +48,16 @@ template <int BM_, int BN_, int BK_, int TM_, int TN_> struct Tile {
         alignas(16) float b[2][BK][BN + 4];
     };
 
-    // The block's tile of C from (first_row, first_column) on, over k from `k_begin` to `k_end`. `out(row, column, strip)` is called
-    // with neighbours of a row, of which the first is within m x n.
-    template <Rows A, Rows B, class Out>
-    static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A> &a, const Operand<B> &b, unsigned m,
-                                                    unsigned n, unsigned k_begin, unsigned k_end, unsigned first_row,
-                                                    unsigned first_column, Out out) {
+    // The block's tile of C from (first_row, first_column) on, over k from `k_begin` to `k_end`. `out(row, column, strip, found)` is
+    // called with neighbours of a row, of which the first is within m x n, and with what `look(row, column)` has read for them.
+    template <Rows A, Rows B, class Look, class Out>
+    static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A, float> &a, const Operand<B, float> &b,
+                                                    unsigned m, unsigned n, unsigned k_begin, unsigned k_end, unsigned first_row,
+                                                    unsigned first_column, Look look, Out out) {
         constexpr int ROW_THREADS = BM / TM, COLUMN_THREADS = BN / TN;
         const unsigned thread_row = threadIdx.x % ROW_THREADS, thread_column = threadIdx.x / ROW_THREADS;
-        Reader<A, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);
-        Reader<B, BN, BK, THREADS> next_b(b, first_column, n, k_begin, k_end);
+        Reader<A, float, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);
+        Reader<B, float, BN, BK, THREADS> next_b(b, first_column, n, k_begin, k_end);
         float sums[TM][TN] = {};
         if (k_begin < k_end) {
             next_a.fetch();
@@ -110,7 +110,7 @@ template <int BM_, int BN_, int BK_, int TM_, int TN_> struct Tile {
             for (int j = 0; j < TN; j += 4) {
                 const unsigned column = first_column + j * COLUMN_THREADS + thread_column * 4;
                 float strip[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
-                if (row < m && column < n) out(row, column, strip);
+                if (row < m && column < n) out(row, column, strip, look(row, column));
             }
         }
     }

@@ -41,10 +41,11 @@ __device__ __forceinline__ void load_vector(float *to, const float *from, unsign
 }
 
 // to[i] = row i of g . x
-__device__ __forceinline__ void dots_of_rows(float *to, const float *g, const float *x, unsigned n, unsigned width) {
+template <class Element>
+__device__ __forceinline__ void dots_of_rows(float *to, const Element *g, const float *x, unsigned n, unsigned width) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, quads = quads_of(width);
     for (unsigned i = warp; i < n; i += WARPS) {
-        const float *row = g + static_cast<size_t>(i) * width;
+        const Element *row = g + static_cast<size_t>(i) * width;
         float sum = 0.0f;
 #pragma unroll 2
         for (unsigned quad = lane; quad < quads; quad += 32) {
@@ -58,26 +59,27 @@ __device__ __forceinline__ void dots_of_rows(float *to, const float *g, const fl
 }
 
 // to[i] = row i of the n x n block . x
-__device__ __forceinline__ void dots_of_pairs(float *to, const float *block, const float *x, unsigned n) {
+template <class Element>
+__device__ __forceinline__ void dots_of_pairs(float *to, const Element *block, const float *x, unsigned n) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (unsigned i = warp; i < n; i += WARPS) {
         float sum = 0.0f;
 #pragma unroll 2
-        for (unsigned j = lane; j < n; j += 32) sum += block[static_cast<size_t>(i) * n + j] * x[j];
+        for (unsigned j = lane; j < n; j += 32) sum += widen(block[static_cast<size_t>(i) * n + j]) * x[j];
         sum = warp_sum(sum);
         if (lane == 0) to[i] = sum;
     }
 }
 
 // partial[warp][j] = sum of x[i] * block[i][j] over the warp's rows, and each element handed to `visit` as it is read.
-template <class Visit>
-__device__ __forceinline__ void sum_of_pairs(float *partial, const float *block, const float *x, unsigned n, Visit visit) {
+template <class Element, class Visit>
+__device__ __forceinline__ void sum_of_pairs(float *partial, const Element *block, const float *x, unsigned n, Visit visit) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (unsigned j = lane; j < n; j += 32) {
         float sum = 0.0f;
 #pragma unroll 4
         for (unsigned i = warp; i < n; i += WARPS) {
-            sum += x[i] * block[static_cast<size_t>(i) * n + j];
+            sum += x[i] * widen(block[static_cast<size_t>(i) * n + j]);
             visit(i, j);
         }
         partial[warp * n + j] = sum;
@@ -85,13 +87,14 @@ __device__ __forceinline__ void sum_of_pairs(float *partial, const float *block,
 }
 
 // partial[warp][column] = sum of x[i] * g[i][column] over the warp's rows, and each quad's place handed to `visit`.
-template <class Visit>
-__device__ __forceinline__ void sum_of_rows(float *partial, const float *g, const float *x, unsigned n, unsigned width, Visit visit) {
+template <class Element, class Visit>
+__device__ __forceinline__ void sum_of_rows(float *partial, const Element *g, const float *x, unsigned n, unsigned width,
+                                            Visit visit) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, quads = quads_of(width);
     for (unsigned begin = 0; begin < quads; begin += 32 * HELD) {
         Quad sums[HELD] = {};
         for (unsigned i = warp; i < n; i += WARPS) {
-            const float *row = g + static_cast<size_t>(i) * width;
+            const Element *row = g + static_cast<size_t>(i) * width;
             const float factor = x[i];
 #pragma unroll
             for (unsigned k = 0; k < HELD; k++) {
@@ -126,20 +129,22 @@ __device__ __forceinline__ float total(const float *partial, unsigned stride, un
 }
 
 // Four blocks fill an SM of Turing: 64 registers a thread.
-extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-readout(
-    float *__restrict__ e,                       // [S, 2d]
-    float *__restrict__ y,                       // [R]
-    float *__restrict__ a,                       // [R]
-    float *__restrict__ p,                       // [R]
-    const float *__restrict__ w,                 // [S, 2d]
-    const float *__restrict__ g,                 // [R, 2d] sample-major
-    const float *__restrict__ probabilities,     // n x n by sample
-    const unsigned *__restrict__ pairs,          // [S + 1]
-    const unsigned *__restrict__ offset,         // [S + 1]
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void readout(
+    float *__restrict__ e,                      // [S, 2d]
+    float *__restrict__ y,                      // [R]
+    float *__restrict__ a,                      // [R]
+    float *__restrict__ p,                      // [R]
+    const float *__restrict__ w,                // [S, 2d]
+    const Element *__restrict__ g,              // [R, 2d] sample-major
+    const Element *__restrict__ probabilities,  // n x n by sample
+    const unsigned *__restrict__ pairs,         // [S + 1]
+    const unsigned *__restrict__ offset,        // [S + 1]
     const Header *__restrict__ header,
-    unsigned width,                              // 2d
-    unsigned longest,                            // N
+    unsigned width,                             // 2d
+    unsigned longest,                           // N
     size_t run_stride) {
     const unsigned sample = blockIdx.x, thread = threadIdx.x;
     if (sample >= of_run(header, run_stride)->samples) return;
@@ -156,7 +161,7 @@ readout(
     float *scores = y_here + longest;                              // [N]: P y, then P^T a
     float *a_here = scores + longest;                              // [N]
     g = of_run(g, run_stride) + static_cast<size_t>(first) * width;
-    const float *block = of_run(probabilities, run_stride) + of_run(pairs, run_stride)[sample];
+    const Element *block = of_run(probabilities, run_stride) + of_run(pairs, run_stride)[sample];
     y = of_run(y, run_stride) + first;
     a = of_run(a, run_stride) + first;
     p = of_run(p, run_stride) + first;
@@ -197,23 +202,37 @@ readout(
     for (unsigned column = thread; column < width; column += BLOCK) e[column] = total(partial, padded(width), column);
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK, 4)
-readout_backward(
-    float *__restrict__ d_probabilities,         // n x n by sample
-    float *__restrict__ d_g,                     // [R, 2d] sample-major
-    float *__restrict__ d_w,                     // [S, 2d]
-    const float *__restrict__ d_e,               // [S, 2d]
-    const float *__restrict__ y,                 // [R]
-    const float *__restrict__ a,                 // [R]
-    const float *__restrict__ p,                 // [R]
-    const float *__restrict__ w,                 // [S, 2d]
-    const float *__restrict__ g,                 // [R, 2d] sample-major
-    const float *__restrict__ probabilities,     // n x n by sample
-    const unsigned *__restrict__ pairs,          // [S + 1]
-    const unsigned *__restrict__ offset,         // [S + 1]
+}  // namespace generic
+
+#define READOUT(Element, suffix)                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(BLOCK, 4) readout##suffix(                                                             \
+        float *__restrict__ e, float *__restrict__ y, float *__restrict__ a, float *__restrict__ p, const float *__restrict__ w,        \
+        const Element *__restrict__ g, const Element *__restrict__ probabilities, const unsigned *__restrict__ pairs,                   \
+        const unsigned *__restrict__ offset, const Header *__restrict__ header, unsigned width, unsigned longest, size_t run_stride) {  \
+        generic::readout(e, y, a, p, w, g, probabilities, pairs, offset, header, width, longest, run_stride);                           \
+    }
+
+FOR_ELEMENTS(READOUT)
+
+namespace generic {
+
+template <class Element>
+__device__ __forceinline__ void readout_backward(
+    Element *__restrict__ d_probabilities,      // n x n by sample
+    Element *__restrict__ d_g,                  // [R, 2d] sample-major
+    float *__restrict__ d_w,                    // [S, 2d]
+    const float *__restrict__ d_e,              // [S, 2d]
+    const float *__restrict__ y,                // [R]
+    const float *__restrict__ a,                // [R]
+    const float *__restrict__ p,                // [R]
+    const float *__restrict__ w,                // [S, 2d]
+    const Element *__restrict__ g,              // [R, 2d] sample-major
+    const Element *__restrict__ probabilities,  // n x n by sample
+    const unsigned *__restrict__ pairs,         // [S + 1]
+    const unsigned *__restrict__ offset,        // [S + 1]
     const Header *__restrict__ header,
-    unsigned width,                              // 2d
-    unsigned longest,                            // N
+    unsigned width,                             // 2d
+    unsigned longest,                           // N
     size_t run_stride) {
     const unsigned sample = blockIdx.x, thread = threadIdx.x;
     if (sample >= of_run(header, run_stride)->samples) return;
@@ -236,8 +255,8 @@ readout_backward(
     g = of_run(g, run_stride) + static_cast<size_t>(first) * width;
     d_g = of_run(d_g, run_stride) + static_cast<size_t>(first) * width;
     const unsigned start = of_run(pairs, run_stride)[sample];
-    const float *block = of_run(probabilities, run_stride) + start;
-    float *d_block = of_run(d_probabilities, run_stride) + start;
+    const Element *block = of_run(probabilities, run_stride) + start;
+    Element *d_block = of_run(d_probabilities, run_stride) + start;
     y = of_run(y, run_stride) + first;
     a = of_run(a, run_stride) + first;
     p = of_run(p, run_stride) + first;
@@ -260,7 +279,7 @@ readout_backward(
     for (unsigned j = thread; j < n; j += BLOCK) d_b[j] = a_here[j] * (d_y[j] - dot);
     __syncthreads();
     sum_of_pairs(partial, block, d_b, n, [=](unsigned i, unsigned j) {
-        d_block[static_cast<size_t>(i) * n + j] = a_here[i] * d_p[j] + d_b[i] * y_here[j];
+        d_block[static_cast<size_t>(i) * n + j] = narrow<Element>(a_here[i] * d_p[j] + d_b[i] * y_here[j]);
     });
     __syncthreads();
     for (unsigned j = thread; j < n; j += BLOCK) d_y[j] = total(partial, n, j);
@@ -279,3 +298,17 @@ readout_backward(
     __syncthreads();
     for (unsigned column = thread; column < width; column += BLOCK) d_w[column] = total(partial, padded(width), column);
 }
+
+}  // namespace generic
+
+#define READOUT_BACKWARD(Element, suffix)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(BLOCK, 4) readout_backward##suffix(                                                    \
+        Element *__restrict__ d_probabilities, Element *__restrict__ d_g, float *__restrict__ d_w, const float *__restrict__ d_e,       \
+        const float *__restrict__ y, const float *__restrict__ a, const float *__restrict__ p, const float *__restrict__ w,             \
+        const Element *__restrict__ g, const Element *__restrict__ probabilities, const unsigned *__restrict__ pairs,                   \
+        const unsigned *__restrict__ offset, const Header *__restrict__ header, unsigned width, unsigned longest, size_t run_stride) {  \
+        generic::readout_backward(d_probabilities, d_g, d_w, d_e, y, a, p, w, g, probabilities, pairs, offset, header, width, longest,  \
+            run_stride);                                                                                                                \
+    }
+
+FOR_ELEMENTS(READOUT_BACKWARD)

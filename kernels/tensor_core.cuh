@@ -14,7 +14,7 @@
 // odd multiple of 16 bytes: that is what the padding of the tiles is for.
 #pragma once
 
-#include <cuda_fp16.h>
+#include "element.cuh"
 
 // c += a b, exact products summed in f32.
 __device__ __forceinline__ void multiply_add(float (&c)[4], unsigned a0, unsigned a1, unsigned b) {
@@ -40,10 +40,4 @@ __device__ __forceinline__ void load_four_transposed(unsigned (&words)[4], const
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                  : "r"(shared_address(row))
                  : "memory");
-}
-
-// Two values as a word of a fragment, the first in the lower half.
-__device__ __forceinline__ unsigned pack(float first, float second) {
-    const __half2 both = __floats2half2_rn(first, second);
-    return *reinterpret_cast<const unsigned *>(&both);
 }

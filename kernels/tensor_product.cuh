@@ -1,11 +1,11 @@
-// One tile of a product of matrices on tensor cores, C = A B, by the threads of a block: operands are rounded from float32 to f16,
-// their products are exact and summed in float32. A value beyond f16's range becomes infinite.
+// One tile of a product of matrices on tensor cores, C = A B, by the threads of a block: operands are f16 in memory, or float32 and
+// rounded to f16 on their way; their products are exact and summed in float32. A value beyond f16's range becomes infinite.
 //
 // Tile: BM x BN of C, each warp WM x WN of it in fragments of 16 x 8, in steps of BK along k. What lives where: the warp's results
-// and the next step's elements of A and B, as float32, in registers; two tiles each of A and B in shared memory as f16, one of
-// which is multiplied while the other is filled, so that a step has one barrier. A tile lies as its operand does, and what runs
-// across k is transposed when it is loaded. Its rows are padded to an odd multiple of 16 bytes: neither `ldmatrix` nor stores have
-// bank conflicts. Operands are read as operand.cuh says.
+// and the next step's elements of A and B, as in memory, in registers; a tile each of A and B in shared memory as f16. One that is
+// multiplied while another is filled would save a barrier a step, and cost a third of the blocks that a multiprocessor has at once.
+// A tile lies as its operand does, and what runs across k is transposed when it is loaded. Its rows are padded to an odd multiple of
+// 16 bytes: neither `ldmatrix` nor stores have bank conflicts. Operands are read as operand.cuh says.
 //
 // A step of the wide tile is 64 HMMA a warp, 1024 cycles of its tensor core, in some 430 instructions.
 #pragma once
@@ -14,10 +14,8 @@
 #include "tensor_core.cuh"
 
 // One STS.64: what is assigned in one the compiler may take apart again.
-__device__ __forceinline__ void store_four(__half *to, __half2 low, __half2 high) {
-    asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared_address(to)), "r"(*reinterpret_cast<unsigned *>(&low)),
-                 "r"(*reinterpret_cast<unsigned *>(&high))
-                 : "memory");
+__device__ __forceinline__ void store_four(__half *to, uint2 words) {
+    asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared_address(to)), "r"(words.x), "r"(words.y) : "memory");
 }
 
 // A tile of an operand: [WIDTH, DEPTH] where rows run along k, else [DEPTH, WIDTH].
@@ -26,13 +24,12 @@ template <Rows ROWS, int WIDTH, int DEPTH> struct HalfTile {
     static_assert(LENGTH % 16 == 0, "eight halves more are an odd multiple of 16 bytes");
     alignas(16) __half rows[LINES][LENGTH + 8];
 
-    template <int THREADS> __device__ __forceinline__ void put(Reader<ROWS, WIDTH, DEPTH, THREADS> &reader) {
+    template <class Element, int THREADS>
+    __device__ __forceinline__ void put(Reader<ROWS, Element, WIDTH, DEPTH, THREADS> &reader) {
         reader.finish();
 #pragma unroll
         for (int piece = 0; piece < reader.PIECES; piece++) {
-            const float (&next)[4] = reader.next[piece];
-            const __half2 low = __floats2half2_rn(next[0], next[1]), high = __floats2half2_rn(next[2], next[3]);
-            store_four(&rows[reader.row(piece)][reader.column()], low, high);
+            store_four(&rows[reader.row(piece)][reader.column()], reader.next[piece].rounded());
         }
     }
 
@@ -51,35 +48,34 @@ template <Rows ROWS, int WIDTH, int DEPTH> struct HalfTile {
 template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
     static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_;
     static constexpr int BK = 32;  // depth of a step
-    static constexpr int STRIP = 2;  // neighbours of a row of C that a thread stores at once
+    static constexpr int STRIP = 4;  // neighbours of a row of C that a thread stores at once
     static constexpr int THREADS = (BM / WM) * (BN / WN) * 32;
     static_assert(WM % 16 == 0 && WN % 16 == 0, "fragments of A, and pairs of fragments of B");
     template <Rows A, Rows B> struct Shared {
-        HalfTile<A, BM, BK> a[2];
-        HalfTile<B, BN, BK> b[2];
+        HalfTile<A, BM, BK> a;
+        HalfTile<B, BN, BK> b;
     };
 
-    // As that of `Tile`.
-    template <Rows A, Rows B, class Out>
-    static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A> &a, const Operand<B> &b, unsigned m,
-                                                    unsigned n, unsigned k_begin, unsigned k_end, unsigned first_row,
-                                                    unsigned first_column, Out out) {
+    // As that of `Tile`, of operands in either element. All lanes of a warp call `out` at once, those outside of C not.
+    template <Rows A, Rows B, class Element, class Look, class Out>
+    static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A, Element> &a, const Operand<B, Element> &b,
+                                                    unsigned m, unsigned n, unsigned k_begin, unsigned k_end, unsigned first_row,
+                                                    unsigned first_column, Look look, Out out) {
         constexpr int ROW_FRAGMENTS = WM / 16, COLUMN_FRAGMENTS = WN / 8;
         const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
         const unsigned warp_row = warp % (BM / WM) * WM, warp_column = warp / (BM / WM) * WN;
         // A warp whose part is outside of C only reads and stores for the others.
         const bool works = first_row + warp_row < m && first_column + warp_column < n;
-        Reader<A, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);
-        Reader<B, BN, BK, THREADS> next_b(b, first_column, n, k_begin, k_end);
+        Reader<A, Element, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);
+        Reader<B, Element, BN, BK, THREADS> next_b(b, first_column, n, k_begin, k_end);
         float sums[ROW_FRAGMENTS][COLUMN_FRAGMENTS][4] = {};
         if (k_begin < k_end) {
             next_a.fetch();
             next_b.fetch();
-            shared.a[0].put(next_a);
-            shared.b[0].put(next_b);
+            shared.a.put(next_a);
+            shared.b.put(next_b);
         }
         __syncthreads();
-        int buffer = 0;
         for (unsigned k0 = k_begin; k0 < k_end; k0 += BK) {
             const bool more = k0 + BK < k_end;
             // These reads are under way while the products below are made.
@@ -93,9 +89,9 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
                     if (k0 + k >= k_end) break;
                     unsigned from_a[ROW_FRAGMENTS][4], from_b[COLUMN_FRAGMENTS / 2][4];
 #pragma unroll
-                    for (int i = 0; i < ROW_FRAGMENTS; i++) shared.a[buffer].load(from_a[i], warp_row + i * 16, k);
+                    for (int i = 0; i < ROW_FRAGMENTS; i++) shared.a.load(from_a[i], warp_row + i * 16, k);
 #pragma unroll
-                    for (int j = 0; j < COLUMN_FRAGMENTS / 2; j++) shared.b[buffer].load(from_b[j], warp_column + j * 16, k);
+                    for (int j = 0; j < COLUMN_FRAGMENTS / 2; j++) shared.b.load(from_b[j], warp_column + j * 16, k);
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
 #pragma unroll
@@ -109,25 +105,44 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
                     }
                 }
             }
-            // Nobody reads the other buffer any more: the barrier of the step before has seen to that.
-            buffer = 1 - buffer;
-            if (more) {
-                shared.a[buffer].put(next_a);
-                shared.b[buffer].put(next_b);
-            }
+            if (!more) break;
+            __syncthreads();
+            shared.a.put(next_a);
+            shared.b.put(next_b);
             __syncthreads();
         }
+        // A lane has two neighbours of each fragment's row. Lanes side by side change them between two fragments, so that each has four
+        // of one, and a row's four lanes two runs of eight: whole sectors also where C is f16.
         const unsigned group = lane / 4, pair = lane % 4;
+        const bool odd = pair % 2;
 #pragma unroll
         for (int i = 0; i < ROW_FRAGMENTS; i++) {
+            const auto row_of = [&](int half) { return first_row + warp_row + i * 16 + half * 8 + group; };
+            const auto column_of = [&](int j) { return first_column + warp_column + (j + odd) * 8 + pair / 2 * 4; };
+            // What the fragments' strips meet in memory is asked for at once.
+            decltype(look(0u, 0u)) found[2][COLUMN_FRAGMENTS / 2];
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const unsigned row = first_row + warp_row + i * 16 + half * 8 + group;
 #pragma unroll
-                for (int j = 0; j < COLUMN_FRAGMENTS; j++) {
-                    const unsigned column = first_column + warp_column + j * 8 + pair * 2;
-                    float strip[2] = {sums[i][j][half * 2], sums[i][j][half * 2 + 1]};
-                    if (row < m && column < n) out(row, column, strip);
+                for (int j = 0; j < COLUMN_FRAGMENTS; j += 2) {
+                    if (row_of(half) < m && column_of(j) < n) found[half][j / 2] = look(row_of(half), column_of(j));
+                }
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const unsigned row = row_of(half);
+#pragma unroll
+                for (int j = 0; j < COLUMN_FRAGMENTS; j += 2) {
+                    float strip[4];
+#pragma unroll
+                    for (int e = 0; e < 2; e++) {
+                        const float first = sums[i][j][half * 2 + e], second = sums[i][j + 1][half * 2 + e];
+                        const float other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
+                        strip[e] = odd ? other : first;
+                        strip[2 + e] = odd ? second : other;
+                    }
+                    const unsigned column = column_of(j);
+                    if (row < m && column < n) out(row, column, strip, found[half][j / 2]);
                 }
             }
         }

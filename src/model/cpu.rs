@@ -277,7 +277,7 @@ impl<R: Real> CpuEngine<R> {
                     rows: SHARD_SAMPLES * longest,
                     pairs: SHARD_SAMPLES * longest * longest,
                 };
-                let activations = Activations::new(self.graph, d, classes, size, zeros, wide);
+                let activations = Activations::new(self.graph, d, classes, size, zeros, zeros, wide);
                 Mutex::new(Desk { ops: worker, activations })
             };
             self.workers = (0..self.pool.threads()).map(|_| worker()).collect();

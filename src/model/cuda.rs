@@ -30,7 +30,7 @@ use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
 use crate::device::cuda::capture::Captured;
 use crate::device::cuda::card::{Card, failed};
-use crate::device::cuda::memory::{Buffer, LARGEST_STRIDE, Memory, Pinned, Plan, Range};
+use crate::device::cuda::memory::{Buffer, Element, LARGEST_STRIDE, Memory, Pinned, Plan, Range};
 use crate::device::cuda::record::Recorder;
 use crate::error::{Error, Result};
 use crate::metrics::{Confusion, Evaluation};
@@ -38,7 +38,7 @@ use crate::ops::Backend;
 use crate::ops::adam::{Optimiser, Rates};
 use crate::ops::adversarial::{Adversarial, Perturbation};
 use crate::ops::cuda::batch::{Capacity, Header, Indices};
-use crate::ops::cuda::{Counts, Folded, KERNELS, Places, Worker};
+use crate::ops::cuda::{Counts, Folded, KERNELS, Places, Rounded, Worker};
 use crate::ops::dropout::{Mask, Pass};
 use crate::ops::embedding::{Correlation, Embedding};
 use crate::ops::parameters::{Layout, Linear, Sizes};
@@ -640,7 +640,7 @@ impl CapturedWork {
 impl StatePlace {
     /// `[1]`, float64.
     fn losses_of(&self, pass: Pass) -> Buffer {
-        Buffer { address: self.losses.address + 8 * pass as u64, len: 1 }
+        self.losses.part(pass as usize, 1)
     }
 }
 
@@ -663,7 +663,7 @@ impl Place {
         }
         let memory = Memory::zeros(card, runs * run_stride)?;
         let mut plan = Plan::at(memory.address);
-        let Layouts { state, features, work, indices, folded, workspace } =
+        let Layouts { state, features, work, indices, folded, rounded, workspace } =
             Layouts::new(&mut plan, config, graph, layout, room);
         let places = Places {
             runs: runs as u32,
@@ -671,6 +671,7 @@ impl Place {
             parameters: state.parameters,
             gradient: work.gradient,
             folded,
+            rounded,
             workspace,
             loss_scale: (config.dtype == Precision::Mixed).then_some(state.optimiser.loss_scale),
         };
@@ -742,6 +743,7 @@ struct Layouts {
     work: Work,
     indices: Indices,
     folded: Folded,
+    rounded: Vec<Rounded>,
     workspace: Buffer,
 }
 
@@ -750,6 +752,8 @@ impl Layouts {
         let Sizes { d, classes, features: width, .. } = layout.sizes;
         let Room { utterances, capacity, .. } = room;
         let Capacity { samples, rows, pairs, distinct, .. } = capacity;
+        let mixed = config.dtype == Precision::Mixed;
+        let by_row = if mixed { Element::Half } else { Element::Word };
         let mut state = StatePlace {
             parameters: plan.words(layout.len),
             optimiser: Optimiser::new(plan, layout.len),
@@ -764,7 +768,9 @@ impl Layouts {
         let gradient = plan.words(layout.len);
         let correlation = Correlation { history: plan.words(d * d), target: plan.words(4 * d * d) };
         let folded = Folded::new(plan, layout, config.stack_input == StackInput::Attention);
-        let zeroed_bytes = (folded.history_gram.address - gradient.address) as usize;
+        let zeroed_bytes = (folded.by_rows.address - gradient.address) as usize;
+        let multiplied = if mixed { vec![state.parameters, folded.by_rows] } else { Vec::new() };
+        let rounded = multiplied.into_iter().map(|weights| Rounded::new(plan, weights)).collect();
         let size = Size { samples, rows, pairs };
         let activations = {
             let cell = std::cell::RefCell::new(&mut *plan);
@@ -773,11 +779,12 @@ impl Layouts {
                 d,
                 classes,
                 size,
+                |len| cell.borrow_mut().take(by_row, len),
                 |len| cell.borrow_mut().words(len),
                 |len| cell.borrow_mut().doubles(len),
             )
         };
-        let mut delta = || (plan.words(rows * d), plan.words(samples * 2 * d));
+        let mut delta = || (plan.take(by_row, rows * d), plan.words(samples * 2 * d));
         let delta = [delta(), delta()];
         let work = Work {
             zeroed: gradient,
@@ -787,7 +794,7 @@ impl Layouts {
             activations,
             delta,
             perturbation: Perturbation {
-                history: plan.words(rows * d),
+                history: plan.take(by_row, rows * d),
                 target: plan.words(samples * 2 * d),
                 history_scale: plan.words(rows),
                 target_scale: plan.words(samples),
@@ -799,7 +806,7 @@ impl Layouts {
             gradient,
         };
         let words = Worker::workspace(layout, capacity);
-        Layouts { state, features, work, indices, folded, workspace: plan.words(words) }
+        Layouts { state, features, work, indices, folded, rounded, workspace: plan.words(words) }
     }
 }
 

@@ -92,52 +92,55 @@ pub struct Gradients<B> {
 }
 
 impl<B, W> Activations<B, W> {
-    /// Buffers for shards of up to `size`, taken from `allocate` and, in float64, from `wide`.
+    /// Buffers for shards of up to `size`: what belongs to rows and pairs (values, and gradients at them) from `by_row`, which a
+    /// device may hold in fewer bits, samples' values and the readout's statistics from `by_sample`, and losses, in float64, from
+    /// `wide`.
     pub fn new(
         graph: Graph,
         d: usize,
         classes: usize,
         Size { samples, rows, pairs }: Size,
-        mut allocate: impl FnMut(usize) -> B,
+        mut by_row: impl FnMut(usize) -> B,
+        mut by_sample: impl FnMut(usize) -> B,
         mut wide: impl FnMut(usize) -> W,
     ) -> Self {
         let (row, state) = (rows * 2 * d, samples * 2 * d);
         let mut stacks = Vec::with_capacity(graph.stacks);
         for l in 0..graph.stacks {
             stacks.push(Stack {
-                gates: allocate(rows * 8 * d),
-                hidden: allocate(row),
-                g: allocate(row),
-                projected: allocate(row),
-                probabilities: allocate(pairs),
-                attended: allocate(if graph.reads_attended(l + 1) { row } else { 0 }),
+                gates: by_row(rows * 8 * d),
+                hidden: by_row(row),
+                g: by_row(row),
+                projected: by_row(row),
+                probabilities: by_row(pairs),
+                attended: by_row(if graph.reads_attended(l + 1) { row } else { 0 }),
                 readout: readout::Saved {
-                    w: allocate(state),
-                    y: allocate(rows),
-                    a: allocate(rows),
-                    p: allocate(rows),
-                    e: allocate(state),
+                    w: by_sample(state),
+                    y: by_sample(rows),
+                    a: by_sample(rows),
+                    p: by_sample(rows),
+                    e: by_sample(state),
                 },
             });
         }
         Self {
-            x: allocate(rows * d),
-            speaker: allocate(rows * 8 * d),
-            hidden: allocate(row),
-            gate: allocate(row),
-            m: allocate(row),
+            x: by_row(rows * d),
+            speaker: by_row(rows * 8 * d),
+            hidden: by_row(row),
+            gate: by_row(row),
+            m: by_row(row),
             stacks,
-            q: (0..=graph.stacks).map(|_| allocate(state)).collect(),
-            q_dropped: allocate(state),
-            logits: allocate(samples * classes),
+            q: (0..=graph.stacks).map(|_| by_sample(state)).collect(),
+            q_dropped: by_sample(state),
+            logits: by_sample(samples * classes),
             loss: wide(samples),
             d: Gradients {
-                logits: allocate(samples * classes),
-                g: allocate(row),
-                input: allocate(row),
-                projected: allocate(row),
-                probabilities: allocate(pairs),
-                readout: readout::Scratch { d_e: allocate(state), d_w: allocate(state) },
+                logits: by_sample(samples * classes),
+                g: by_row(row),
+                input: by_row(row),
+                projected: by_row(row),
+                probabilities: by_row(pairs),
+                readout: readout::Scratch { d_e: by_sample(state), d_w: by_sample(state) },
             },
         }
     }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use coin::device::cuda::memory::Element;
 use coin::ops::adversarial::{Adversarial, AdversarialNorm, Perturbation};
 use coin::ops::cpu::Worker;
 use coin::ops::parameters::{Layout, Sizes};
 
 use crate::batches::{Indices, Places, least, talk, unequal};
 use crate::support::Random;
-use crate::work::{UNTOUCHED, UNTOUCHED_WIDE, Work, args, same};
+use crate::work::{ELEMENTS, UNTOUCHED, UNTOUCHED_WIDE, Work, args, held, of_element, same};
 
 const EPSILON: f32 = 0.3;
 
@@ -50,10 +51,23 @@ fn slack(terms: f64) -> f64 {
 /// Whether a norm is the root of a square: half a unit in float32's last place, also among the smallest numbers that it holds.
 fn is_root(norm: f32, (square, terms): (f64, f64)) -> bool {
     let norm = f64::from(norm);
-    (norm * norm - square).abs() <= 1.3e-7 * square + 1e-44 * norm + 1e-89 + slack(terms)
+    norm == square || (norm * norm - square).abs() <= 1.3e-7 * square + 1e-44 * norm + 1e-89 + slack(terms)
 }
 
 fn check(runs: &[Indices; 2], d: usize, norm: AdversarialNorm) {
+    for element in ELEMENTS {
+        check_element(element, runs, d, norm, None);
+    }
+}
+
+/// `broken`: a row of the first run whose gradient is infinite.
+fn check_element(
+    element: Element,
+    runs: &[Indices; 2],
+    d: usize,
+    norm: AdversarialNorm,
+    broken: Option<usize>,
+) {
     let mut random = Random(d as u64);
     let mut work = Work::default();
     let mut of_epsilon = runs.each_ref().map(|run| [run.header]);
@@ -61,23 +75,27 @@ fn check(runs: &[Indices; 2], d: usize, norm: AdversarialNorm) {
     let places = Places::new(&mut work, runs, None);
     let header = work.buffer(1, [&of_epsilon[0], &of_epsilon[1]]);
     let capacity = places.capacity;
-    let of_history = [0, 1].map(|run| gradients(&mut random, runs[run].rows(), d));
+    let mut of_history =
+        [0, 1].map(|run| gradients(&mut random, runs[run].rows(), d).map(|values| held(element, values)));
+    if let Some(row) = broken {
+        of_history[0].iter_mut().for_each(|values| values[row * d] = f32::INFINITY);
+    }
     let of_target = [0, 1].map(|run| gradients(&mut random, runs[run].samples(), 2 * d));
-    let mut input = |capacity: usize, which: usize, values: &[[Vec<f32>; 2]; 2]| {
-        work.buffer(capacity, [&values[0][which], &values[1][which]])
+    let mut input = |element: Element, capacity: usize, values: &[[Vec<f32>; 2]; 2]| {
+        work.elements(element, capacity, [&values[0][0], &values[1][0]])
     };
-    let d_history = input(capacity.rows * d, 0, &of_history);
-    let d_target = input(capacity.samples * 2 * d, 0, &of_target);
-    let mut inplace = |capacity: usize, values: &[[Vec<f32>; 2]; 2]| {
+    let d_history = input(element, capacity.rows * d, &of_history);
+    let d_target = input(Element::Word, capacity.samples * 2 * d, &of_target);
+    let mut inplace = |element: Element, capacity: usize, values: &[[Vec<f32>; 2]; 2]| {
         let filled = values.each_ref().map(|[_, projected]| {
             let mut filled = projected.clone();
             filled.resize(capacity, UNTOUCHED);
             filled
         });
-        work.buffer(capacity, [&filled[0], &filled[1]])
+        work.elements(element, capacity, [&filled[0], &filled[1]])
     };
-    let history = inplace(capacity.rows * d, &of_history);
-    let target = inplace(capacity.samples * 2 * d, &of_target);
+    let history = inplace(element, capacity.rows * d, &of_history);
+    let target = inplace(Element::Word, capacity.samples * 2 * d, &of_target);
     let history_scale = work.output(capacity.rows);
     let target_scale = work.output(capacity.samples);
     // The norms again, as `perturb` overwrites them.
@@ -87,7 +105,7 @@ fn check(runs: &[Indices; 2], d: usize, norm: AdversarialNorm) {
     let batch = work.output_wide(1);
     for (history_scale, target_scale) in [(history_norm, target_norm), (history_scale, target_scale)] {
         work.launch(
-            ("adversarial", "feature_norms"),
+            ("adversarial", of_element("feature_norms", element)),
             [capacity.samples, 1],
             (128, 0),
             args![
@@ -107,7 +125,7 @@ fn check(runs: &[Indices; 2], d: usize, norm: AdversarialNorm) {
     }
     work.launch(("adversarial", "batch_norm"), [1, 1], (256, 0), args![batch, squared_norm, header]);
     work.launch(
-        ("adversarial", "perturb"),
+        ("adversarial", of_element("perturb", element)),
         [capacity.rows.max(capacity.samples).div_ceil(32), 2],
         (256, 0),
         args![
@@ -150,12 +168,12 @@ fn check(runs: &[Indices; 2], d: usize, norm: AdversarialNorm) {
         }
         let found = results.of::<f64>(run, squared_norm);
         for (found, &(square, terms)) in found.iter().zip(&squares) {
-            assert!((found - square).abs() <= slack(terms), "{found} {square}");
+            assert!(*found == square || (found - square).abs() <= slack(terms), "{found} {square}");
         }
         assert!(found[samples..].iter().all(|x| x.to_bits() == UNTOUCHED_WIDE.to_bits()));
         let sum: f64 = found[..samples].iter().sum();
         let found_batch = results.of::<f64>(run, batch)[0];
-        assert!((found_batch - sum).abs() <= slack(sum), "{found_batch} {sum}");
+        assert!(found_batch == sum || (found_batch - sum).abs() <= slack(sum), "{found_batch} {sum}");
 
         // From the norms on, the CPU's bits.
         let mut expected = Perturbation {
@@ -168,9 +186,13 @@ fn check(runs: &[Indices; 2], d: usize, norm: AdversarialNorm) {
         let sizes = Sizes { features: 1, classes: 6, d, stacks: 1 };
         let mut worker = Worker::<f32>::new(Arc::new(Layout::new(sizes)), 32, 512);
         worker.perturb(&indices.shard, norm, EPSILON.into(), &vec![found_batch], &mut expected);
+        // What is infinite times no scale.
+        let none = expected.history.iter_mut().filter(|x| x.is_nan());
+        assert_eq!(none.map(|x| *x = 0.0).count(), usize::from(broken.is_some() && run == 0));
+        let mut expected = Perturbation { history: held(element, expected.history), ..expected };
         expected.history.resize(capacity.rows * d, UNTOUCHED);
         expected.target.resize(capacity.samples * 2 * d, UNTOUCHED);
-        same("history", &results.of(run, history), &expected.history);
+        same("history", &results.elements(run, history, element), &expected.history);
         same("target", &results.of(run, target), &expected.target);
         same("scale of the history", &results.of(run, history_scale), &expected.history_scale);
         same("scale of the target", &results.of(run, target_scale), &expected.target_scale);
@@ -193,6 +215,17 @@ fn norms_and_displacements() {
         }
     }
     check(&least(), 50, AdversarialNorm::Sample);
+}
+
+/// A gradient that overflowed gives no displacement, and no number that is none.
+#[test]
+fn what_is_infinite_points_nowhere() {
+    let runs = unequal(&mut Random(13), 40);
+    for norm in [AdversarialNorm::Sample, AdversarialNorm::Utterance, AdversarialNorm::Batch] {
+        for element in ELEMENTS {
+            check_element(element, &runs, 20, norm, Some(4));
+        }
+    }
 }
 
 /// More rows than a block takes at once.

@@ -1,8 +1,10 @@
 //! kernels/attention.cu
 
+use coin::device::cuda::memory::Element;
+
 use crate::batches::{Indices, Places, least, talk, unequal};
 use crate::support::Random;
-use crate::work::{Real, UNTOUCHED, Work, args, close, same, untouched};
+use crate::work::{ELEMENTS, Real, UNTOUCHED, Work, args, close_elements, held, of_element, same, untouched};
 
 /// Softmax of every row, and what it makes of a gradient.
 fn reference<R: Real>(
@@ -41,11 +43,17 @@ fn reference<R: Real>(
 }
 
 fn check(runs: &[Indices; 2], magnitude: f32, scale: f32) {
+    for element in ELEMENTS {
+        check_element(element, runs, magnitude, scale);
+    }
+}
+
+fn check_element(element: Element, runs: &[Indices; 2], magnitude: f32, scale: f32) {
     let mut random = Random(runs[0].pairs() as u64);
     let mut work = Work::default();
     let places = Places::new(&mut work, runs, None);
     let pairs = places.capacity.pairs;
-    let mut floats = |scale: f32| [0, 1].map(|run| random.floats(runs[run].pairs(), scale));
+    let mut floats = |scale: f32| [0, 1].map(|run| held(element, random.floats(runs[run].pairs(), scale)));
     let scores = floats(magnitude);
     let p = floats(0.5);
     let d = floats(1.0);
@@ -56,20 +64,20 @@ fn check(runs: &[Indices; 2], magnitude: f32, scale: f32) {
             filled.resize(pairs, UNTOUCHED);
             filled
         });
-        work.buffer(pairs, [&filled[0], &filled[1]])
+        work.elements(element, pairs, [&filled[0], &filled[1]])
     };
     let (at_scores, at_d) = (inplace(&scores), inplace(&d));
-    let at_p = work.buffer(pairs, [&p[0], &p[1]]);
+    let at_p = work.elements(element, pairs, [&p[0], &p[1]]);
     let grid = [places.capacity.rows.div_ceil(8), 1];
     let Places { pairs: starts, offset, owner, header, .. } = places;
     work.launch(
-        ("attention", "softmax_rows"),
+        ("attention", of_element("softmax_rows", element)),
         grid,
         (256, 0),
         args![at_scores, starts, offset, owner, header, scale],
     );
     work.launch(
-        ("attention", "softmax_rows_backward"),
+        ("attention", of_element("softmax_rows_backward", element)),
         grid,
         (256, 0),
         args![at_d, at_p, starts, offset, owner, header, scale],
@@ -78,11 +86,11 @@ fn check(runs: &[Indices; 2], magnitude: f32, scale: f32) {
     for (run, indices) in runs.iter().enumerate() {
         let exact = reference::<f64>(indices, pairs, &scores[run], &p[run], &d[run], scale);
         let plain = reference::<f32>(indices, pairs, &scores[run], &p[run], &d[run], scale);
-        close("probabilities", &results.of(run, at_scores), &exact[0], &plain[0]);
-        close("d", &results.of(run, at_d), &exact[1], &plain[1]);
-        // Above 0 whatever the scores.
-        let filled = &results.of::<f32>(run, at_scores)[..indices.pairs()];
-        assert!(filled.iter().all(|&p| p > 0.0));
+        let [found, found_d] = [at_scores, at_d].map(|place| results.elements(run, place, element));
+        close_elements(element, "probabilities", &found, &exact[0], &plain[0]);
+        close_elements(element, "d", &found_d, &exact[1], &plain[1]);
+        // Above 0 whatever the scores, where the element has numbers that small.
+        assert!(element == Element::Half || found[..indices.pairs()].iter().all(|&p| p > 0.0));
     }
 }
 
@@ -110,17 +118,18 @@ fn rows_up_to_the_longest() {
 #[test]
 fn rows_are_added() {
     let runs = unequal(&mut Random(8), 40);
-    for width in [2, 66, 100, 200, 512] {
+    for (element, width) in ELEMENTS.into_iter().flat_map(|e| [2, 66, 100, 200, 512].map(|width| (e, width)))
+    {
         let mut random = Random(width as u64);
         let mut work = Work::default();
         let places = Places::new(&mut work, &runs, None);
         let capacity = places.capacity.rows * width;
-        let from = [0, 1].map(|run| random.floats(runs[run].rows() * width, 1.0));
-        let before = [0, 1].map(|_| random.floats(capacity, 1.0));
-        let to = work.buffer(capacity, [&before[0], &before[1]]);
-        let at_from = work.buffer(capacity, [&from[0], &from[1]]);
+        let from = [0, 1].map(|run| held(element, random.floats(runs[run].rows() * width, 1.0)));
+        let before = [0, 1].map(|_| held(element, random.floats(capacity, 1.0)));
+        let to = work.elements(element, capacity, [&before[0], &before[1]]);
+        let at_from = work.elements(element, capacity, [&from[0], &from[1]]);
         work.launch(
-            ("attention", "add_rows"),
+            ("attention", of_element("add_rows", element)),
             [capacity.div_ceil(1024), 1],
             (256, 0),
             args![to, at_from, places.header, width],
@@ -129,7 +138,7 @@ fn rows_are_added() {
         for run in 0..2 {
             let mut expected = before[run].clone();
             expected.iter_mut().zip(&from[run]).for_each(|(to, from)| *to += from);
-            same("sum", &results.of(run, to), &expected);
+            same("sum", &results.elements(run, to, element), &held(element, expected));
         }
     }
 }

@@ -9,7 +9,9 @@ use coin::random::philox4x32;
 
 use crate::batches::{Indices, Places, least, mask, unequal};
 use crate::support::Random;
-use crate::work::{UNTOUCHED, Work, args, same};
+use coin::device::cuda::memory::Element;
+
+use crate::work::{ELEMENTS, UNTOUCHED, Work, args, held, of_element, same};
 
 /// The factor of one value: 0 where it is dropped. `row` is counted from its sample's first.
 pub fn factor(mask: Option<&Mask>, word: u32, target: u32, row: usize, width: usize, column: usize) -> f32 {
@@ -29,6 +31,12 @@ fn by_cpu(run: &Indices, mask: &Mask, site: Site, width: usize, values: &[f32]) 
 }
 
 fn check(runs: &[Indices; 2], d: usize, mask: &Mask, site: Site, in_place: bool) {
+    for element in ELEMENTS {
+        check_element(element, runs, d, mask, site, in_place);
+    }
+}
+
+fn check_element(element: Element, runs: &[Indices; 2], d: usize, mask: &Mask, site: Site, in_place: bool) {
     let width = 2 * d;
     let by_sample = site == Site::Classifier;
     let mut random = Random(d as u64);
@@ -36,11 +44,11 @@ fn check(runs: &[Indices; 2], d: usize, mask: &Mask, site: Site, in_place: bool)
     let places = Places::new(&mut work, runs, Some(mask));
     let count = |run: usize| if by_sample { runs[run].samples() } else { runs[run].rows() };
     let capacity = if by_sample { places.capacity.samples } else { places.capacity.rows };
-    let values = [0, 1].map(|run| random.floats(count(run) * width, 3.0));
-    let from = work.buffer(capacity * width, [&values[0], &values[1]]);
-    let to = if in_place { from } else { work.output(capacity * width) };
+    let values = [0, 1].map(|run| held(element, random.floats(count(run) * width, 3.0)));
+    let from = work.elements(element, capacity * width, [&values[0], &values[1]]);
+    let to = if in_place { from } else { work.output_elements(element, capacity * width) };
     work.launch(
-        ("dropout", "dropout"),
+        ("dropout", of_element("dropout", element)),
         [(capacity * width.div_ceil(4)).div_ceil(256), 1],
         (256, 0),
         args![
@@ -60,8 +68,8 @@ fn check(runs: &[Indices; 2], d: usize, mask: &Mask, site: Site, in_place: bool)
         results.coalesced();
     }
     for run in 0..2 {
-        let mut expected = by_cpu(&runs[run], mask, site, width, &values[run]);
-        let mut found = results.of(run, to);
+        let mut expected = held(element, by_cpu(&runs[run], mask, site, width, &values[run]));
+        let mut found = results.elements(run, to, element);
         if in_place {
             found.truncate(expected.len());
         } else {

@@ -1,12 +1,15 @@
 //! kernels/interaction.cu
 
 use coin::data::batch::NONE;
+use coin::device::cuda::memory::Element;
 use coin::ops::dropout::{Mask, Site};
 
 use crate::batches::{Capacity, Indices, Places, least, mask, unequal};
 use crate::dropout::factor;
 use crate::support::Random;
-use crate::work::{Place, Real, Results, Work, args, close, untouched};
+use crate::work::{
+    ELEMENTS, Place, Real, Results, Work, args, close, close_elements, held, of_element, untouched,
+};
 
 /// One run's operands.
 struct Inputs {
@@ -111,6 +114,12 @@ struct Outputs {
 }
 
 fn check(runs: &[Indices; 2], d: usize, mask: Option<&Mask>, enabled: bool) {
+    for element in ELEMENTS {
+        check_element(element, runs, d, mask, enabled);
+    }
+}
+
+fn check_element(element: Element, runs: &[Indices; 2], d: usize, mask: Option<&Mask>, enabled: bool) {
     // Among the parameters weights lie between the biases; here three numbers do, which must not change.
     let (width, stride) = (2 * d, d + 3);
     let mut random = Random(d as u64);
@@ -120,25 +129,27 @@ fn check(runs: &[Indices; 2], d: usize, mask: Option<&Mask>, enabled: bool) {
     let inputs = [0, 1].map(|run| {
         let rows = runs[run].rows();
         Inputs {
-            hidden: random.floats(rows * width, 1.0),
-            gate: random.floats(rows * width, 0.5).iter().map(|x| x + 0.5).collect(),
-            d_m: random.floats(rows * width, 1.0),
+            hidden: held(element, random.floats(rows * width, 1.0)),
+            gate: held(element, random.floats(rows * width, 0.5).iter().map(|x| x + 0.5).collect()),
+            d_m: held(element, random.floats(rows * width, 1.0)),
             bias: random.floats(3 * stride + d, 2.0),
             d_bias: random.floats(3 * stride + d, 1.0),
         }
     });
+    let mut by_row = |of: fn(&Inputs) -> &Vec<f32>| {
+        work.elements(element, capacity.rows * width, [of(&inputs[0]), of(&inputs[1])])
+    };
+    let [hidden, gate, d_m] =
+        [by_row(|inputs| &inputs.hidden), by_row(|inputs| &inputs.gate), by_row(|inputs| &inputs.d_m)];
     let mut input = |capacity: usize, of: fn(&Inputs) -> &Vec<f32>| {
         work.buffer(capacity, [of(&inputs[0]), of(&inputs[1])])
     };
-    let hidden = input(capacity.rows * width, |inputs| &inputs.hidden);
-    let gate = input(capacity.rows * width, |inputs| &inputs.gate);
-    let d_m = input(capacity.rows * width, |inputs| &inputs.d_m);
     let bias = input(3 * stride + d, |inputs| &inputs.bias);
     let d_bias = input(3 * stride + d, |inputs| &inputs.d_bias);
     let outputs = Outputs {
-        m: work.output(capacity.rows * width),
-        d_hidden: work.output(capacity.rows * width),
-        d_gate: work.output(capacity.rows * width),
+        m: work.output_elements(element, capacity.rows * width),
+        d_hidden: work.output_elements(element, capacity.rows * width),
+        d_gate: work.output_elements(element, capacity.rows * width),
         silent: work.output(capacity.samples * width),
         d_bias,
     };
@@ -148,7 +159,7 @@ fn check(runs: &[Indices; 2], d: usize, mask: Option<&Mask>, enabled: bool) {
     let (rows, samples) = (capacity.rows, capacity.samples);
     let blocks = (rows * width.div_ceil(4)).div_ceil(256);
     work.launch(
-        ("interaction", "interaction"),
+        ("interaction", of_element("interaction", element)),
         [blocks, 1],
         (256, 0),
         args![
@@ -157,7 +168,7 @@ fn check(runs: &[Indices; 2], d: usize, mask: Option<&Mask>, enabled: bool) {
         ],
     );
     work.launch(
-        ("interaction", "interaction_backward"),
+        ("interaction", of_element("interaction_backward", element)),
         [blocks, 2],
         (256, 0),
         args![
@@ -183,7 +194,7 @@ fn check(runs: &[Indices; 2], d: usize, mask: Option<&Mask>, enabled: bool) {
     );
     if enabled {
         work.launch(
-            ("interaction", "interaction_silent"),
+            ("interaction", of_element("interaction_silent", element)),
             [(samples * width.div_ceil(4)).div_ceil(256), 1],
             (256, 0),
             args![
@@ -215,14 +226,25 @@ fn check(runs: &[Indices; 2], d: usize, mask: Option<&Mask>, enabled: bool) {
     }
     for (run, (indices, inputs)) in runs.iter().zip(&inputs).enumerate() {
         let case = Case { run: indices, inputs, d, stride, capacity, mask, word, enabled };
-        compare(&results, run, &outputs, &case.expected(), &case.expected());
+        compare(element, &results, run, &outputs, &case.expected(), &case.expected());
     }
 }
 
-fn compare(results: &Results, run: usize, outputs: &Outputs, exact: &Expected<f64>, plain: &Expected<f32>) {
-    close("m", &results.of(run, outputs.m), &exact.m, &plain.m);
-    close("d_hidden", &results.of(run, outputs.d_hidden), &exact.d_hidden, &plain.d_hidden);
-    close("d_gate", &results.of(run, outputs.d_gate), &exact.d_gate, &plain.d_gate);
+fn compare(
+    element: Element,
+    results: &Results,
+    run: usize,
+    outputs: &Outputs,
+    exact: &Expected<f64>,
+    plain: &Expected<f32>,
+) {
+    for (name, place, exact, plain) in [
+        ("m", outputs.m, &exact.m, &plain.m),
+        ("d_hidden", outputs.d_hidden, &exact.d_hidden, &plain.d_hidden),
+        ("d_gate", outputs.d_gate, &exact.d_gate, &plain.d_gate),
+    ] {
+        close_elements(element, name, &results.elements(run, place, element), exact, plain);
+    }
     close("silent_gradient", &results.of(run, outputs.silent), &exact.silent, &plain.silent);
     close("d_bias", &results.of(run, outputs.d_bias), &exact.d_bias, &plain.d_bias);
 }

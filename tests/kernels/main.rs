@@ -2,6 +2,7 @@
 //! `COIN_TEST_CARD=real` on this machine's card.
 
 mod gru;
+mod half;
 mod product;
 mod support;
 
@@ -14,6 +15,7 @@ mod dropout;
 mod embedding;
 mod interaction;
 mod peak;
+mod projection;
 mod readout;
 mod standardise;
 mod work;

@@ -1,19 +1,33 @@
 //! `kernels/product.cu`: small integers, which f16 holds exactly as float32 does their products and sums, so that every result has to
 //! be equal in both families and with every tile. Then what f16 rounds, and where it overflows.
 
-use coin::device::cuda::memory::Buffer;
+use coin::device::cuda::memory::{Buffer, Element};
 use coin::device::cuda::product::{Epilogue, Extent, Of, Product, Size, WindowProduct};
 
 use simulator::Profile;
 
+use crate::half;
 use crate::support::{Card, Random, SEEDS};
 
-/// What the names of a family's kernels end with: operands in float32 or rounded to f16.
-const FAMILIES: [&str; 2] = ["", "_f16"];
+/// What the names of a family's kernels end with: operands in float32, in f16, or rounded to it.
+const WORD: &str = "";
+const HALF: &str = "_f16";
+const ROUNDED: &str = "_rounded";
 
 /// Families and tiles.
-const KINDS: [(&str, Size); 4] =
-    [("", Size::Wide), ("", Size::Narrow), ("_f16", Size::Wide), ("_f16", Size::Narrow)];
+const KINDS: [(&str, Size); 6] = [
+    (WORD, Size::Wide),
+    (WORD, Size::Narrow),
+    (HALF, Size::Wide),
+    (HALF, Size::Narrow),
+    (ROUNDED, Size::Wide),
+    (ROUNDED, Size::Narrow),
+];
+
+/// What a family's operands are in memory.
+fn element_of(family: &str) -> Element {
+    if family == HALF { Element::Half } else { Element::Word }
+}
 
 /// Rows of the batch in a test's header.
 #[derive(Clone, Copy)]
@@ -52,28 +66,74 @@ fn run_all(card: &Card, kernel: &str, header: u64, product: Product, runs: u32) 
 }
 
 fn buffer(address: u64, len: usize) -> Buffer {
-    Buffer { address, len }
+    Buffer::words(address, len)
 }
 
-/// A strided matrix on the card whose gaps are unwritten, and its values.
+/// Unwritten elements.
+fn allocate(card: &Card, element: Element, len: usize) -> Buffer {
+    Buffer { address: card.allocate::<u8>(len * element.bytes()), len, element }
+}
+
+/// Writes values from an element of a buffer on.
+fn write(card: &Card, to: Buffer, first: usize, values: &[f32]) {
+    let to = to.part(first, values.len());
+    match to.element {
+        Element::Half => {
+            let bits: Vec<u16> = values.iter().map(|&x| half::bits(x)).collect();
+            card.write(to.address, bytemuck::cast_slice(&bits));
+        }
+        _ => card.write(to.address, bytemuck::cast_slice(values)),
+    }
+}
+
+fn upload(card: &Card, element: Element, values: &[f32]) -> Buffer {
+    let to = allocate(card, element, values.len());
+    write(card, to, 0, values);
+    to
+}
+
+/// `count` values from an element of a buffer on.
+fn values_at(card: &Card, from: Buffer, first: usize, count: usize) -> Vec<f32> {
+    let from = from.part(first, count);
+    match from.element {
+        Element::Half => card.read::<u16>(from.address, count).into_iter().map(half::value).collect(),
+        _ => card.read(from.address, count),
+    }
+}
+
+/// A strided matrix on the card whose gaps are unwritten, in either element.
+struct Matrix {
+    word: Buffer,
+    half: Buffer,
+}
+
+impl Matrix {
+    fn of(&self, (family, _): (&str, Size)) -> Buffer {
+        if element_of(family) == Element::Half { self.half } else { self.word }
+    }
+}
+
+/// A matrix of integers, and its values.
 fn matrix(
     card: &Card,
     random: &mut Random,
     rows: usize,
     columns: usize,
     stride: usize,
-) -> (Buffer, Vec<f32>) {
+) -> (Matrix, Vec<f32>) {
     let values = integers(random, rows * columns);
-    let address = card.allocate::<f32>((rows.max(1) - 1) * stride + columns);
-    for row in 0..rows {
-        let at = address + 4 * (row * stride) as u64;
-        card.write(at, bytemuck::cast_slice(&values[row * columns..][..columns]));
-    }
-    (buffer(address, rows * stride), values)
+    let [word, half] = [Element::Word, Element::Half].map(|element| {
+        let to = allocate(card, element, (rows.max(1) - 1) * stride + columns);
+        for row in 0..rows {
+            write(card, to, row * stride, &values[row * columns..][..columns]);
+        }
+        to
+    });
+    (Matrix { word, half }, values)
 }
 
 fn read(card: &Card, from: Buffer, rows: usize, columns: usize, stride: usize) -> Vec<f32> {
-    (0..rows).flat_map(|row| card.read::<f32>(from.address + 4 * (row * stride) as u64, columns)).collect()
+    (0..rows).flat_map(|row| values_at(card, from, row * stride, columns)).collect()
 }
 
 /// Sizes that fill no tile, and some that do.
@@ -116,15 +176,14 @@ fn products_are_exact_on_integers() {
                         }
                         c
                     };
-                let result = || {
-                    let address = card.allocate::<f32>((m - 1) * stride_c + n);
+                let result = |element: Element| {
+                    let c = allocate(&card, element, (m - 1) * stride_c + n);
                     if accumulate {
                         for i in 0..m {
-                            let row = bytemuck::cast_slice(&before[i * n..][..n]);
-                            card.write(address + 4 * (i * stride_c) as u64, row);
+                            write(&card, c, i * stride_c, &before[i * n..][..n]);
                         }
                     }
-                    buffer(address, m * stride_c)
+                    c
                 };
                 let with = |product: Product| if accumulate { product.accumulate() } else { product };
                 let bias_at = buffer(card.upload(&bias), n);
@@ -133,10 +192,9 @@ fn products_are_exact_on_integers() {
                 let (b, y) = matrix(&card, &mut random, n, k, stride(k));
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[j * k + l], true);
                 for kind in KINDS {
-                    let c = result();
-                    let product = with(
-                        Product::new((m, n, k), (a, stride(k)), (b, stride(k)), (c, stride_c)).bias(bias_at),
-                    );
+                    let c = result(element_of(kind.0));
+                    let (a, b) = ((a.of(kind), stride(k)), (b.of(kind), stride(k)));
+                    let product = with(Product::new((m, n, k), a, b, (c, stride_c)).bias(bias_at));
                     run(&card, ("product_nt", kind), header, product);
                     assert_eq!(read(&card, c, m, n, stride_c), expected, "nt, {kind:?}, {name}");
                 }
@@ -144,9 +202,9 @@ fn products_are_exact_on_integers() {
                 let (b, y) = matrix(&card, &mut random, k, n, stride(n));
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[l * n + j], false);
                 for kind in KINDS {
-                    let c = result();
-                    let product =
-                        with(Product::new((m, n, k), (a, stride(k)), (b, stride(n)), (c, stride_c)));
+                    let c = result(element_of(kind.0));
+                    let (a, b) = ((a.of(kind), stride(k)), (b.of(kind), stride(n)));
+                    let product = with(Product::new((m, n, k), a, b, (c, stride_c)));
                     run(&card, ("product_nn", kind), header, product);
                     assert_eq!(read(&card, c, m, n, stride_c), expected, "nn, {kind:?}, {name}");
                 }
@@ -154,9 +212,10 @@ fn products_are_exact_on_integers() {
                 let (a, x) = matrix(&card, &mut random, k, m, stride(m));
                 let expected = expect(&|i, l| x[l * m + i], &|l, j| y[l * n + j], false);
                 for kind in KINDS {
-                    let c = result();
-                    let product =
-                        with(Product::new((m, n, k), (a, stride(m)), (b, stride(n)), (c, stride_c)));
+                    // Gradients of weights are float32 in every family.
+                    let c = result(Element::Word);
+                    let (a, b) = ((a.of(kind), stride(m)), (b.of(kind), stride(n)));
+                    let product = with(Product::new((m, n, k), a, b, (c, stride_c)));
                     run(&card, ("product_tn", kind), header, product);
                     assert_eq!(read(&card, c, m, n, stride_c), expected, "tn, {kind:?}, {name}");
                 }
@@ -181,13 +240,14 @@ fn rows_are_those_of_the_batch() {
         let (a, x) = matrix(&card, &mut random, first + count, k, k);
         let (b, y) = matrix(&card, &mut random, n, k, k);
         for kind in KINDS {
-            let c = buffer(card.allocate::<f32>((first + count) * n), count * n);
-            let product = Product::new((capacity, n, k), (a, k), (b, k), (c, n)).extent(extent);
+            let c = allocate(&card, element_of(kind.0), (first + count) * n);
+            let (a, b) = ((a.of(kind), k), (b.of(kind), k));
+            let product = Product::new((capacity, n, k), a, b, (c, n)).extent(extent);
             run(&card, ("product_nt", kind), header, product);
             for i in 0..count {
                 let row: Vec<f32> =
                     (0..n).map(|j| (0..k).map(|l| x[i * k + l] * y[j * k + l]).sum()).collect();
-                let got = card.read::<f32>(c.address + 4 * (i * n) as u64, n);
+                let got = values_at(&card, c, i * n, n);
                 assert_eq!(got, row, "{extent:?}, row {i}, {kind:?}");
             }
         }
@@ -204,6 +264,7 @@ fn directions_and_roles() {
 }
 
 fn check_directions_and_roles(kind: (&str, Size)) {
+    let element = element_of(kind.0);
     for counts in [COUNTS, Counts { rows_a: 0, ..COUNTS }, Counts { rows_a: 150, ..COUNTS }] {
         let card = Card::new(1);
         let mut random = Random(6);
@@ -212,7 +273,8 @@ fn check_directions_and_roles(kind: (&str, Size)) {
         let (capacity, d, width) = (1100, 9, 20);
         let (input, x) = matrix(&card, &mut random, rows, width, width);
         let (weights, w) = matrix(&card, &mut random, 4 * 3 * d, width, width);
-        let out = buffer(card.allocate::<f32>(rows * 8 * d), rows * 8 * d);
+        let (input, weights) = (input.of(kind), weights.of(kind));
+        let out = allocate(&card, element, rows * 8 * d);
         let role_of = |row: usize| usize::from(row >= rows_a);
         let mut product =
             Product::new((capacity, 3 * d, width), (input, width), (weights, width), (out, 8 * d))
@@ -223,7 +285,7 @@ fn check_directions_and_roles(kind: (&str, Size)) {
         product.c_inner = (3 * d) as i64;
         run(&card, ("product_nt", kind), header, product);
         for row in 0..rows {
-            let got = card.read::<f32>(out.address + 4 * (row * 8 * d) as u64, 6 * d);
+            let got = values_at(&card, out, row * 8 * d, 6 * d);
             for (j, got) in got.iter().enumerate() {
                 let weight = &w[(role_of(row) * 6 * d + j) * width..][..width];
                 let expected: f32 = weight.iter().zip(&x[row * width..]).map(|(a, b)| a * b).sum();
@@ -233,24 +295,25 @@ fn check_directions_and_roles(kind: (&str, Size)) {
 
         // From [rows, 6d] back through both directions' weights.
         let (gates, g) = matrix(&card, &mut random, rows, 6 * d, 8 * d);
-        let back = buffer(card.allocate::<f32>(rows * width), rows * width);
+        let gates = gates.of(kind);
+        let back = allocate(&card, element, rows * width);
         let mut product =
             Product::new((capacity, width, 6 * d), (gates, 8 * d), (weights, width), (back, width))
                 .extent(Extent::Roles);
         // The directions' weights lie apart: the second's rows begin 3d rows later than the first's end would have it.
         let apart = 5 * width;
-        let spread = card.allocate::<f32>(2 * (6 * d * width + apart));
+        let spread = allocate(&card, element, 2 * (6 * d * width + apart));
         for part in 0..4 {
-            let at = spread + 4 * ((part * 3 * d * width) + part % 2 * apart + part / 2 * apart) as u64;
-            card.write(at, bytemuck::cast_slice(&w[part * 3 * d * width..][..3 * d * width]));
+            let at = (part * 3 * d * width) + part % 2 * apart + part / 2 * apart;
+            write(&card, spread, at, &w[part * 3 * d * width..][..3 * d * width]);
         }
-        product.b = spread;
+        product.b = spread.address;
         product.b_outer = (6 * d * width + apart) as i64;
         product.split = 3 * d as u32;
         product.beyond = apart as i64;
         run(&card, ("product_nn", kind), header, product);
         for row in 0..rows {
-            let got = card.read::<f32>(back.address + 4 * (row * width) as u64, width);
+            let got = values_at(&card, back, row * width, width);
             for (j, got) in got.iter().enumerate() {
                 let weight = |k: usize| w[(role_of(row) * 6 * d + k) * width + j];
                 let expected: f32 = (0..6 * d).map(|k| g[row * 6 * d + k] * weight(k)).sum();
@@ -260,6 +323,7 @@ fn check_directions_and_roles(kind: (&str, Size)) {
 
         // Gradients of the recurrent weights and biases: gates^T (the state before) and the gates' sums, by direction and role.
         let (states, h) = matrix(&card, &mut random, rows, 2 * d, 2 * d);
+        let states = states.of(kind);
         let index: Vec<u32> = (0..2 * capacity)
             .map(|_| if random.below(5) == 0 { u32::MAX } else { random.below(rows) as u32 })
             .collect();
@@ -317,16 +381,19 @@ fn epilogues() {
     let (m, n, k) = (33, 20, 10);
     let (a, x) = matrix(&card, &mut random, m, k, k);
     let y: Vec<f32> = integers(&mut random, n * k).iter().map(|y| y / 16.0).collect();
-    let b = buffer(card.upload(&y), n * k);
     let addend = integers(&mut random, m * n);
     for (epilogue, kind) in
         [Epilogue::Sigmoid, Epilogue::TanhOfSum].iter().flat_map(|&e| KINDS.map(|k| (e, k)))
     {
-        let c = buffer(card.allocate::<f32>(m * n), m * n);
-        let mut product = Product::new((m, n, k), (a, k), (b, k), (c, n)).epilogue(epilogue);
+        let element = element_of(kind.0);
+        let c = allocate(&card, element, m * n);
+        let b = upload(&card, element, &y);
+        let mut product = Product::new((m, n, k), (a.of(kind), k), (b, k), (c, n)).epilogue(epilogue);
         product.addend = card.upload(&addend);
         run(&card, ("product_nt", kind), header, product);
-        for (place, got) in card.read::<f32>(c.address, m * n).iter().enumerate() {
+        // Of a result of at most one in f16 too.
+        let bound = if element == Element::Half { 2f64.powi(-11) } else { 4e-7 };
+        for (place, got) in values_at(&card, c, 0, m * n).iter().enumerate() {
             let sum: f64 =
                 (0..k).map(|l| f64::from(x[place / n * k + l]) * f64::from(y[place % n * k + l])).sum();
             let expected = match epilogue {
@@ -334,7 +401,7 @@ fn epilogues() {
                 _ => (sum + f64::from(addend[place])).tanh(),
             };
             assert!(
-                (f64::from(*got) - expected).abs() < 4e-7,
+                (f64::from(*got) - expected).abs() <= bound,
                 "{epilogue:?}, {kind:?}: {got}, not {expected}"
             );
         }
@@ -343,7 +410,7 @@ fn epilogues() {
 
 #[test]
 fn windows() {
-    for (seed, family) in SEEDS.into_iter().flat_map(|seed| FAMILIES.map(|family| (seed, family))) {
+    for (seed, family) in SEEDS.into_iter().flat_map(|seed| [WORD, HALF].map(|family| (seed, family))) {
         let card = Card::new(seed);
         let mut random = Random(9 + seed);
         let header = header(&card, COUNTS);
@@ -361,11 +428,13 @@ fn windows() {
             integers(&mut random, rows * width),
             integers(&mut random, count),
         );
-        let upload = |values: &[f32]| card.upload(values);
-        let arguments = |a: (u64, Of), b: (u64, Of), c: (u64, Of), accumulate| WindowProduct {
-            a: a.0,
-            b: b.0,
-            c: c.0,
+        let element = element_of(family);
+        let upload = |values: &[f32]| upload(&card, element, values);
+        let allocate = |len: usize| allocate(&card, element, len);
+        let arguments = |a: (Buffer, Of), b: (Buffer, Of), c: (Buffer, Of), accumulate| WindowProduct {
+            a: a.0.address,
+            b: b.0.address,
+            c: c.0.address,
             offset: card.upload(&offset),
             pairs: card.upload(&pairs),
             run_stride: 0,
@@ -390,16 +459,16 @@ fn windows() {
             |values: &[f32], s: usize, i: usize, j: usize| values[(offset[s] as usize + i) * width + j];
         let pair = |s: usize, i: usize, j: usize| p[pairs[s] as usize + i * lengths[s] + j];
 
-        let scores = card.allocate::<f32>(count);
+        let scores = allocate(count);
         launch(
             "window_nt",
             arguments((upload(&f), Of::Rows), (upload(&g), Of::Rows), (scores, Of::Pairs), 0),
         );
-        let got = card.read::<f32>(scores, count);
-        let (sums, both) = (card.upload(&g), card.allocate::<f32>(rows * width));
+        let got = values_at(&card, scores, 0, count);
+        let (sums, both) = (upload(&g), allocate(rows * width));
         launch("window_tn", arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (sums, Of::Rows), 1));
         launch("window_nn", arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (both, Of::Rows), 0));
-        let (sums, both) = (card.read::<f32>(sums, rows * width), card.read::<f32>(both, rows * width));
+        let [sums, both] = [sums, both].map(|rows_of| values_at(&card, rows_of, 0, rows * width));
         for s in 0..5 {
             let n = lengths[s];
             for i in 0..n {
@@ -452,12 +521,13 @@ fn operands_are_rounded_to_half() {
                 ("product_tn", (turned_a, m), (b, n)),
             ] {
                 let c = buffer(card.allocate::<f32>(m * n), m * n);
-                run(&card, (kernel, ("_f16", size)), header, Product::new((m, n, k), a, b, (c, n)));
+                run(&card, (kernel, (ROUNDED, size)), header, Product::new((m, n, k), a, b, (c, n)));
                 let got = card.read::<f32>(c.address, m * n);
                 for (place, &got) in got.iter().enumerate() {
                     let products = || {
                         (0..k).map(|l| {
-                            f64::from(half(x[place / n * k + l])) * f64::from(half(y[l * n + place % n]))
+                            f64::from(half::round(x[place / n * k + l]))
+                                * f64::from(half::round(y[l * n + place % n]))
                         })
                     };
                     let (exact, size): (f64, f64) = (products().sum(), products().map(f64::abs).sum());
@@ -478,17 +548,6 @@ fn operands_are_rounded_to_half() {
     assert!(first.iter().all(|other| *other == first[0]), "schedules differ");
 }
 
-/// Rounds to f16 and back, ties to even.
-fn half(x: f32) -> f32 {
-    if !x.is_finite() {
-        return x;
-    }
-    let exponent = ((x.to_bits() >> 23 & 255) as i32 - 127).max(-14);
-    let unit = f64::from(exponent - 10).exp2();
-    let rounded = ((f64::from(x) / unit).round_ties_even() * unit) as f32;
-    if rounded.abs() > 65504.0 { f32::INFINITY.copysign(x) } else { rounded }
-}
-
 /// What f16 cannot hold is infinite, and what is no number stays none: nothing is clamped to the largest value.
 #[test]
 fn overflow_is_seen() {
@@ -501,26 +560,50 @@ fn overflow_is_seen() {
     }
     let expected = [65504.0 + 39.0, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 40.0];
     let turned: Vec<f32> = (0..m * k).map(|at| x[at % m * k + at / m]).collect();
-    let ones = vec![1.0f32; n * k];
-    let ones = buffer(card.upload(&ones), n * k);
-    for size in [Size::Wide, Size::Narrow] {
-        for (kernel, a, stride, stride_b) in
-            [("product_nt", &x, k, k), ("product_nn", &x, k, n), ("product_tn", &turned, m, n)]
-        {
-            let a = buffer(card.upload(a), m * k);
-            let c = buffer(card.allocate::<f32>(m * n), m * n);
+    let same = |got: f32, expected: f32| got == expected || got.is_nan() && expected.is_nan();
+    for kind in KINDS.into_iter().filter(|(family, _)| *family != WORD) {
+        let element = element_of(kind.0);
+        let ones = upload(&card, element, &vec![1.0; n * k]);
+        for (kernel, a, stride, stride_b, result) in [
+            ("product_nt", &x, k, k, element),
+            ("product_nn", &x, k, n, element),
+            ("product_tn", &turned, m, n, Element::Word),
+        ] {
+            let a = upload(&card, element, a);
+            let c = allocate(&card, result, m * n);
             let product = Product::new((m, n, k), (a, stride), (ones, stride_b), (c, n));
-            run(&card, (kernel, ("_f16", size)), header, product);
-            for (place, got) in card.read::<f32>(c.address, m * n).into_iter().enumerate() {
+            run(&card, (kernel, kind), header, product);
+            for (place, got) in values_at(&card, c, 0, m * n).into_iter().enumerate() {
+                // 65543 is beyond f16 too.
                 let expected = expected[(place / n).min(5)];
-                assert!(
-                    got == expected || got.is_nan() && expected.is_nan(),
-                    "{kernel}: {got}, not {expected}, in row {}",
-                    place / n
-                );
+                let expected = if result == Element::Half { half::round(expected) } else { expected };
+                let row = place / n;
+                assert!(same(got, expected), "{kernel}, {kind:?}: {got}, not {expected}, in row {row}");
             }
         }
     }
+    // Scores of a window of two utterances: products that f16 holds, and that it does not.
+    let rows = upload(&card, Element::Half, &[300.0, 0.0, 200.0, -300.0]);
+    let scores = allocate(&card, Element::Half, 4);
+    let product = WindowProduct {
+        a: rows.address,
+        b: rows.address,
+        c: scores.address,
+        offset: card.upload(&[0u32, 2, 2, 2, 2, 2]),
+        pairs: card.upload(&[0u32, 4, 4, 4, 4, 4]),
+        run_stride: 0,
+        width: 2,
+        a_of: Of::Rows,
+        b_of: Of::Rows,
+        c_of: Of::Pairs,
+        accumulate: 0,
+        longest: 2,
+    };
+    let shape = product.shape(5, 1);
+    let arguments = [bytes(&header), bytes(&product)];
+    card.launch_raw("product", "window_nt_f16", (shape.grid, shape.block, 0), &arguments)
+        .unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(values_at(&card, scores, 0, 4), [f32::INFINITY, 60000.0, 60000.0, f32::INFINITY]);
 }
 
 /// Two runs in one launch, with an operand that both share, are what each is alone.
@@ -534,39 +617,42 @@ fn runs_side_by_side() {
     let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * m * n];
     let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
     let stride = 4 * sizes.iter().sum::<usize>().next_multiple_of(4);
-    let shared = card.upload(&random.floats(k * n, 2.0));
+    let shared = random.floats(k * n, 2.0);
     let header: [[u32; 14]; 2] =
         [[9, 60, 40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [4, 43, 30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
     let inputs: Vec<[Vec<f32>; 2]> =
         (0..2).map(|_| [random.floats(m * k, 2.0), random.floats(k * n, 2.0)]).collect();
     let index: Vec<Vec<u32>> = (0..2).map(|_| (0..m).map(|_| random.below(43) as u32).collect()).collect();
     // Two runs at once, and both alone.
-    let fill = |runs: &[usize]| {
+    let fill = |runs: &[usize], element: Element| {
         let base = card.allocate::<u8>(stride * runs.len());
         for (place, &run) in runs.iter().enumerate() {
             let at = |what: usize| base + (place * stride) as u64 + places[what];
             card.write(at(0), bytemuck::cast_slice(&header[run]));
-            card.write(at(1), bytemuck::cast_slice(&inputs[run][0]));
-            card.write(at(2), bytemuck::cast_slice(&inputs[run][1]));
+            for (what, values) in inputs[run].iter().enumerate() {
+                write(&card, Buffer { address: at(1 + what), len: values.len(), element }, 0, values);
+            }
             card.write(at(3), bytemuck::cast_slice(&index[run]));
         }
         base
     };
     for kind in KINDS {
+        let element = element_of(kind.0);
+        let shared = upload(&card, element, &shared);
         for (kernel, b_shared) in
             [("product_nt", 0), ("product_nt", 1), ("product_nn", 0), ("product_nn", 1), ("product_tn", 0)]
         {
-            let results = |runs: &[usize]| -> Vec<Vec<u32>> {
-                let base = fill(runs);
+            let results = |runs: &[usize]| -> Vec<Vec<u8>> {
+                let base = fill(runs, element);
                 let at = |what: usize| base + places[what];
                 let sum = kernel == "product_tn";
                 let c = buffer(at(if sum { 5 } else { 4 }), m * n);
                 let a_stride = if sum { m } else { k };
                 let b_stride = if kernel == "product_nt" { k } else { n };
-                let b = buffer(if b_shared == 1 { shared } else { at(2) }, k * n);
-                let mut product =
-                    Product::new((m, n, k), (buffer(at(1), m * k), a_stride), (b, b_stride), (c, n))
-                        .extent(Extent::Rows);
+                let a = Buffer { address: at(1), len: m * k, element };
+                let b = if b_shared == 1 { shared } else { Buffer { address: at(2), len: k * n, element } };
+                let mut product = Product::new((m, n, k), (a, a_stride), (b, b_stride), (c, n));
+                product = product.extent(Extent::Rows);
                 product.run_stride = stride as u64;
                 product.b_shared = b_shared;
                 product.size = kind.1;
@@ -584,7 +670,8 @@ fn runs_side_by_side() {
                 (0..runs.len())
                     .map(|place| {
                         let rows = if sum { m } else { header[runs[place]][1] as usize };
-                        card.read::<u32>(at(4) + (place * stride) as u64, rows * n)
+                        let bytes = if sum { 4 } else { element.bytes() };
+                        card.read::<u8>(at(4) + (place * stride) as u64, rows * n * bytes)
                     })
                     .collect()
             };
@@ -609,7 +696,7 @@ fn windows_of_runs_side_by_side() {
     let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
     let stride = 4 * sizes.iter().sum::<usize>();
     let values = [random.floats(sizes[3], 2.0), random.floats(sizes[4], 2.0)];
-    let fill = |runs: &[usize]| {
+    let fill = |runs: &[usize], element: Element| {
         let base = card.allocate::<u8>(stride * runs.len());
         for (place, &run) in runs.iter().enumerate() {
             let at = |what: usize| base + (place * stride) as u64 + places[what];
@@ -624,21 +711,22 @@ fn windows_of_runs_side_by_side() {
             card.write(at(0), bytemuck::cast_slice(&header));
             card.write(at(1), bytemuck::cast_slice(&offset));
             card.write(at(2), bytemuck::cast_slice(&pairs));
-            card.write(at(3), bytemuck::cast_slice(&values[0]));
-            card.write(at(4), bytemuck::cast_slice(&values[1]));
             // Results are added to what is there.
-            card.write(at(5), bytemuck::cast_slice(&values[1]));
+            for (what, values) in [(3, &values[0]), (4, &values[1]), (5, &values[1])] {
+                write(&card, Buffer { address: at(what), len: values.len(), element }, 0, values);
+            }
         }
         base
     };
-    for family in FAMILIES {
+    for family in [WORD, HALF] {
+        let element = element_of(family);
         for (kernel, a_of, b_of, c_of) in [
             ("window_nt", Of::Rows, Of::Rows, Of::Pairs),
             ("window_nn", Of::Pairs, Of::Rows, Of::Rows),
             ("window_tn", Of::Pairs, Of::Rows, Of::Rows),
         ] {
-            let results = |runs: &[usize]| -> Vec<Vec<u32>> {
-                let base = fill(runs);
+            let results = |runs: &[usize]| -> Vec<Vec<u8>> {
+                let base = fill(runs, element);
                 let operand = |of: Of| base + places[if of == Of::Rows { 3 } else { 4 }];
                 let product = WindowProduct {
                     a: operand(a_of),
@@ -663,7 +751,9 @@ fn windows_of_runs_side_by_side() {
                 )
                 .unwrap_or_else(|fault| panic!("{fault}"));
                 (0..runs.len() as u64)
-                    .map(|place| card.read::<u32>(base + place * stride as u64 + places[5], sizes[5]))
+                    .map(|place| {
+                        card.read(base + place * stride as u64 + places[5], sizes[5] * element.bytes())
+                    })
                     .collect()
             };
             let both = results(&[0, 1]);
@@ -705,10 +795,12 @@ fn tiles_use_all_banks() {
     let (m, n) = (256, 128);
     let (a, b) = (matrix(&card, &mut random, 256, 256, 256).0, matrix(&card, &mut random, 256, 256, 256).0);
     for (family, size) in KINDS {
+        let (a, b) = (a.of((family, size)), b.of((family, size)));
         for kernel in ["product_nt", "product_nn", "product_tn"] {
             let name = format!("{kernel}{family}, {size:?}");
             let [short, long] = [64, 192].map(|k| {
-                let c = buffer(card.allocate::<f32>(m * n), m * n);
+                let of_c = if kernel == "product_tn" { Element::Word } else { element_of(family) };
+                let c = allocate(&card, of_c, m * n);
                 let product = Product { size, ..Product::new((m, n, k), (a, 256), (b, 256), (c, n)) };
                 let profile = run_all(&card, &format!("{kernel}{family}"), header, product, 1)?;
                 assert_eq!(profile.shared_wavefronts, profile.ideal_shared_wavefronts, "{name}");
@@ -756,8 +848,8 @@ fn sums_beside_a_product() {
         for kind in KINDS {
             let (c, sums) =
                 (buffer(card.upload(&vec![1.0f32; m * n]), m * n), buffer(card.upload(&vec![2.0f32; m]), m));
-            let product =
-                Product { chunk, size: kind.1, ..Product::new((m, n, k), (a, m), (b, n), (c, n)) }.sums(sums);
+            let product = Product::new((m, n, k), (a.of(kind), m), (b.of(kind), n), (c, n)).sums(sums);
+            let product = Product { chunk, size: kind.1, ..product };
             let workspace = card.allocate::<f32>(product.partials());
             run(&card, ("product_tn", kind), header, Product { c: workspace, ..product });
             run_all(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate(), 1);

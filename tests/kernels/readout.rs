@@ -1,8 +1,10 @@
 //! kernels/readout.cu
 
+use coin::device::cuda::memory::Element;
+
 use crate::batches::{Capacity, Indices, Places, least, talk, unequal};
 use crate::support::Random;
-use crate::work::{Real, Work, args, close, untouched};
+use crate::work::{ELEMENTS, Real, Work, args, close_elements, held, of_element, untouched};
 
 /// One run's operands. y, a, p of the backward pass are numbers of their own: it is a function of them.
 struct Inputs {
@@ -105,6 +107,12 @@ fn expected<R: Real>(run: &Indices, inputs: &Inputs, width: usize, capacity: Cap
 }
 
 fn check(runs: &[Indices; 2], d: usize) {
+    for element in ELEMENTS {
+        check_element(element, runs, d);
+    }
+}
+
+fn check_element(element: Element, runs: &[Indices; 2], d: usize) {
     let width = 2 * d;
     let mut random = Random(d as u64);
     let mut work = Work::default();
@@ -114,8 +122,8 @@ fn check(runs: &[Indices; 2], d: usize) {
         let (rows, samples) = (runs[run].rows(), runs[run].samples());
         Inputs {
             w: random.floats(samples * width, (1.0 / d as f32).sqrt()),
-            g: random.floats(rows * width, 1.0),
-            probabilities: random.floats(runs[run].pairs(), 0.2),
+            g: held(element, random.floats(rows * width, 1.0)),
+            probabilities: held(element, random.floats(runs[run].pairs(), 0.2)),
             d_e: random.floats(samples * width, 1.0),
             y: random.floats(rows, 1.0),
             a: random.floats(rows, 0.5),
@@ -123,31 +131,34 @@ fn check(runs: &[Indices; 2], d: usize) {
         }
     });
     let Capacity { rows, samples, pairs, longest, .. } = capacity;
+    let mut by_row = |capacity: usize, of: fn(&Inputs) -> &Vec<f32>| {
+        work.elements(element, capacity, [of(&inputs[0]), of(&inputs[1])])
+    };
+    let g = by_row(rows * width, |inputs| &inputs.g);
+    let probabilities = by_row(pairs, |inputs| &inputs.probabilities);
     let mut input = |capacity: usize, of: fn(&Inputs) -> &Vec<f32>| {
         work.buffer(capacity, [of(&inputs[0]), of(&inputs[1])])
     };
     let w = input(samples * width, |inputs| &inputs.w);
-    let g = input(rows * width, |inputs| &inputs.g);
-    let probabilities = input(pairs, |inputs| &inputs.probabilities);
     let d_e = input(samples * width, |inputs| &inputs.d_e);
     let saved =
         [input(rows, |inputs| &inputs.y), input(rows, |inputs| &inputs.a), input(rows, |inputs| &inputs.p)];
     let e = work.output(samples * width);
     let [y, a, p] = [0; 3].map(|_| work.output(rows));
-    let d_probabilities = work.output(pairs);
-    let d_g = work.output(rows * width);
+    let d_probabilities = work.output_elements(element, pairs);
+    let d_g = work.output_elements(element, rows * width);
     let d_w = work.output(samples * width);
     let padded = width.next_multiple_of(4);
     let partial = 8 * longest.max(padded);
     let (starts, offset, header) = (places.pairs, places.offset, places.header);
     work.launch(
-        ("readout", "readout"),
+        ("readout", of_element("readout", element)),
         [samples, 1],
         (256, 4 * (padded + partial + 3 * longest)),
         args![e, y, a, p, w, g, probabilities, starts, offset, header, width, longest],
     );
     work.launch(
-        ("readout", "readout_backward"),
+        ("readout", of_element("readout_backward", element)),
         [samples, 1],
         (256, 4 * (2 * padded + partial + 6 * longest)),
         args![
@@ -176,20 +187,20 @@ fn check(runs: &[Indices; 2], d: usize) {
     let exact = [0, 1].map(|run| expected::<f64>(&runs[run], &inputs[run], width, capacity));
     let plain = [0, 1].map(|run| expected::<f32>(&runs[run], &inputs[run], width, capacity));
     macro_rules! compare {
-        ($name:literal, $place:expr, $field:ident) => {
-            let found = [0, 1].map(|run| results.of(run, $place)).concat();
+        ($name:literal, $place:expr, $field:ident, $element:expr) => {
+            let found = [0, 1].map(|run| results.elements(run, $place, $element)).concat();
             let exact = exact.each_ref().map(|expected| &expected.$field[..]).concat();
             let plain = plain.each_ref().map(|expected| &expected.$field[..]).concat();
-            close($name, &found, &exact, &plain);
+            close_elements($element, $name, &found, &exact, &plain);
         };
     }
-    compare!("y", y, y);
-    compare!("a", a, a);
-    compare!("p", p, p);
-    compare!("e", e, e);
-    compare!("d_probabilities", d_probabilities, d_probabilities);
-    compare!("d_g", d_g, d_g);
-    compare!("d_w", d_w, d_w);
+    compare!("y", y, y, Element::Word);
+    compare!("a", a, a, Element::Word);
+    compare!("p", p, p, Element::Word);
+    compare!("e", e, e, Element::Word);
+    compare!("d_probabilities", d_probabilities, d_probabilities, element);
+    compare!("d_g", d_g, d_g, element);
+    compare!("d_w", d_w, d_w, Element::Word);
 }
 
 #[test]

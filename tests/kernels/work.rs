@@ -8,13 +8,36 @@ use std::cell::RefCell;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
+use coin::device::cuda::memory::Element;
+use coin::ops::cuda::KERNELS;
 use simulator::Profile;
 
+use crate::half;
 use crate::support::{Argument, Card, SEEDS};
 
 /// What fills memory that a kernel must not touch: no computation gives these NaNs.
 pub const UNTOUCHED: f32 = f32::from_bits(0x7fc0_beef);
 pub const UNTOUCHED_WIDE: f64 = f64::from_bits(0x7ff8_0000_dead_beef);
+const UNTOUCHED_HALF: u16 = 0x7ead;
+
+/// What the values of rows and pairs are in memory.
+pub const ELEMENTS: [Element; 2] = [Element::Word, Element::Half];
+
+/// The kernel of this name for an element.
+pub fn of_element(kernel: &'static str, element: Element) -> &'static str {
+    let name = if element == Element::Half { format!("{kernel}_f16") } else { kernel.to_string() };
+    let known = KERNELS.iter().flat_map(|(_, names)| names.iter()).find(|known| **known == name);
+    known.unwrap_or_else(|| panic!("there is no {name}"))
+}
+
+/// Values that an element holds exactly.
+pub fn held(element: Element, mut values: Vec<f32>) -> Vec<f32> {
+    if element == Element::Half {
+        // A NaN stays the one that it is.
+        values.iter_mut().filter(|x| !x.is_nan()).for_each(|x| *x = half::round(*x));
+    }
+    values
+}
 
 /// A buffer of a [`Work`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +117,15 @@ impl Results {
         self.0[run][place.0].chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
     }
 
+    /// Of a buffer of an element; what is untouched is [`UNTOUCHED`].
+    pub fn elements(&self, run: usize, place: Place, element: Element) -> Vec<f32> {
+        if element != Element::Half {
+            return self.of(run, place);
+        }
+        let value = |bits: u16| if bits == UNTOUCHED_HALF { UNTOUCHED } else { half::value(bits) };
+        self.of(run, place).into_iter().map(value).collect()
+    }
+
     /// Demands that accesses are coalesced: that every launch touched at most half as many sectors of memory again as its bytes need. What
     /// is above one are biases, whose rows are aligned to four bytes.
     #[track_caller]
@@ -121,10 +153,25 @@ impl Work {
         Place(self.buffers.len() - 1)
     }
 
+    /// The same of values that are an element's in memory.
+    pub fn elements(&mut self, element: Element, capacity: usize, contents: [&[f32]; 2]) -> Place {
+        if element != Element::Half {
+            return self.buffer(capacity, contents);
+        }
+        let bits = |x: &f32| if x.to_bits() == UNTOUCHED.to_bits() { UNTOUCHED_HALF } else { half::bits(*x) };
+        let [first, second] = contents.map(|contents| contents.iter().map(bits).collect::<Vec<u16>>());
+        self.buffer(capacity, [&first, &second])
+    }
+
     /// What a kernel writes: full of [`UNTOUCHED`].
     pub fn output(&mut self, capacity: usize) -> Place {
         let untouched = vec![UNTOUCHED; capacity];
         self.buffer(capacity, [&untouched, &untouched])
+    }
+
+    pub fn output_elements(&mut self, element: Element, capacity: usize) -> Place {
+        let untouched = vec![UNTOUCHED; capacity];
+        self.elements(element, capacity, [&untouched, &untouched])
     }
 
     pub fn output_wide(&mut self, capacity: usize) -> Place {
@@ -292,6 +339,16 @@ pub fn untouched<R: Real>(count: usize) -> Vec<R> {
 /// and untouched where `exact` is NaN. Two units in the last place of the largest value are granted where `plain` happens to be exact.
 #[track_caller]
 pub fn close(what: &str, found: &[f32], exact: &[f64], plain: &[f32]) {
+    close_elements(Element::Word, what, found, exact, plain);
+}
+
+/// The same of values that an element holds: a rounding to f16 may change them by half a unit of its last place besides.
+#[track_caller]
+pub fn close_elements(element: Element, what: &str, found: &[f32], exact: &[f64], plain: &[f32]) {
+    let rounding = |exact: f64| match element {
+        Element::Half => (exact.abs() * 2f64.powi(-11)).max(2f64.powi(-25)),
+        _ => 0.0,
+    };
     assert_eq!((found.len(), exact.len()), (exact.len(), plain.len()), "{what}");
     let largest = exact.iter().filter(|x| !x.is_nan()).fold(0.0, |most: f64, x| most.max(x.abs()));
     let mut least = 0.0f64;
@@ -305,6 +362,7 @@ pub fn close(what: &str, found: &[f32], exact: &[f64], plain: &[f32]) {
     let bound = (2.0 * least).max(largest * 2.0 * f64::from(f32::EPSILON));
     for (i, (&found, &exact)) in found.iter().zip(exact).enumerate() {
         let error = (f64::from(found) - exact).abs();
+        let bound = bound + rounding(exact);
         assert!(
             exact.is_nan() || error <= bound,
             "{what}: element {i} is {found}, not {exact}: off by {error:e}, not {bound:e}"

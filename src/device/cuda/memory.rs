@@ -15,11 +15,35 @@ use crate::error::Result;
 /// Every buffer begins at a multiple of this: whole sectors and any vector access.
 const ALIGNMENT: usize = 256;
 
-/// A buffer in the first run's stretch: its address and how many elements it has.
+/// What a buffer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u32)]
+pub enum Element {
+    /// float32, or 32-bit integers.
+    #[default]
+    Word,
+    /// f16.
+    Half,
+    /// float64.
+    Double,
+}
+
+impl Element {
+    pub fn bytes(self) -> usize {
+        match self {
+            Element::Word => 4,
+            Element::Half => 2,
+            Element::Double => 8,
+        }
+    }
+}
+
+/// A buffer in the first run's stretch: its address, how many elements it has, and of which kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Buffer {
     pub address: u64,
     pub len: usize,
+    pub element: Element,
 }
 
 impl Buffer {
@@ -28,10 +52,21 @@ impl Buffer {
         Buffer { address: self.address + (run * run_stride) as u64, ..self }
     }
 
-    /// The part from `element` of 4 bytes on.
-    pub fn from(self, element: usize) -> Buffer {
-        assert!(element <= self.len, "a part that begins behind its buffer");
-        Buffer { address: self.address + 4 * element as u64, len: self.len - element }
+    /// `len` words at an address.
+    pub fn words(address: u64, len: usize) -> Buffer {
+        Buffer { address, len, element: Element::Word }
+    }
+
+    /// The part from an element on.
+    pub fn from(self, first: usize) -> Buffer {
+        assert!(first <= self.len, "a part that begins behind its buffer");
+        self.part(first, self.len - first)
+    }
+
+    /// `len` elements from one on.
+    pub fn part(self, first: usize, len: usize) -> Buffer {
+        assert!(first + len <= self.len, "a part that ends behind its buffer");
+        Buffer { address: self.address + (first * self.element.bytes()) as u64, len, ..self }
     }
 }
 
@@ -59,20 +94,21 @@ impl Plan {
         Plan { base, end: 0 }
     }
 
-    fn take(&mut self, len: usize, size: usize) -> Buffer {
+    /// Room for `len` elements.
+    pub fn take(&mut self, element: Element, len: usize) -> Buffer {
         let address = self.base + self.end as u64;
-        self.end += (len * size).max(1).next_multiple_of(ALIGNMENT);
-        Buffer { address, len }
+        self.end += (len * element.bytes()).max(1).next_multiple_of(ALIGNMENT);
+        Buffer { address, len, element }
     }
 
     /// Room for `len` float32 or 32-bit integers.
     pub fn words(&mut self, len: usize) -> Buffer {
-        self.take(len, 4)
+        self.take(Element::Word, len)
     }
 
     /// Room for `len` float64.
     pub fn doubles(&mut self, len: usize) -> Buffer {
-        self.take(len, 8)
+        self.take(Element::Double, len)
     }
 
     /// Bytes of a run, which is also the distance to the next run's.

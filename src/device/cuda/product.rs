@@ -1,7 +1,7 @@
 //! Products of matrices on a card: `kernels/product.cu`.
 
 use super::card::Shape;
-use super::memory::Buffer;
+use super::memory::{Buffer, Element};
 use crate::device::work::{Unit, Work};
 
 /// Which rows a product runs over: what `Extent` in `kernels/product.cu` says.
@@ -46,7 +46,8 @@ impl Size {
     }
 }
 
-/// The argument of `product_nt`, `product_nn`, `product_tn` and `product_fold`, and of their namesakes in f16: `Product` in `kernels/product.cu`.
+/// The argument of `product_nt`, `product_nn`, `product_tn`, of their namesakes on tensor cores and of `product_fold`: `Product` in
+/// `kernels/product.cu`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Product {
@@ -85,9 +86,9 @@ pub struct Product {
     pub b_shared: u32,
     pub chunk: u32,
     pub size: Size,
-    /// In float32 where the rest is in mixed precision; kernels do not look at it.
+    /// In float32 where the rest is in mixed precision, and what A and B have: kernels do not look at them, a launch does.
     pub exact: u32,
-    pub padding: u32,
+    pub element: Element,
 }
 
 const _: () = assert!(size_of::<Product>() == 19 * 8 + 18 * 4);
@@ -102,13 +103,14 @@ const WINDOW: (u32, u32) = (32, 32);
 pub const CHUNK: u32 = 512;
 
 impl Product {
-    /// One product of `m` x `k` by `k` x `n`, operands of these row strides, nothing else.
+    /// One product of `m` x `k` by `k` x `n`, operands of these row strides and one kind of elements, nothing else.
     pub fn new(
         (m, n, k): (usize, usize, usize),
         a: (Buffer, usize),
         b: (Buffer, usize),
         c: (Buffer, usize),
     ) -> Product {
+        assert_eq!(a.0.element, b.0.element, "operands of a product");
         Product {
             a: a.0.address,
             b: b.0.address,
@@ -146,7 +148,7 @@ impl Product {
             chunk: 0,
             size: Size::Wide,
             exact: 0,
-            padding: 0,
+            element: a.0.element,
         }
     }
 
@@ -221,9 +223,9 @@ impl Product {
         Shape { grid: [x, y * self.chunks(), runs], block: 128, shared: 0 }
     }
 
-    /// The least that the product does where its extent has `rows`: elements of the operands and of C are of `element` bytes, partial
-    /// results float32.
-    pub fn work(&self, rows: Option<usize>, element: usize, unit: Unit) -> Work {
+    /// The least that the product does where its extent has `rows`. C is of the operands' elements, partial results are float32.
+    pub fn work(&self, rows: Option<usize>, unit: Unit) -> Work {
+        let element = self.element.bytes();
         // In chunks, or transposed with a fixed k, it is k that runs over the rows; the outer products share the rows out.
         let over_k = self.chunk > 0;
         let outer = if rows.is_some() { 1 } else { self.outer as usize };

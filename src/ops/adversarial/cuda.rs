@@ -6,7 +6,7 @@ use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Product};
 use crate::device::work::{Unit, Work};
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{ACTIVATION, Counts, Worker, launch};
+use crate::ops::cuda::{Counts, WORD, Worker, launch, of_element};
 
 impl Worker {
     /// The sum of the squared norms, which [`Adversarial::perturb`] takes as `batch` `[1]`, float64.
@@ -41,8 +41,9 @@ impl Adversarial for Worker {
     ) {
         let (d, capacity) = (self.d, layout.capacity);
         let Perturbation { history, target, history_scale, target_scale, squared_norm } = *perturbation;
+        let history_gram = self.by_rows(self.folded.history_gram);
         for (n, extent, rows, delta, gram, to) in [
-            (d, Extent::Rows, capacity.rows, *d_history, self.folded.history_gram, history),
+            (d, Extent::Rows, capacity.rows, *d_history, history_gram, history),
             (2 * d, Extent::Samples, capacity.samples, *d_target, self.folded.target_gram, target),
         ] {
             self.product_nn(
@@ -51,16 +52,17 @@ impl Adversarial for Worker {
             );
         }
         let shape = Shape { grid: [capacity.samples as u32, 1, self.runs], block: 128, shared: 0 };
-        let run_stride = self.run_stride;
+        let (run_stride, activation) = (self.run_stride, self.activation());
         let work = move |n: &Counts| {
-            let scalars = (n.rows + 2 * n.samples) * d;
-            Work::moving(2 * scalars * ACTIVATION).flops(2.0 * scalars as f64, Unit::Fma)
+            let (by_row, by_sample) = (n.rows * d, 2 * n.samples * d);
+            Work::moving(2 * (by_row * activation + by_sample * WORD))
+                .flops(2.0 * (by_row + by_sample) as f64, Unit::Fma)
         };
         // SAFETY: gradients and their products are [R, d] and [S, 2d], scales [R] and [S], norms [S] of float64.
         unsafe {
             launch!(
                 self,
-                "feature_norms",
+                of_element(["feature_norms", "feature_norms_f16"], history),
                 shape,
                 work,
                 history_scale.address,
@@ -96,14 +98,14 @@ impl Adversarial for Worker {
         };
         let most = layout.capacity.rows.max(layout.capacity.samples) as u32;
         let shape = Shape { grid: [most.div_ceil(32), 2, self.runs], block: 256, shared: 0 };
-        let run_stride = self.run_stride;
+        let (run_stride, activation) = (self.run_stride, self.activation());
         let d = self.d;
-        let work = move |n: &Counts| Work::moving(2 * (n.rows + 2 * n.samples) * d * ACTIVATION);
+        let work = move |n: &Counts| Work::moving(2 * (n.rows * d * activation + 2 * n.samples * d * WORD));
         // SAFETY: as in `feature_norms`.
         unsafe {
             launch!(
                 self,
-                "perturb",
+                of_element(["perturb", "perturb_f16"], history),
                 shape,
                 work,
                 history.address,

@@ -51,7 +51,8 @@ pub trait Adversarial: Backend {
     );
 
     /// From norms to displacements of length `epsilon` at the features. `batch` `[1]` is the sum of all squared norms of
-    /// the batch. A gradient that is zero, or too small for `eps / norm` to be finite, gives a zero displacement.
+    /// the batch. A gradient that is zero, or too small for `eps / norm` to be finite, gives a zero displacement; on a card, whose
+    /// mixed precision overflows now and then, one that is not finite too.
     fn perturb(
         &mut self,
         layout: &Self::Layout,

@@ -6,7 +6,7 @@ use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Extent, Of, Product};
 use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{ACTIVATION, Counts, Window, Worker, launch};
+use crate::ops::cuda::{Counts, Window, Worker, launch, of_element};
 
 impl Worker {
     /// `1 / sqrt(d)`
@@ -32,18 +32,19 @@ impl Attention for Worker {
     ) {
         let width = 2 * self.d;
         let rows = layout.capacity.rows;
-        let score = (self.folded.score[stack], width);
+        let score = (self.by_rows(self.folded.score[stack]), width);
         let product = Product::new((rows, width, width), (*g, width), score, (*projected, width));
         self.product_nn(layout, product.extent(Extent::Rows));
         let (scores, rows_of) = ((*probabilities, Of::Pairs), (*g, Of::Rows));
         self.window(Window::Nt, layout, (*projected, Of::Rows), rows_of, scores, false);
         let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
-        let work = |n: &Counts| Work::moving(2 * n.pairs * ACTIVATION);
+        let activation = self.activation();
+        let work = |n: &Counts| Work::moving(2 * n.pairs * activation);
         // SAFETY: the probabilities are n x n for each window.
         unsafe {
             launch!(
                 self,
-                "softmax_rows",
+                of_element(["softmax_rows", "softmax_rows_f16"], *probabilities),
                 shape,
                 work,
                 probabilities.address,
@@ -80,13 +81,13 @@ impl Attention for Worker {
         let width = 2 * self.d;
         let fours = (layout.capacity.rows * width).div_ceil(4) as u32;
         let shape = Shape { grid: [fours.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
-        let run_stride = self.run_stride;
-        let work = move |n: &Counts| Work::moving(3 * n.rows * width * ACTIVATION);
+        let (run_stride, activation) = (self.run_stride, self.activation());
+        let work = move |n: &Counts| Work::moving(3 * n.rows * width * activation);
         // SAFETY: both are [R, 2d] and begin at a multiple of 256 bytes.
         unsafe {
             launch!(
                 self,
-                "add_rows",
+                of_element(["add_rows", "add_rows_f16"], *to),
                 shape,
                 work,
                 to.address,
@@ -114,12 +115,13 @@ impl Attention for Worker {
         let width = 2 * self.d;
         let rows = layout.capacity.rows;
         let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
-        let work = |n: &Counts| Work::moving(3 * n.pairs * ACTIVATION);
+        let activation = self.activation();
+        let work = |n: &Counts| Work::moving(3 * n.pairs * activation);
         // SAFETY: both are n x n for each window.
         unsafe {
             launch!(
                 self,
-                "softmax_rows_backward",
+                of_element(["softmax_rows_backward", "softmax_rows_backward_f16"], *probabilities),
                 shape,
                 work,
                 d_probabilities.address,
@@ -135,7 +137,7 @@ impl Attention for Worker {
         let d_scores = (*d_probabilities, Of::Pairs);
         self.window(Window::Nn, layout, d_scores, (*g, Of::Rows), (*d_projected, Of::Rows), false);
         self.window(Window::Tn, layout, d_scores, (*projected, Of::Rows), (*d_g, Of::Rows), true);
-        let score = (self.folded.score[stack], width);
+        let score = (self.by_rows(self.folded.score[stack]), width);
         let product = Product::new((rows, width, width), (*d_projected, width), score, (*d_g, width));
         self.product_nt(layout, product.extent(Extent::Rows).accumulate());
         // The gradient of `score` [in, out] is G^T d_projected.

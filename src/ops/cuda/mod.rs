@@ -12,7 +12,7 @@ use super::parameters::{Layout, Linear, Sizes};
 use super::part::Part;
 use super::{Backend, Operations};
 use crate::device::cuda::card::{Card, Shape, failed};
-use crate::device::cuda::memory::{Buffer, Plan};
+use crate::device::cuda::memory::{Buffer, Element, Plan};
 use crate::device::cuda::product::{CHUNK, Extent, Of, Product, WindowProduct};
 use crate::device::cuda::record::Recorder;
 use crate::device::work::{Unit, Work};
@@ -22,11 +22,24 @@ use crate::ops::cuda::batch::{Capacity, Indices};
 /// Every kernel by its module: all are looked up when a card is opened.
 pub const KERNELS: &[(&str, &[&str])] = &[
     ("adam", &["gradient_finite", "adam_begin", "adam", "loss_scale"]),
-    ("adversarial", &["feature_norms", "batch_norm", "perturb"]),
-    ("attention", &["softmax_rows", "softmax_rows_backward", "add_rows"]),
+    ("adversarial", &["feature_norms", "feature_norms_f16", "batch_norm", "perturb", "perturb_f16"]),
+    (
+        "attention",
+        &[
+            "softmax_rows",
+            "softmax_rows_f16",
+            "softmax_rows_backward",
+            "softmax_rows_backward_f16",
+            "add_rows",
+            "add_rows_f16",
+        ],
+    ),
     ("classifier", &["cross_entropy", "metrics"]),
-    ("dropout", &["dropout"]),
-    ("embedding", &["embedding_gather", "embedding_scatter"]),
+    ("dropout", &["dropout", "dropout_f16"]),
+    (
+        "embedding",
+        &["embedding_gather", "embedding_gather_f16", "embedding_scatter", "embedding_scatter_f16"],
+    ),
     (
         "gru",
         &[
@@ -44,7 +57,18 @@ pub const KERNELS: &[(&str, &[&str])] = &[
             "gru_backward_f16_200",
         ],
     ),
-    ("interaction", &["interaction", "interaction_backward", "interaction_silent", "interaction_silent_sum"]),
+    (
+        "interaction",
+        &[
+            "interaction",
+            "interaction_f16",
+            "interaction_backward",
+            "interaction_backward_f16",
+            "interaction_silent",
+            "interaction_silent_f16",
+            "interaction_silent_sum",
+        ],
+    ),
     (
         "product",
         &[
@@ -54,6 +78,9 @@ pub const KERNELS: &[(&str, &[&str])] = &[
             "product_nt_f16",
             "product_nn_f16",
             "product_tn_f16",
+            "product_nt_rounded",
+            "product_nn_rounded",
+            "product_tn_rounded",
             "product_fold",
             "window_nt",
             "window_nn",
@@ -63,14 +90,17 @@ pub const KERNELS: &[(&str, &[&str])] = &[
             "window_tn_f16",
         ],
     ),
-    ("readout", &["readout", "readout_backward"]),
+    ("projection", &["round_weights"]),
+    ("readout", &["readout", "readout_f16", "readout_backward", "readout_backward_f16"]),
     ("standardise", &["standardise"]),
     ("state", &["tanh_backward", "add_states"]),
 ];
 
-/// Bytes of an activation or its gradient, and of a parameter, a sum or an index.
-pub(super) const ACTIVATION: usize = 4;
+/// Bytes of a parameter, a sum, an index, or a sample's value.
 pub(super) const WORD: usize = 4;
+
+/// `C = A^T B` in float32, and on tensor cores for operands in f16 and in float32.
+const TN: [&str; 3] = ["product_tn", "product_tn_f16", "product_tn_rounded"];
 
 /// How much a batch has of everything: what a launch's least work depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,30 +142,61 @@ pub struct Folded {
     pub score: Vec<Buffer>,
     /// By stack, `[2, 3d, 2d]` by direction: `W_ih W_V` of the stack before; empty where the input is not attended.
     pub input: Vec<Buffer>,
-    pub d_score: Vec<Buffer>,
-    pub d_input: Vec<Buffer>,
     /// `[d, d]` and `[2d, 2d]`: Gram matrices of the embeddings' weights.
     pub history_gram: Buffer,
     pub target_gram: Buffer,
+    pub d_score: Vec<Buffer>,
+    pub d_input: Vec<Buffer>,
+    /// All that rows are multiplied with: `score`, `input` and `history_gram`, one behind the other.
+    pub by_rows: Buffer,
 }
 
 impl Folded {
     /// `attended`: whether stacks read what the one before attended to.
     pub fn new(plan: &mut Plan, layout: &Layout, attended: bool) -> Folded {
         let d = layout.sizes.d;
-        let squares = |plan: &mut Plan| (0..layout.sizes.stacks).map(|_| plan.words(4 * d * d)).collect();
-        let inputs = |plan: &mut Plan| {
-            let size = |l: usize| if attended && l > 0 { 12 * d * d } else { 0 };
-            (0..layout.sizes.stacks).map(|l| plan.words(size(l))).collect()
+        let stacks = layout.sizes.stacks;
+        let square = 4 * d * d;
+        let input = |l: usize| if attended && l > 0 { 12 * d * d } else { 0 };
+        let d_score = (0..stacks).map(|_| plan.words(square)).collect();
+        let d_input = (0..stacks).map(|l| plan.words(input(l))).collect();
+        // Multiples of four, which keep each aligned for any access; the last one need not be.
+        let inputs: usize = (0..stacks).map(input).sum();
+        let by_rows = plan.words(stacks * square + inputs + d * d);
+        let mut end = 0;
+        let mut next = |len: usize| {
+            end += len;
+            by_rows.part(end - len, len)
         };
         Folded {
-            score: squares(plan),
-            input: inputs(plan),
-            d_score: squares(plan),
-            d_input: inputs(plan),
-            history_gram: plan.words(d * d),
-            target_gram: plan.words(4 * d * d),
+            score: (0..stacks).map(|_| next(square)).collect(),
+            input: (0..stacks).map(|l| next(input(l))).collect(),
+            history_gram: next(d * d),
+            target_gram: plan.words(square),
+            d_score,
+            d_input,
+            by_rows,
         }
+    }
+}
+
+/// A stretch of weights and its copy in f16.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounded {
+    pub exact: Buffer,
+    pub rounded: Buffer,
+}
+
+impl Rounded {
+    /// A copy of `exact`, not made yet.
+    pub fn new(plan: &mut Plan, exact: Buffer) -> Rounded {
+        Rounded { exact, rounded: plan.take(Element::Half, exact.len) }
+    }
+
+    /// The copy of a part of the stretch; `None` where it is no part of it.
+    fn of(&self, part: Buffer) -> Option<Buffer> {
+        let first = part.address.checked_sub(self.exact.address)? as usize / self.exact.element.bytes();
+        (first + part.len <= self.exact.len).then(|| self.rounded.part(first, part.len))
     }
 }
 
@@ -152,6 +213,8 @@ pub struct Worker {
     pub(super) parameters: Buffer,
     pub(super) gradient: Buffer,
     pub(super) folded: Folded,
+    /// Mixed precision's copies of what rows are multiplied with.
+    pub(super) rounded: Vec<Rounded>,
     /// What chunks of a sum leave for the one that adds them.
     pub(super) workspace: Buffer,
     /// Mixed precision's: the first float is what losses are multiplied with.
@@ -181,8 +244,15 @@ pub struct Places {
     pub parameters: Buffer,
     pub gradient: Buffer,
     pub folded: Folded,
+    /// Of all parameters and of [`Folded::by_rows`] in mixed precision; else none.
+    pub rounded: Vec<Rounded>,
     pub workspace: Buffer,
     pub loss_scale: Option<Buffer>,
+}
+
+/// Of the kernel for float32 and the one for f16, that for a buffer.
+pub(super) fn of_element([word, half]: [&'static str; 2], buffer: Buffer) -> &'static str {
+    if buffer.element == Element::Half { half } else { word }
 }
 
 /// An argument of a kernel: its address and its size.
@@ -204,7 +274,8 @@ pub(super) use launch;
 
 impl Worker {
     pub fn new(card: Arc<Card>, layout: Arc<Layout>, places: Places) -> Worker {
-        let Places { runs, run_stride, parameters, gradient, folded, workspace, loss_scale } = places;
+        let Places { runs, run_stride, parameters, gradient, folded, rounded, workspace, loss_scale } =
+            places;
         let d = layout.sizes.d;
         Worker {
             card,
@@ -215,6 +286,7 @@ impl Worker {
             parameters,
             gradient,
             folded,
+            rounded,
             workspace,
             loss_scale,
             failed: None,
@@ -239,7 +311,12 @@ impl Worker {
     pub fn prepare(&self, longest: usize) -> Result<()> {
         self.prepare_gru()?;
         let (readout, backward) = super::readout::cuda::shared_memory(self.d, longest);
-        for (kernel, bytes) in [("readout", readout), ("readout_backward", backward)] {
+        let kernels = if self.mixed() {
+            [("readout_f16", readout), ("readout_backward_f16", backward)]
+        } else {
+            [("readout", readout), ("readout_backward", backward)]
+        };
+        for (kernel, bytes) in kernels {
             if bytes > self.card.shared_memory {
                 return Err(Error::input(format!(
                     "windows of {longest} utterances with embedding_size {} take {bytes} bytes of shared memory, and the card has \
@@ -252,9 +329,22 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether products are made on tensor cores.
+    /// Whether products are made on tensor cores, and what belongs to rows or pairs is f16.
     pub(super) fn mixed(&self) -> bool {
         self.loss_scale.is_some()
+    }
+
+    /// Bytes of a row's or a pair's value, or its gradient.
+    pub(super) fn activation(&self) -> usize {
+        if self.mixed() { Element::Half.bytes() } else { Element::Word.bytes() }
+    }
+
+    /// A parameter, or a product of them, as rows are multiplied with it.
+    pub(super) fn by_rows(&self, weight: Buffer) -> Buffer {
+        if !self.mixed() {
+            return weight;
+        }
+        self.rounded.iter().find_map(|stretch| stretch.of(weight)).expect("a weight that has a copy in f16")
     }
 
     /// Address of the loss scale; 0 where there is none.
@@ -266,7 +356,7 @@ impl Worker {
     pub fn add_states(&mut self, indices: &Indices, from: Buffer, to: Buffer) {
         let width = 2 * self.d;
         let (shape, run_stride) = (self.quads(indices.capacity.samples, 1), self.run_stride);
-        let work = |n: &Counts| Work::moving(3 * n.samples * width * ACTIVATION);
+        let work = |n: &Counts| Work::moving(3 * n.samples * width * WORD);
         // SAFETY: both are [S, 2d].
         unsafe {
             launch!(
@@ -352,31 +442,35 @@ impl Worker {
         if self.mixed() && !exact { Unit::Tensor } else { Unit::Fma }
     }
 
-    /// `kernels` are the one in float32 and the one on tensor cores.
-    fn product(&mut self, kernels: [&'static str; 2], indices: &Indices, mut product: Product) {
+    /// `kernels` are the one in float32, and those on tensor cores for operands in f16 and in float32.
+    fn product(&mut self, kernels: [&'static str; 3], indices: &Indices, mut product: Product) {
         product.run_stride = self.run_stride;
         product = product.sized(self.runs);
         let unit = self.unit(product.exact != 0);
-        let kernel = kernels[usize::from(unit == Unit::Tensor)];
-        let work = |n: &Counts| product.work(n.of(product.extent), ACTIVATION, unit);
+        let kernel = match (unit, product.element) {
+            (Unit::Tensor, Element::Half) => kernels[1],
+            (Unit::Tensor, _) => kernels[2],
+            _ => kernels[0],
+        };
+        let work = |n: &Counts| product.work(n.of(product.extent), unit);
         // SAFETY: the operations build products whose operands hold what their shapes say.
         unsafe { launch!(self, kernel, product.shape(self.runs), work, indices.header.address, product) }
     }
 
     /// `C = A B^T`
     pub(super) fn product_nt(&mut self, indices: &Indices, product: Product) {
-        self.product(["product_nt", "product_nt_f16"], indices, product);
+        self.product(["product_nt", "product_nt_f16", "product_nt_rounded"], indices, product);
     }
 
     /// `C = A B`
     pub(super) fn product_nn(&mut self, indices: &Indices, product: Product) {
-        self.product(["product_nn", "product_nn_f16"], indices, product);
+        self.product(["product_nn", "product_nn_f16", "product_nn_rounded"], indices, product);
     }
 
     /// `C = A^T B` over a fixed k.
     pub(super) fn product_tn(&mut self, indices: &Indices, product: Product) {
         assert_eq!(product.extent, Extent::Fixed);
-        self.product(["product_tn", "product_tn_f16"], indices, product);
+        self.product(TN, indices, product);
     }
 
     /// `C += A^T B` over the batch's rows, and `sums += A^T 1` where there are some: chunks of them side by side, then their sum
@@ -385,7 +479,7 @@ impl Worker {
         let to = product.c;
         let chunked = Product { chunk: CHUNK, c: self.workspace.address, ..product };
         assert!(chunked.partials() <= self.workspace.len, "a workspace too small for a weight's gradient");
-        self.product(["product_tn", "product_tn_f16"], indices, chunked);
+        self.product(TN, indices, chunked);
         let mut folding = Product { a: self.workspace.address, c: to, ..chunked }.accumulate();
         folding.run_stride = self.run_stride;
         let shape = folding.fold_shape(self.runs);
@@ -424,9 +518,9 @@ impl Worker {
             Window::Nn => ["window_nn", "window_nn_f16"],
             Window::Tn => ["window_tn", "window_tn_f16"],
         };
-        let unit = self.unit(false);
-        let kernel = kernels[usize::from(unit == Unit::Tensor)];
-        let work = |n: &Counts| product.work(n.rows, n.pairs, ACTIVATION, unit);
+        let (unit, element) = (self.unit(false), a.element.bytes());
+        let kernel = of_element(kernels, a);
+        let work = |n: &Counts| product.work(n.rows, n.pairs, element, unit);
         // SAFETY: rows are 2d wide and pairs n x n a window, in every buffer that an operation gives.
         unsafe { launch!(self, kernel, shape, work, indices.header.address, product) }
     }

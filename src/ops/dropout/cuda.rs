@@ -4,7 +4,7 @@ use super::{Dropout, Mask, Site};
 use crate::device::cuda::memory::Buffer;
 use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{ACTIVATION, Counts, Worker, launch};
+use crate::ops::cuda::{Counts, Worker, launch, of_element};
 
 impl Dropout for Worker {
     /// Seed, step and keep rate are a run's own, so a card reads them from the header; of the mask it takes the site and the
@@ -18,15 +18,14 @@ impl Dropout for Worker {
         let by_sample = site == Site::Classifier;
         let rows = if by_sample { layout.capacity.samples } else { layout.capacity.rows };
         let (shape, run_stride) = (self.quads(rows, 1), self.run_stride);
-        let width = 2 * self.d;
-        let work = move |n: &Counts| {
-            Work::moving(2 * if by_sample { n.samples } else { n.rows } * width * ACTIVATION)
-        };
+        let (width, element) = (2 * self.d, from.element.bytes());
+        let work =
+            move |n: &Counts| Work::moving(2 * if by_sample { n.samples } else { n.rows } * width * element);
         // SAFETY: both are [R, 2d], or [S, 2d] at the classifier.
         unsafe {
             launch!(
                 self,
-                "dropout",
+                of_element(["dropout", "dropout_f16"], *from),
                 shape,
                 work,
                 to.address,

@@ -7,7 +7,7 @@ use crate::device::cuda::product::{Extent, Product};
 use crate::device::work::Work;
 use crate::ops::adversarial::Perturbation;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{ACTIVATION, Counts, WORD, Worker, launch};
+use crate::ops::cuda::{Counts, WORD, Worker, launch, of_element};
 use crate::ops::parameters::Linear;
 
 impl Worker {
@@ -47,18 +47,18 @@ impl Worker {
         let d = self.d as u32;
         let items = indices.capacity.distinct as u32 * d.div_ceil(4);
         let shape = Shape { grid: [items.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
-        let run_stride = self.run_stride;
+        let (run_stride, activation) = (self.run_stride, self.activation());
         let second = second.map_or(0, |second| second.address);
         let passes = 1 + usize::from(second != 0);
         let work = move |n: &Counts| {
-            let scalars = (n.rows * passes + n.distinct) * d as usize;
-            Work::moving(scalars * ACTIVATION + (n.rows + n.distinct) * WORD)
+            let d = d as usize;
+            Work::moving(n.rows * passes * d * activation + (n.distinct * d + n.rows + n.distinct) * WORD)
         };
         // SAFETY: gradients are [R, d] role-major, `delta` is [distinct, d].
         unsafe {
             launch!(
                 self,
-                "embedding_scatter",
+                of_element(["embedding_scatter", "embedding_scatter_f16"], first),
                 shape,
                 work,
                 delta.address,
@@ -127,21 +127,21 @@ impl Embedding for Worker {
         let capacity = layout.capacity;
         let items = (capacity.rows as u32 * d.div_ceil(4)).max(capacity.samples as u32 * (2 * d).div_ceil(4));
         let shape = Shape { grid: [items.div_ceil(256), 2, self.runs], block: 256, shared: 0 };
-        let run_stride = self.run_stride;
+        let (run_stride, activation) = (self.run_stride, self.activation());
         let (by_row, by_sample) =
             perturbation.map_or((0, 0), |moved| (moved.history.address, moved.target.address));
         let read = 1 + usize::from(by_row != 0);
         let work = move |n: &Counts| {
             let (x, q) = (n.rows * d as usize, 2 * n.samples * d as usize);
             // Each distinct utterance's embedding once, then what is added, and what is written.
-            let scalars = n.distinct * d as usize + x * read + q * (read + 1);
-            Work::moving(scalars * ACTIVATION + n.rows * WORD)
+            let words = n.distinct * d as usize + q * (read + 1) + n.rows;
+            Work::moving(words * WORD + x * read * activation)
         };
         // SAFETY: x and its displacement are [R, d], q and its [S, 2d], the table [distinct, d].
         unsafe {
             launch!(
                 self,
-                "embedding_gather",
+                of_element(["embedding_gather", "embedding_gather_f16"], *x),
                 shape,
                 work,
                 x.address,

@@ -10,7 +10,7 @@ use crate::device::cuda::product::{Extent, Product};
 use crate::device::work::Work;
 use crate::error::Result;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{ACTIVATION, Counts, WORD, Worker, launch};
+use crate::ops::cuda::{Counts, WORD, Worker, launch};
 use crate::ops::parameters;
 
 /// Where the recurrent weights and biases lie among the parameters, by group and direction: `GruPlaces` in `kernels/gru.cu`.
@@ -58,7 +58,7 @@ fn f16_kernel(backward: bool, d: usize) -> (&'static str, Option<usize>) {
         (100, true) => ("gru_backward_f16_100", Some(12)),
         (150, false) => ("gru_forward_f16_150", Some(21)),
         (150, true) => ("gru_backward_f16_150", Some(18)),
-        (200, false) => ("gru_forward_f16_200", Some(15)),
+        (200, false) => ("gru_forward_f16_200", Some(16)),
         (200, true) => ("gru_backward_f16_200", Some(13)),
         (_, false) => ("gru_forward_f16", None),
         (_, true) => ("gru_backward_f16", None),
@@ -129,20 +129,21 @@ impl Worker {
         }
     }
 
-    /// The input weights that a layer multiplies with, and their gradient: the parameters' own or, for a stack that reads attended
-    /// states, the folded ones. With the distances to the other direction's and to the other role's.
+    /// The input weights that a layer's rows are multiplied with, and their gradient: the parameters' own or, for a stack that reads
+    /// attended states, the folded ones. With the distances to the other direction's and to the other role's.
     fn input_weights(&self, layer: Layer, groups: &[[parameters::Gru; 2]]) -> (Buffer, Buffer, i64, i64) {
         let [forward, backward] = groups[0];
         match layer {
             Layer::Context(l) if self.folded.input[l].len > 0 => {
                 let apart = (6 * self.d * self.d) as i64;
-                (self.folded.input[l], self.folded.d_input[l], apart, 0)
+                (self.by_rows(self.folded.input[l]), self.folded.d_input[l], apart, 0)
             }
             _ => {
                 let roles =
                     groups.get(1).map_or(0, |other| self.distance(forward.weight_ih, other[0].weight_ih));
                 let apart = self.distance(forward.weight_ih, backward.weight_ih);
-                (self.parameter(forward.weight_ih), self.gradient(forward.weight_ih), apart, roles)
+                let weights = self.by_rows(self.parameter(forward.weight_ih));
+                (weights, self.gradient(forward.weight_ih), apart, roles)
             }
         }
     }
@@ -170,11 +171,12 @@ impl Worker {
         let run_stride = self.run_stride;
         let (saved, hidden) = (saved.address, hidden.address);
         let (width, weights, unit) = (self.d, groups.groups.len() * 6 * self.d * self.d, self.unit(false));
+        let activation = self.activation();
         let work = move |n: &Counts| {
             // Forward 6d gates come in and 8d go out, with 2d states; backward 8d come in and go out, with 2d states and gradients.
             let scalars = n.rows * width * if backward { 20 } else { 16 };
             let flops = 12.0 * n.rows as f64 * (width * width) as f64;
-            Work::moving(scalars * ACTIVATION + weights * WORD).flops(flops, unit)
+            Work::moving(scalars * activation + weights * WORD).flops(flops, unit)
         };
         // SAFETY: rows of the sequences are within [R, 8d] and [R, 2d]; the places are those of the recurrent weights.
         unsafe {

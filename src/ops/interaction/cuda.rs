@@ -6,7 +6,7 @@ use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Epilogue, Extent, Product};
 use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{ACTIVATION, Counts, WORD, Worker, launch};
+use crate::ops::cuda::{Counts, WORD, Worker, launch, of_element};
 use crate::ops::dropout::{Mask, Site};
 
 impl Worker {
@@ -42,7 +42,7 @@ impl Interaction for Worker {
         let place = self.layout.interaction[0][0];
         let stride = self.gate_stride();
         if enabled {
-            let weight = (self.parameter(place.weight), d);
+            let weight = (self.by_rows(self.parameter(place.weight)), d);
             let mut product = Product::new((rows, d, d), (*hidden, width), weight, (*gate, width))
                 .extent(Extent::Roles)
                 .bias(self.parameter(place.bias))
@@ -55,14 +55,14 @@ impl Interaction for Worker {
             self.product_nt(layout, product);
         }
         let bias = self.parameter(place.bias).address;
-        let (shape, run_stride) = (self.quads(rows, 1), self.run_stride);
+        let (shape, run_stride, activation) = (self.quads(rows, 1), self.run_stride, self.activation());
         // States, gates where there are any, and what they make.
-        let work = move |n: &Counts| Work::moving(n.rows * width * (2 + usize::from(enabled)) * ACTIVATION);
+        let work = move |n: &Counts| Work::moving(n.rows * width * (2 + usize::from(enabled)) * activation);
         // SAFETY: all values are [R, 2d]; the biases lie `stride` apart.
         unsafe {
             launch!(
                 self,
-                "interaction",
+                of_element(["interaction", "interaction_f16"], *m),
                 shape,
                 work,
                 m.address,
@@ -104,14 +104,14 @@ impl Interaction for Worker {
         let stride = self.gate_stride();
         let bias = self.parameter(place.bias).address;
         let (word, run_stride) = (mask.word(Site::Interaction), self.run_stride);
-        let shape = self.quads(capacity.rows, 2);
+        let (shape, activation) = (self.quads(capacity.rows, 2), self.activation());
         // d_m, states and gates come in, gradients at the states and at the gates go out.
-        let work = move |n: &Counts| Work::moving(n.rows * width * if enabled { 5 } else { 2 } * ACTIVATION);
+        let work = move |n: &Counts| Work::moving(n.rows * width * if enabled { 5 } else { 2 } * activation);
         // SAFETY: all values are [R, 2d]; the biases lie `stride` apart.
         unsafe {
             launch!(
                 self,
-                "interaction_backward",
+                of_element(["interaction_backward", "interaction_backward_f16"], *d_m),
                 shape,
                 work,
                 d_hidden.address,
@@ -146,7 +146,7 @@ impl Interaction for Worker {
         unsafe {
             launch!(
                 self,
-                "interaction_silent",
+                of_element(["interaction_silent", "interaction_silent_f16"], *d_m),
                 shape,
                 work,
                 silent.address,
@@ -181,7 +181,7 @@ impl Interaction for Worker {
             );
         }
         let gates = (*d_gate, width);
-        let weight = (self.parameter(place.weight), d);
+        let weight = (self.by_rows(self.parameter(place.weight)), d);
         let mut product = Product::new((capacity.rows, d, d), gates, weight, (*d_hidden, width))
             .extent(Extent::Roles)
             .accumulate();

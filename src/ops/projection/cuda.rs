@@ -1,12 +1,15 @@
 //! The card's preparation of a step's weights.
 
+use crate::device::cuda::card::Shape;
 use crate::device::cuda::product::Product;
-use crate::ops::cuda::Worker;
+use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
+use crate::ops::cuda::{Counts, Rounded, WORD, Worker, launch};
 use crate::ops::parameters::Linear;
 
 impl Worker {
-    /// Multiplies the weights that a step applies as one. `attended`: stacks read attended states.
+    /// Multiplies the weights that a step applies as one, and copies what rows are multiplied with to f16 in mixed precision.
+    /// `attended`: stacks read attended states.
     pub fn fold(&mut self, indices: &Indices, attended: bool) {
         let (d, width) = (self.d, 2 * self.d);
         let layout = self.layout.clone();
@@ -35,6 +38,25 @@ impl Worker {
                 product.a_inner = self.distance(forward.weight_ih, backward.weight_ih);
                 product.c_inner = (3 * d * width) as i64;
                 self.product_nn(indices, product);
+            }
+        }
+        for Rounded { exact, rounded } in self.rounded.clone() {
+            let (count, run_stride) = (exact.len as u32, self.run_stride);
+            let shape = Shape { grid: [count.div_ceil(1024), 1, self.runs], block: 256, shared: 0 };
+            let work = |_: &Counts| Work::moving(exact.len * WORD + rounded.len * rounded.element.bytes());
+            // SAFETY: both have as many elements, and begin at a multiple of 256 bytes.
+            unsafe {
+                launch!(
+                    self,
+                    "round_weights",
+                    shape,
+                    work,
+                    rounded.address,
+                    exact.address,
+                    indices.header.address,
+                    count,
+                    run_stride
+                )
             }
         }
     }

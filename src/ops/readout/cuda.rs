@@ -6,7 +6,7 @@ use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Epilogue, Extent, Product};
 use crate::device::work::{Unit, Work};
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{ACTIVATION, Counts, Worker, launch};
+use crate::ops::cuda::{Counts, WORD, Worker, launch, of_element};
 
 /// Bytes of shared memory of `readout` and `readout_backward`, as `kernels/readout.cu` says.
 pub(in crate::ops) fn shared_memory(d: usize, longest: usize) -> (usize, usize) {
@@ -16,13 +16,13 @@ pub(in crate::ops) fn shared_memory(d: usize, longest: usize) -> (usize, usize) 
 }
 
 /// The least that `readout` and `readout_backward` do: G and P come in, and back their gradients go out.
-fn work(n: &Counts, width: usize, backward: bool) -> Work {
+fn work(n: &Counts, width: usize, activation: usize, backward: bool) -> Work {
     let Counts { samples, rows, pairs, .. } = *n;
     let (passes, states) = if backward { (2, 3) } else { (1, 2) };
-    let scalars = passes * (rows * width + pairs) + states * samples * width + 3 * rows;
+    let moved = passes * (rows * width + pairs) * activation + (states * samples * width + 3 * rows) * WORD;
     // Two sums with the rows and two with the pairs; back two more of each, and two outer products.
     let each = if backward { 8.0 } else { 4.0 };
-    Work::moving(scalars * ACTIVATION).flops(each * (rows * width + pairs) as f64, Unit::Fma)
+    Work::moving(moved).flops(each * (rows * width + pairs) as f64, Unit::Fma)
 }
 
 impl Worker {
@@ -64,13 +64,13 @@ impl Readout for Worker {
         let longest = layout.capacity.longest;
         let shape = self.by_sample(layout, shared_memory(self.d, longest).0);
         let run_stride = self.run_stride;
-        let width = 2 * self.d;
-        let work = move |n: &Counts| work(n, width, false);
+        let (width, activation) = (2 * self.d, self.activation());
+        let work = move |n: &Counts| work(n, width, activation, false);
         // SAFETY: rows and states are 2d wide, probabilities n x n for each window.
         unsafe {
             launch!(
                 self,
-                "readout",
+                of_element(["readout", "readout_f16"], *g),
                 shape,
                 work,
                 saved.e.address,
@@ -112,7 +112,7 @@ impl Readout for Worker {
         // What arrives at q + c: the gradient of both q and c.
         let (shape, run_stride) = (self.quads(layout.capacity.samples, 1), self.run_stride);
         let width = 2 * self.d;
-        let through = move |n: &Counts| Work::moving(3 * n.samples * width * ACTIVATION);
+        let through = move |n: &Counts| Work::moving(3 * n.samples * width * WORD);
         // SAFETY: both are [S, 2d].
         unsafe {
             launch!(
@@ -132,12 +132,13 @@ impl Readout for Worker {
         self.value_gradient(layout, stack, *d_q, saved.e);
         let longest = layout.capacity.longest;
         let shape = self.by_sample(layout, shared_memory(self.d, longest).1);
-        let work = move |n: &Counts| work(n, width, true);
+        let activation = self.activation();
+        let work = move |n: &Counts| work(n, width, activation, true);
         // SAFETY: as in `readout`.
         unsafe {
             launch!(
                 self,
-                "readout_backward",
+                of_element(["readout_backward", "readout_backward_f16"], *g),
                 shape,
                 work,
                 d_probabilities.address,
