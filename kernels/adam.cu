@@ -6,16 +6,19 @@
 //                        with g = gradient / scale; nothing at all when the step overflowed
 //     loss_scale         scale / 2 after an overflow, at least 1; * 2 after 2000 steps without one, at most 2^24; overflow = 0
 //
-// In this order, once a step; of a run without a batch nothing changes. Without a loss scale (null in adam_begin) the first and the last are not launched, and g = gradient.
-// The moments and the update are rounded as the CPU rounds them, with no fused multiply-add, so that equal gradients give equal bits.
+// In this order, once a step; of a run without a batch nothing changes. Without a loss scale (null in adam_begin) the first and the last
+// are not launched, and g = gradient. The moments and the update are rounded as the CPU rounds them, with no fused multiply-add, so that
+// equal gradients give equal bits.
 //
 // All state is on the device, by run, so that a captured graph counts its steps: `Adam` (48 bytes) and `LossScale` (12 bytes), as below.
 // The first float of a LossScale is what the classifier multiplies the gradient of the loss with. The learning rate is the header's.
 //
-// A thread has four parameters. Pointers are aligned to 16 bytes.
+// A thread has four parameters, in registers from one 16-byte load to one store of each buffer: pointers are aligned to that. Nothing is
+// in shared memory.
 //
 // Launch, no dynamic shared memory: gradient_finite and adam grid (ceil(count / 1024), 1, runs), block 256; adam_begin and loss_scale
-// grid (1, 1, runs), block 1. Bytes: adam 28 * count, gradient_finite 4 * count.
+// grid (1, 1, runs), block 1.
+// Floor: memory. Bytes: adam 28 * count, gradient_finite 4 * count; about 12 FLOPs a parameter hide behind them. The others are a launch.
 
 #include "batch.cuh"
 #include "warp.cuh"

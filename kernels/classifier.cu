@@ -8,12 +8,13 @@
 // gradient, and is not counted. Left out where null: d_logits, the loss scale (then 1), confusion.
 //
 // cross_entropy: a warp has a sample, its lanes the classes. The exponentials are in float64 as on the CPU: a handful of classes, and the
-// log-sum keeps every digit. metrics: one block, the sum by thread, then by a tree: always the same order. Integer counts need none.
+// log-sum keeps every digit; its maximum and its sum are in registers, by shuffles. metrics: one block, the sum by thread in a register,
+// then by a tree in shared memory (2 KiB): always the same order. Integer counts need none.
 //
 // Launch, no dynamic shared memory:
 //     cross_entropy: grid (ceil(samples / 8), 1, runs) of the capacity, block 256
 //     metrics:       grid (1, 1, runs), block 256
-// Bytes: some S * C * 8; both are a matter of latency.
+// Floor: a launch each. Bytes: cross_entropy S * (8C + 12), metrics S * (4C + 12): some tens of KB; 2 S C exponentials in float64.
 
 #include "batch.cuh"
 #include "warp.cuh"

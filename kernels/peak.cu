@@ -7,7 +7,7 @@
 // Each thread's chains do not depend on each other, which hides the units' latency. What is computed is written, so that no compiler
 // takes it away: `out` has a float for each thread.
 //
-// Launch: grid any, block 256, no dynamic shared memory. FLOPs: peak_fma 2 * CHAINS * rounds a thread; peak_mma
+// Launch: grid any, block 256, no dynamic shared memory. They are the floor: FLOPs of peak_fma 2 * CHAINS * rounds a thread; peak_mma
 // 2 * 16 * 8 * 8 * CHAINS * rounds a warp.
 
 #include "tensor_core.cuh"

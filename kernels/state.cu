@@ -3,8 +3,10 @@
 //     tanh_backward    d *= 1 - state^2      through state = tanh(..), step 4
 //     add_states       to += from            the gradients of both passes at the targets' embeddings
 //
-// A thread has four columns of one sample (quad.cuh). Launch: grid (ceil(samples * ceil(width / 4) / 256), 1, runs) of the capacity,
-// block 256, no dynamic shared memory. Bytes: 12 * S * width each.
+// A thread has four columns of one sample (quad.cuh), in registers.
+//
+// Launch: grid (ceil(samples * ceil(width / 4) / 256), 1, runs) of the capacity, block 256, no dynamic shared memory.
+// Floor: memory, 12 * S * width bytes each; 3 and 1 FLOPs an element.
 
 #include "batch.cuh"
 #include "quad.cuh"

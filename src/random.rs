@@ -48,6 +48,12 @@ pub fn key(seed: u64) -> [u32; 2] {
     [seed as u32, (seed >> 32) as u32]
 }
 
+/// All 53 bits of a number in `[0, 1)`, from a low and a high word.
+#[inline]
+fn unit(low: u32, high: u32) -> f64 {
+    ((u64::from(high) << 32 | u64::from(low)) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+}
+
 /// Philox read in order, for what is drawn one number after another: shuffles, initial values, synthetic data.
 ///
 /// A stream is told by its seed, its purpose and an index (0 in [`Stream::new`]): streams of different indices
@@ -101,7 +107,34 @@ impl Stream {
     /// Uniform in `[0, 1)`, all 53 bits of it.
     #[inline]
     pub fn uniform(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+        let (low, high) = (self.next_u32(), self.next_u32());
+        unit(low, high)
+    }
+
+    /// As many numbers as `to` has places, those that [`Stream::uniform`] would give one by one: faster where they are many, because
+    /// blocks do not wait for each other.
+    pub fn uniforms(&mut self, to: &mut [f64]) {
+        const BLOCKS: usize = 8;
+        // The rest of the block that was begun.
+        let mut begun = 0;
+        while self.used != 4 && begun < to.len() {
+            to[begun] = self.uniform();
+            begun += 1;
+        }
+        let (groups, rest) = to[begun..].as_chunks_mut::<{ 2 * BLOCKS }>();
+        for group in groups {
+            let mut blocks = [[0; 4]; BLOCKS];
+            for (i, block) in blocks.iter_mut().enumerate() {
+                let [first, index @ ..] = self.counter;
+                let [low, high, purpose] = index;
+                *block = philox4x32([first.wrapping_add(i as u32), low, high, purpose], self.key);
+            }
+            self.counter[0] = self.counter[0].wrapping_add(BLOCKS as u32);
+            for (pair, [a, b, c, d]) in group.as_chunks_mut::<2>().0.iter_mut().zip(blocks) {
+                *pair = [unit(a, b), unit(c, d)];
+            }
+        }
+        rest.iter_mut().for_each(|to| *to = self.uniform());
     }
 
     /// Uniform in `0..n`, without bias (Lemire's multiplication with rejection).
@@ -182,6 +215,21 @@ mod tests {
         assert_ne!(base, first(Stream::new(1 << 32, purpose::SHUFFLE)));
         assert_ne!(base, first(Stream::new(1, purpose::HOLD_OUT)));
         assert_ne!(base, first(Stream::indexed(1, purpose::SHUFFLE, 1)));
+    }
+
+    #[test]
+    fn many_uniforms_are_those_drawn_one_by_one() {
+        for (words, count) in [(0, 0), (0, 1), (0, 16), (0, 100), (2, 3), (2, 50), (1, 40), (3, 17)] {
+            let mut one = Stream::new(3, purpose::TEST);
+            for _ in 0..words {
+                one.next_u32();
+            }
+            let mut many = one.clone();
+            let mut drawn = vec![0.0; count];
+            many.uniforms(&mut drawn);
+            assert!(drawn.iter().all(|&drawn| drawn == one.uniform()), "{count} after {words}");
+            assert_eq!(many.next_u32(), one.next_u32());
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::model::Engine;
-use crate::model::config::{Config, Precision};
 use crate::model::device::{Compute, Device};
 use crate::training::checkpoint::Checkpoint;
 use crate::training::run_folder;
@@ -52,8 +51,7 @@ pub fn read(path: &Path) -> Result<(PathBuf, Checkpoint)> {
     Ok((path, checkpoint))
 }
 
-/// The checkpoint's model over the conversations of `corpus`, whose features are the ones it reads. What was trained in mixed
-/// precision is computed in float32, as its parameters are, where there are no tensor cores.
+/// The checkpoint's model over the conversations of `corpus`, whose features are the ones it reads.
 pub fn engine(
     path: &Path,
     checkpoint: &Checkpoint,
@@ -61,10 +59,7 @@ pub fn engine(
     compute: Compute,
 ) -> Result<Box<dyn Engine>> {
     checkpoint.check_modalities(corpus)?;
-    let config = match (compute.device, checkpoint.config.dtype) {
-        (Device::Cpu, Precision::Mixed) => Config { dtype: Precision::F32, ..checkpoint.config.clone() },
-        _ => checkpoint.config.clone(),
-    };
+    let config = compute.settings(&checkpoint.config);
     let mut engine = crate::model::engine(&config, corpus, &checkpoint.origin.standardisation, compute)?;
     engine
         .restore(&checkpoint.state())

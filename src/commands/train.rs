@@ -11,6 +11,7 @@ use super::{Outcome, model};
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::metrics::report::amount;
+use crate::model::config::Config;
 use crate::model::device::{Compute, Device};
 use crate::model::{fitting, room};
 use crate::training::display::Display;
@@ -152,6 +153,8 @@ fn compute(run: &RunSettings) -> Compute {
 /// Runs with their folder and their data.
 struct Job {
     settings: Settings,
+    /// Those of the engine.
+    computed: Config,
     /// One, or several seeds and combinations.
     runs: Vec<Planned>,
     /// How many are trained side by side.
@@ -166,8 +169,7 @@ impl Job {
     fn new(mut settings: Settings) -> Result<Self> {
         let corpus = read(&settings.run)?;
         Partition::draw(&corpus, &settings.config)?;
-        let runs = sweep::runs(&settings)?.len();
-        at_once(&settings, &corpus, runs)?;
+        let at_once = at_once(&settings, &settings.config, &corpus)?;
         settings.run.modalities =
             Some(corpus.modalities.iter().map(|modality| modality.name.clone()).collect());
         if let Some(data) = settings.run.data.as_mut().filter(|data| *data != SYNTHETIC) {
@@ -181,7 +183,15 @@ impl Job {
             Some(path) => RunFolder::create(Path::new(path), &settings)?,
             None => RunFolder::create_numbered(Path::new("runs"), &name_of(&settings.run), &settings)?,
         };
-        Job::of(settings, folder, corpus)
+        Ok(Job {
+            runs: sweep::runs(&settings)?,
+            computed: settings.config.clone(),
+            at_once,
+            fingerprint: corpus.fingerprint(),
+            settings,
+            folder,
+            corpus,
+        })
     }
 
     /// Of what is given beside --resume, all must be as the run has it but for where the data lie (their
@@ -203,13 +213,16 @@ impl Job {
             )));
         }
         let corpus = read(&settings.run)?;
-        Job::of(settings, folder, corpus)
-    }
-
-    fn of(settings: Settings, folder: RunFolder, corpus: Corpus) -> Result<Self> {
-        let runs = sweep::runs(&settings)?;
-        let at_once = at_once(&settings, &corpus, runs.len())?;
-        Ok(Job { fingerprint: corpus.fingerprint(), settings, runs, at_once, folder, corpus })
+        let computed = compute(&settings.run).settings(&settings.config);
+        Ok(Job {
+            runs: sweep::runs(&settings)?,
+            at_once: at_once(&settings, &computed, &corpus)?,
+            computed,
+            fingerprint: corpus.fingerprint(),
+            settings,
+            folder,
+            corpus,
+        })
     }
 
     fn run(&self, display: &Display, interrupt: &Interrupt) -> Result<Outcome> {
@@ -219,6 +232,10 @@ impl Job {
         };
         display.line(&source);
         display.line(&format!("run folder: {}", self.folder.path().display()));
+        let (trained, computed) = (self.settings.config.dtype, self.computed.dtype);
+        if trained != computed {
+            display.line(&format!("dtype {trained} needs tensor cores: it goes on in {computed} on the CPU"));
+        }
         if self.runs.len() > 1 {
             display.line(&format!("{} runs, {} at once", self.runs.len(), self.at_once));
         }
@@ -235,7 +252,7 @@ impl Job {
         work.ready = work.look_up()?;
         if work.ready.is_some() {
             let compute = compute(&self.settings.run);
-            let mut engine = room(&self.settings.config, &self.corpus, compute, self.at_once)?;
+            let mut engine = room(&self.computed, &self.corpus, compute, self.at_once)?;
             let minutes = self.settings.run.checkpoint_minutes;
             let surroundings = Surroundings {
                 cadence: (minutes > 0.0).then(|| Duration::from_secs_f64(60.0 * minutes)),
@@ -370,7 +387,7 @@ impl<'a> Work<'a> {
             "{label}training on {train_on}, validating on {validate_on}, testing on {test_on}; {}",
             compute(&self.job.settings.run)
         ));
-        Ok(Ok(Run { index, setup, folder, label }))
+        Ok(Ok(Run { index, setup, dtype: self.job.computed.dtype, folder, label }))
     }
 
     fn end(&mut self, index: usize, outcome: trainer::Outcome) -> Result<()> {
@@ -426,16 +443,16 @@ fn counted(count: usize, what: &str) -> String {
 /// Side by side on a card, where nothing is said: more of them fill it no better.
 const ON_A_CARD: usize = 16;
 
-/// How many of `runs` are trained side by side: as many as are wanted, or of use, and fit.
-fn at_once(settings: &Settings, corpus: &Corpus, runs: usize) -> Result<usize> {
+/// How many of the runs are trained side by side, computed with `config`: as many as are wanted, or of use, and fit.
+fn at_once(settings: &Settings, config: &Config, corpus: &Corpus) -> Result<usize> {
     let compute = compute(&settings.run);
     let wanted = settings.run.at_once;
     let most = wanted.unwrap_or(match compute.device {
         Device::Cpu => compute.threads,
         Device::Cuda(_) => ON_A_CARD,
     });
-    let most = most.min(runs).max(1);
-    let fit = fitting(&settings.config, corpus, compute, most)?;
+    let most = most.min(sweep::runs(settings)?.len()).max(1);
+    let fit = fitting(config, corpus, compute, most)?;
     if wanted.is_some() && fit < most {
         return Err(Error::input(format!(
             "at_once is {most}, and the memory that is free holds {fit} such runs: take at_once {fit}, or leave it out"

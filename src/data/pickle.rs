@@ -1142,29 +1142,54 @@ fn digits(text: &[u8], radix: u32, least: usize, most: usize) -> Step<(u32, &[u8
 
 /// One byte for each character of UTF-8 `text`; `None` beyond U+00FF or when it is not UTF-8.
 fn latin1(text: &[u8]) -> Option<Vec<u8>> {
-    // The content of an array is noise, in which no branch can be foreseen: there is none in this loop. A lead
-    // byte (two of them hold what Latin-1 has) is written over by the character that it begins.
+    // The content of an array is noise, in which no branch can be foreseen: there is none in these loops. A lead
+    // byte (two of them hold what Latin-1 has) is followed by one of 0x80 to 0xbf, and nothing else is.
+    let leads = |byte: u8| byte & 0xfe == 0xc2;
+    let follows = |byte: u8| byte & 0xc0 == 0x80;
+    let beyond = |byte: u8| byte >= 0xc0 && !leads(byte);
+    let (Some(&first), Some(&last)) = (text.first(), text.last()) else { return Some(Vec::new()) };
+    let neighbours = text[1..].iter().zip(text);
+    let wrong = neighbours.fold(follows(first) | leads(last) | beyond(first), |wrong, (&byte, &before)| {
+        wrong | (follows(byte) != leads(before)) | beyond(byte)
+    });
+    if wrong {
+        return None;
+    }
     let mut out = vec![0u8; text.len()];
     let mut length = 0;
-    let mut leads = false;
-    let mut wrong = false;
     let mut before = 0u8;
-    for &byte in text {
-        let follows = byte & 0xc0 == 0x80;
-        wrong |= follows != leads;
-        leads = byte & 0xfe == 0xc2;
-        wrong |= byte >= 0xc0 && !leads;
-        out[length] = if follows { before << 6 | byte & 0x3f } else { byte };
-        length += usize::from(!leads);
+    // A lead byte is written over by the character that it begins: the byte after it, moved up where it is the second lead.
+    let mut character = |byte: u8| {
+        let character = byte | u8::from(before == 0xc3) << 6;
         before = byte;
+        (character, usize::from(!leads(byte)))
+    };
+    let (blocks, rest) = text.as_chunks::<8>();
+    for block in blocks {
+        // Within a block no store can go past its end, which saves looking.
+        let Some(to) = out[length..].first_chunk_mut::<8>() else { break };
+        let mut at = 0;
+        for &byte in block {
+            let (value, moves) = character(byte);
+            to[at & 7] = value;
+            at += moves;
+        }
+        length += at;
+    }
+    for &byte in rest {
+        let (value, moves) = character(byte);
+        out[length] = value;
+        length += moves;
     }
     out.truncate(length);
-    (!wrong && !leads).then_some(out)
+    out.shrink_to_fit();
+    Some(out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::{Stream, purpose};
 
     #[test]
     fn latin1_is_what_the_standard_library_says() {
@@ -1172,6 +1197,13 @@ mod tests {
         let text: String = all.iter().map(|&byte| char::from(byte)).collect();
         assert_eq!(latin1(text.as_bytes()), Some(all));
         assert_eq!(latin1(b""), Some(vec![]));
+        // Of every length, with lead bytes at every place in a block.
+        let mut stream = Stream::new(1, purpose::TEST);
+        for length in 0..100 {
+            let bytes: Vec<u8> = (0..length).map(|_| stream.next_u32() as u8).collect();
+            let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
+            assert_eq!(latin1(text.as_bytes()), Some(bytes));
+        }
         // A lead byte alone, before ASCII, before another; a second byte alone; what lies beyond; overlong forms.
         let none: [&[u8]; 9] = [
             b"\xc2",

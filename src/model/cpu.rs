@@ -20,7 +20,8 @@ use super::flops::{by_part, flops};
 use super::graph::{Activations, Graph, Size};
 use super::side_by_side::shares;
 use super::{
-    Engine, Losses, Objective, Piece, Predictions, State, Step, StepLoss, check_targets, flatten, tensors,
+    Engine, Losses, Objective, Piece, Predictions, Scaling, State, Step, StepLoss, check_targets, flatten,
+    tensors,
 };
 use crate::data::Corpus;
 use crate::data::batch::{Batch, SHARD_SAMPLES};
@@ -48,6 +49,9 @@ pub const LANES: usize = 16;
 /// Rows embedded by one task.
 const EMBEDDING_BLOCK: usize = 128;
 
+/// Rows of features standardised by one task.
+const STANDARDISED_BLOCK: usize = 256;
+
 /// Scalars that one task sums or updates.
 const UPDATE_BLOCK: usize = 16_384;
 
@@ -66,6 +70,8 @@ pub struct CpuEngine<R: Real> {
     first_moment: Vec<R>,
     second_moment: Vec<R>,
     updates: u64,
+    /// Of a run in mixed precision, kept for when it is on a card again.
+    scaling: Option<Scaling>,
 
     weights: Weights<R>,
     /// Whether `weights` are those of `parameters`.
@@ -238,6 +244,7 @@ impl<R: Real> CpuEngine<R> {
             batch_norm: vec![0.0],
             clock: PartClock::default(),
             updates: 0,
+            scaling: None,
             parameters,
             weights: Weights::default(),
             prepared: false,
@@ -736,6 +743,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         self.first_moment.fill(R::ZERO);
         self.second_moment.fill(R::ZERO);
         self.updates = 0;
+        self.scaling = None;
         self.losses = Losses::default();
         self.prepared = false;
         self.set_standardisation(standardisation.clone());
@@ -754,7 +762,7 @@ impl<R: Real> Engine for CpuEngine<R> {
             beta1: self.config.adam_beta1,
             beta2: self.config.adam_beta2,
             epsilon: self.config.adam_epsilon,
-            number: self.updates,
+            number: self.updates - self.scaling.map_or(0, |scaling| scaling.skipped.min(self.updates)),
         };
         let gradient = &self.gradient;
         let state = [&mut self.parameters[..], &mut self.first_moment, &mut self.second_moment];
@@ -887,12 +895,17 @@ impl<R: Real> Engine for CpuEngine<R> {
         if windows.longest() > self.room {
             foresee::<R>(&self.config, self.layout.sizes, windows.longest(), self.pool.threads(), 1)?;
         }
-        let rows = corpus.features.chunks_exact(width.max(1));
-        let standardised = rows.flat_map(|row| {
-            let scales = mean.iter().zip(deviation);
-            row.iter().zip(scales).map(|(x, (mean, deviation))| R::from_f64((x - mean) / deviation))
+        let mut features = vec![R::ZERO; corpus.features.len()];
+        let block = STANDARDISED_BLOCK * width.max(1);
+        self.pool.chunks([&mut features], block, |i, [to], _| {
+            let from = corpus.features[i * block..][..to.len()].chunks_exact(width);
+            for (to, from) in to.chunks_exact_mut(width).zip(from) {
+                let scales = mean.iter().zip(deviation);
+                for ((to, x), (mean, deviation)) in to.iter_mut().zip(from).zip(scales) {
+                    *to = R::from_f64((x - mean) / deviation);
+                }
+            }
         });
-        let features = standardised.collect();
         self.set_data(features, windows);
         Ok(())
     }
@@ -907,7 +920,7 @@ impl<R: Real> Engine for CpuEngine<R> {
             first_moment: tensors(&self.layout, &self.first_moment),
             second_moment: tensors(&self.layout, &self.second_moment),
             updates: self.updates,
-            scaling: None,
+            scaling: self.scaling,
         })
     }
 
@@ -917,6 +930,7 @@ impl<R: Real> Engine for CpuEngine<R> {
         let second = flatten(&self.layout, &state.second_moment, "the second moments")?;
         (self.parameters, self.first_moment, self.second_moment) = (parameters, first, second);
         self.updates = state.updates;
+        self.scaling = state.scaling;
         self.prepared = false;
         Ok(())
     }

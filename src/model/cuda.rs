@@ -115,6 +115,17 @@ struct CapturedWork {
     evaluation: Option<Captured>,
 }
 
+/// Features as they were read, on their way to being standardised: on the card only meanwhile.
+struct Raw {
+    /// `[STANDARDISED, D]`, float64.
+    piece: Buffer,
+    /// `[D]`, float64.
+    mean: Buffer,
+    deviation: Buffer,
+    /// Bytes of all together.
+    bytes: usize,
+}
+
 /// What a model keeps from step to step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StatePlace {
@@ -596,21 +607,27 @@ impl CudaEngine {
                 corpus.width()
             )));
         }
-        let mut plan = Plan::at(0);
-        let [scales, shifts, piece] =
-            [width, width, STANDARDISED * width].map(|len| plan.doubles(len).address);
-        let raw = Memory::zeros(&self.card, plan.run_stride())?;
-        raw.write(raw.address + shifts, mean)?;
-        raw.write(raw.address + scales, deviation)?;
+        let raw = Memory::zeros(&self.card, Raw::new(0, width).bytes)?;
+        let Raw { piece, mean: shifts, deviation: scales, .. } = Raw::new(raw.address, width);
+        raw.write(shifts.address, mean)?;
+        raw.write(scales.address, deviation)?;
         let features = self.of_run(run, self.place.features);
         for (i, piece_of) in corpus.features.chunks((STANDARDISED * width).max(1)).enumerate() {
-            raw.write(raw.address + piece, piece_of)?;
+            raw.write(piece.address, piece_of)?;
             let to = features.from(i * STANDARDISED * width);
-            let (mean, deviation) = (raw.address + shifts, raw.address + scales);
-            self.place.worker.standardise(piece_of.len() / width, raw.address + piece, mean, deviation, to);
+            let rows = piece_of.len() / width;
+            self.place.worker.standardise(rows, piece.address, shifts.address, scales.address, to);
             self.place.worker.finish()?;
         }
         Ok(())
+    }
+}
+
+impl Raw {
+    fn new(base: u64, width: usize) -> Raw {
+        let mut plan = Plan::at(base);
+        let [mean, deviation, piece] = [width, width, STANDARDISED * width].map(|len| plan.doubles(len));
+        Raw { piece, mean, deviation, bytes: plan.run_stride() }
     }
 }
 
@@ -638,10 +655,11 @@ impl Place {
     ) -> Result<Place> {
         let Room { runs, capacity, .. } = room;
         let run_stride = bytes(config, graph, layout, room);
+        let needed = runs * run_stride + Raw::new(0, layout.sizes.features).bytes;
         let (free, total) = card.memory()?;
-        if runs * run_stride > free || (runs > 1 && run_stride > LARGEST_STRIDE) {
+        if needed > free || (runs > 1 && run_stride > LARGEST_STRIDE) {
             let advice = "take fewer runs at once, a smaller batch, or shorter windows";
-            return Err(too_large(runs * run_stride, free, total, advice));
+            return Err(too_large(needed, free, total, advice));
         }
         let memory = Memory::zeros(card, runs * run_stride)?;
         let mut plan = Plan::at(memory.address);
@@ -810,19 +828,22 @@ pub(super) fn foresee(
     most: usize,
 ) -> Result<usize> {
     check_sizes(sizes, config.history_length)?;
-    let card = Card::open(index, &[])?;
+    // With the kernels, which take memory too.
+    let card = Card::open(index, KERNELS)?;
     let needed = |batch_size| needed(&Config { batch_size, ..config.clone() }, sizes, windows);
     let (free, total) = card.memory()?;
     check_capacity(capacity(windows, config.batch_size))?;
+    let raw = Raw::new(0, sizes.features).bytes;
+    let left = free.saturating_sub(raw);
     let one = needed(config.batch_size);
-    if one <= free {
-        let side_by_side = if one > LARGEST_STRIDE { 1 } else { free / one };
+    if one <= left {
+        let side_by_side = if one > LARGEST_STRIDE { 1 } else { left / one };
         return Ok(side_by_side.min(most));
     }
     let (mut fits, mut fails) = (0, config.batch_size);
     while fails - fits > 1 {
         let middle = (fits + fails) / 2;
-        if needed(middle) <= free { fits = middle } else { fails = middle }
+        if needed(middle) <= left { fits = middle } else { fails = middle }
     }
     let advice = match fits {
         0 => {
@@ -831,7 +852,7 @@ pub(super) fn foresee(
         }
         _ => format!("the largest batch_size that fits is {fits}"),
     };
-    Err(too_large(one, free, total, &advice))
+    Err(too_large(one + raw, free, total, &advice))
 }
 
 /// What the largest batch of `size` targets may have of everything.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::{Config, Precision};
 use crate::error::{Error, Result};
 
 /// The processor, or a card by its number: written `cpu`, `cuda` (the first card) or `cuda:1`.
@@ -26,6 +27,15 @@ pub struct Compute {
 impl Compute {
     pub fn cpu(threads: usize) -> Self {
         Compute { device: Device::Cpu, threads }
+    }
+
+    /// The settings that a model which is there already is computed with: in float32, as its parameters are, where it was
+    /// trained in mixed precision and there are no tensor cores.
+    pub fn settings(self, config: &Config) -> Config {
+        match (self.device, config.dtype) {
+            (Device::Cpu, Precision::Mixed) => Config { dtype: Precision::F32, ..config.clone() },
+            _ => config.clone(),
+        }
     }
 }
 

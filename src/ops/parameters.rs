@@ -155,8 +155,14 @@ impl Layout {
     pub fn initialise<R: Real>(&self, seed: u64) -> Vec<R> {
         let mut stream = Stream::new(seed, purpose::INITIALISATION);
         let mut values = Vec::with_capacity(self.len);
+        let mut drawn = [0.0; 1024];
         for spec in &self.specs {
-            values.extend((0..spec.len()).map(|_| R::from_f64(spec.bound * (2.0 * stream.uniform() - 1.0))));
+            let end = values.len() + spec.len();
+            while values.len() < end {
+                let drawn = &mut drawn[..(end - values.len()).min(1024)];
+                stream.uniforms(drawn);
+                values.extend(drawn.iter().map(|uniform| R::from_f64(spec.bound * (2.0 * uniform - 1.0))));
+            }
         }
         values
     }

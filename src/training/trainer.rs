@@ -23,7 +23,7 @@ use super::{batches, schedule};
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::metrics::report::Report;
-use crate::model::config::Precision;
+use crate::model::config::{Config, Precision};
 use crate::model::{Engine, Losses, Step};
 
 /// A run to train: what it is, and where it is kept.
@@ -31,6 +31,8 @@ pub struct Run<'a> {
     /// Its number among all.
     pub index: usize,
     pub setup: Setup<'a>,
+    /// What the engine computes it in; the checkpoints say what its settings do.
+    pub dtype: Precision,
     pub folder: RunFolder,
     /// Before every line about it: which of several it is.
     pub label: String,
@@ -359,8 +361,9 @@ impl<'a> Live<'a> {
     }
 
     fn take_up(&mut self, engine: &mut dyn Engine, slot: usize) -> Result<()> {
-        let Run { setup, folder, .. } = &self.run;
-        engine.begin(slot, &setup.config, &setup.origin.standardisation, setup.corpus)?;
+        let Run { setup, dtype, folder, .. } = &self.run;
+        let config = Config { dtype: *dtype, ..setup.config.clone() };
+        engine.begin(slot, &config, &setup.origin.standardisation, setup.corpus)?;
         if let Some(last) = folder.last()? {
             self.check_same_run(&last)?;
             engine.restore_run(slot, &last.state())?;

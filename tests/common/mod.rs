@@ -41,7 +41,7 @@ pub fn together(
                 RunFolder::create(path, &settings)?
             };
             let setup = Setup::new(config.clone(), self.corpus, &self.corpus.fingerprint())?;
-            Ok(Some(Run { index, setup, folder, label: String::new() }))
+            Ok(Some(Run { index, dtype: setup.config.dtype, setup, folder, label: String::new() }))
         }
 
         fn ended(&mut self, run: Run<'a>, outcome: Outcome) -> Result<()> {

@@ -39,6 +39,7 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("mixed_precision_is_near", mixed_precision_is_near),
         ("mixed_precision_learns", mixed_precision_learns),
         ("mixed_precision_skips_what_overflows", mixed_precision_skips_what_overflows),
+        ("mixed_precision_goes_on_on_the_cpu", mixed_precision_goes_on_on_the_cpu),
         ("same_bits_twice", same_bits_twice),
         ("a_resumed_run_is_the_same", a_resumed_run_is_the_same),
         ("checkpoints_move_between_devices", checkpoints_move_between_devices),
@@ -336,6 +337,38 @@ fn mixed_precision_skips_what_overflows() {
     // Losses are numbers in skipped steps too, or training would take them for a model that diverges.
     let mean = engine.losses(true).unwrap().unwrap().mean();
     assert!(mean.clean.is_finite() && mean.adversarial.unwrap().is_finite(), "{mean:?}");
+}
+
+/// On the CPU in float32, from the same weights and moments; the loss scale waits for the next card. Updates that were skipped are
+/// none of Adam's there either.
+fn mixed_precision_goes_on_on_the_cpu() {
+    let corpus = conversations();
+    let targets = draw(8, &corpus, 40);
+    let mut card = on(&mixed(), &corpus, CARD);
+    train(&mut *card, &corpus, &mixed(), 1);
+    let mut state = card.state().unwrap();
+    state.scaling = Some(Scaling { scale: 1024.0, good: 5, skipped: 1 });
+    let step = |compute: Compute| {
+        let mut engine = on(&compute.settings(&mixed()), &corpus, compute);
+        engine.restore(&state).unwrap();
+        engine.train_step(&targets, state.updates, 1e-3).unwrap();
+        engine.state().unwrap()
+    };
+    let (cpu, card) = (step(Compute::cpu(1)), step(CARD));
+    assert_eq!((cpu.updates, cpu.scaling), (state.updates + 1, state.scaling));
+    assert_eq!(card.updates, cpu.updates);
+    // An update moves a parameter by some thousandth; another count of Adam's would move each by a third as much again.
+    let moved = |after: &State| -> Vec<f64> {
+        let pairs = after.parameters.iter().zip(&state.parameters);
+        pairs
+            .flat_map(|(after, before)| values(after).into_iter().zip(values(before)).map(|(a, b)| a - b))
+            .collect()
+    };
+    let off = error(&moved(&cpu), &moved(&card));
+    assert!(off < 2e-2, "the update is off by {off:e}");
+    let mut again = on(&mixed(), &corpus, CARD);
+    again.restore(&cpu).unwrap();
+    assert!(bits(&again.state().unwrap()) == bits(&cpu) && again.state().unwrap().scaling == cpu.scaling);
 }
 
 fn bits(state: &State) -> Vec<u64> {

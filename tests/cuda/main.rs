@@ -151,14 +151,18 @@ fn schedules() -> Result<(), libtest_mimic::Failed> {
     Ok(())
 }
 
-const COIN: &str = env!("CARGO_BIN_EXE_coin");
+/// The program: beside this test where `scripts/gpu-check` packed both, else where cargo built it.
+fn program() -> PathBuf {
+    let beside = std::env::current_exe().unwrap().with_file_name("coin");
+    if beside.is_file() { beside } else { PathBuf::from(env!("CARGO_BIN_EXE_coin")) }
+}
 
 /// What a user does: train on the card, evaluate there and on the CPU, go on on the other device.
 fn command_line() -> Result<(), libtest_mimic::Failed> {
     let simulated = Simulated::new();
     let folder = tempfile::tempdir().unwrap();
     let coin = |arguments: &[&str]| -> Result<String, libtest_mimic::Failed> {
-        let output = Command::new(COIN)
+        let output = Command::new(program())
             .args(arguments)
             .current_dir(folder.path())
             .env("LD_LIBRARY_PATH", simulated.folder.path())
@@ -239,7 +243,7 @@ fn no_card() -> Result<(), libtest_mimic::Failed> {
         return Ok(());
     }
     let coin = |arguments: &[&str]| {
-        Command::new(COIN).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
+        Command::new(program()).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
     };
     let output = coin(&["devices"]);
     let text = String::from_utf8_lossy(&output.stdout);

@@ -1,14 +1,23 @@
 //! The launcher: what it gives a program, and what it makes of the program's end.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-fn simulate(arguments: &[&str]) -> Output {
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_simulate"));
     for name in ["SEED", "THREADS", "WATCHDOG", "PROFILE", "REPORT"] {
         command.env_remove(format!("SIMULATED_GPU_{name}"));
     }
-    command.args(arguments).output().unwrap()
+    command.args(arguments);
+    command
+}
+
+fn simulate(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
 }
 
 /// Runs a line of shell.
@@ -45,6 +54,44 @@ fn the_temporary_folder_is_removed() {
 fn the_exit_code_is_the_programs() {
     ends(&shell(&[], "exit 7"), 7);
     ends(&shell(&[], "kill -9 $$"), 137);
+}
+
+/// Sends a signal to a launcher when its program, a loop after `before`, says on stderr where its folder is; the end of it, and the
+/// folder.
+fn signalled(options: &[&str], signal: Signal, before: &str) -> (Output, PathBuf) {
+    let line = format!("{before} echo ${{LD_LIBRARY_PATH%%:*}} >&2; while :; do sleep 0.02; done");
+    let mut launcher = command(&[options, &["--", "sh", "-c", &line]].concat());
+    let mut launcher = launcher.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut errors = BufReader::new(launcher.stderr.take().unwrap());
+    let mut folder = String::new();
+    errors.read_line(&mut folder).unwrap();
+    kill(Pid::from_raw(launcher.id() as i32), signal).unwrap();
+    let mut stderr = Vec::new();
+    errors.read_to_end(&mut stderr).unwrap();
+    (Output { stderr, ..launcher.wait_with_output().unwrap() }, PathBuf::from(folder.trim()))
+}
+
+#[test]
+fn the_program_gets_the_signals_and_ends_in_its_own_way() {
+    for (name, signal, code) in
+        [("INT", Signal::SIGINT, 130), ("TERM", Signal::SIGTERM, 143), ("HUP", Signal::SIGHUP, 129)]
+    {
+        let (output, folder) = signalled(&[], signal, &format!("trap 'echo saved; exit 42' {name};"));
+        ends(&output, 42);
+        assert_eq!(text(&output.stdout), "saved\n");
+        assert!(!folder.exists());
+        let (output, folder) = signalled(&[], signal, "");
+        ends(&output, code);
+        assert!(!folder.exists());
+    }
+}
+
+#[test]
+fn a_signal_ends_the_comparison_of_schedules() {
+    let (output, folder) = signalled(&["--schedules", "3"], Signal::SIGTERM, "");
+    ends(&output, 143);
+    assert!(!folder.exists());
+    assert!(text(&output.stderr).contains("a signal stopped it at seed 0, of 3 schedules"));
 }
 
 #[test]

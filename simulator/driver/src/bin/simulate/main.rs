@@ -1,13 +1,16 @@
 //! Runs a program on a simulated GPU: it finds a `libcuda.so.1` that is no driver of a card's.
 
+mod running;
+
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use simulated_cuda::settings::{PROFILE, REPORT, SEED, THREADS, WATCHDOG};
+
+use running::{End, Signals};
 
 /// Run a program on a simulated GPU, an RTX 2080 Ti whose kernels are checked while they run
 ///
@@ -68,6 +71,8 @@ fn say(text: &str) {
 
 /// Runs the program as often as asked, and gives the exit code.
 fn run(arguments: &Arguments) -> Result<u8, String> {
+    // First of all: a signal that ended this program now would leave the folder behind, and the program running.
+    let signals = Signals::hold()?;
     let folder = tempfile::Builder::new().prefix("simulated-gpu-").tempdir();
     let folder = folder.map_err(|error| format!("cannot make a temporary folder: {error}"))?;
     let executable =
@@ -118,15 +123,11 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
         command
     };
     let code = match arguments.schedules {
-        None => {
-            let program = Path::new(&arguments.program[0]);
-            let status = command(arguments.seed, arguments.threads).status();
-            exit_code(status.map_err(|error| format!("cannot run {}: {error}", program.display()))?)
-        }
+        None => signals.run(command(arguments.seed, arguments.threads))?.code,
         Some(count) => {
             // One thread: a difference has to come from the seed.
             let threads = arguments.threads.or(Some(1));
-            run_schedules(count, |seed| command(Some(seed), threads))?
+            run_schedules(&signals, count, |seed| command(Some(seed), threads))?
         }
     };
     let found = Found::read(&report)?;
@@ -137,25 +138,28 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
     Ok(code)
 }
 
-/// Runs the program with every seed. The first run's output is shown, and the first that differs is told.
-fn run_schedules(count: u64, command: impl Fn(u64) -> Command) -> Result<u8, String> {
+/// Runs the program with every seed. The first run's output is shown, and the first that differs is told. A signal ends it with
+/// the run that got it.
+fn run_schedules(signals: &Signals, count: u64, command: impl Fn(u64) -> Command) -> Result<u8, String> {
     let mut first = Vec::new();
     let mut different = Vec::new();
     let mut code = 0;
     for seed in 0..count {
-        let output = command(seed).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-        let output = output.map_err(|error| format!("cannot run the program: {error}"))?;
+        let (End { code: this, signalled }, output) = signals.capture(command(seed))?;
         if seed == 0 {
             // A closed stdout is no reason to stop the comparison.
-            let _ = std::io::stdout().write_all(&output.stdout);
-            first = output.stdout;
-        } else if output.stdout != first {
+            let _ = std::io::stdout().write_all(&output);
+            first = output;
+        } else if output != first && !signalled {
             different.push(seed);
         }
-        let this = exit_code(output.status);
         if this != 0 {
             say(&format!("seed {seed}: exit code {this}"));
             code = if code == 0 { this } else { code };
+        }
+        if signalled {
+            say(&format!("a signal stopped it at seed {seed}, of {count} schedules"));
+            return Ok(if code == 0 { 1 } else { code });
         }
     }
     if different.is_empty() {
@@ -171,15 +175,6 @@ fn run_schedules(count: u64, command: impl Fn(u64) -> Command) -> Result<u8, Str
         code = if code == 0 { 1 } else { code };
     }
     Ok(code)
-}
-
-/// The program's exit code; for one that a signal ended, the shell's 128 and the signal.
-fn exit_code(status: ExitStatus) -> u8 {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => code as u8,
-        (None, Some(signal)) => 128_u8.wrapping_add(signal as u8),
-        (None, None) => 1,
-    }
 }
 
 /// The library that belongs to this executable: beside it, or in `lib` beside its folder.
