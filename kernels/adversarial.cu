@@ -10,17 +10,23 @@
 //                      not finite becomes 0: a step whose gradient overflows is skipped, and its loss is to be a number all the same
 //
 // history = delta Gram, then the displacement, [R, d] role-major; target [S, 2d]; history_scale [R], target_scale [S] float;
-// squared_norm [S], batch [1] double.
+// squared_norm [S], batch [1] double. The [R, d] are float, or f16 in the kernels `_f16`: e bytes an element, 4 or 2.
 //
 // feature_norms: a block has a sample, its warps rows in turn: the role-major rows of sample s are own[offset[s]..offset[s + 1]]. Squares
 // of small gradients would underflow in float32. Turing has two float64 lanes an SM, so the root is taken for 128 rows at once, not row by
 // row; the products take about 20 us at R = 12,000, d = 100. perturb: a block has 32 rows, for the same reason: one warp divides.
+// batch_norm: one block has all samples, a thread every 256th.
+//
+// A lane's four columns of both factors and its part of a sum are in registers, sums float64. In shared memory: feature_norms the 128
+// squares of its rows, then the tree of their sum (1 KiB); batch_norm the tree (2 KiB); perturb the 32 scales (128 bytes).
 //
 // Launch, no dynamic shared memory; counts are capacities:
 //     feature_norms: grid (samples, 1, runs), block 128
 //     batch_norm:    grid (1, 1, runs), block 256
 //     perturb:       grid (ceil(max(rows, samples) / 32), 2, runs), block 256; blockIdx.y is 0 for the history and 1 for the targets
-// Bytes: feature_norms R * 8d + S * 16d; perturb the same.
+// Floor: memory. Bytes: feature_norms R * 2d e + S * 16d, perturb the same; batch_norm 8 * S, a launch. Norms, scales and indices, some
+// words a row, are not counted. FLOPs: feature_norms 2 * (R d + 2 S d), in float64; perturb a multiplication an element, R d + 2 S d;
+// batch_norm S in float64.
 
 #include "batch.cuh"
 #include "quad.cuh"

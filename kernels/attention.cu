@@ -4,16 +4,21 @@
 //     softmax_rows_backward    d = scale * p * (d - p . d) of every row, in place in d
 //     add_rows                 to += from, [R, width]
 //
-// The block of sample s begins at `pairs[s]`; its n rows of n values belong to the sample-major rows from `offset[s]` on.
+// The block of sample s begins at `pairs[s]`; its n rows of n values belong to the sample-major rows from `offset[s]` on. All values
+// are float, or f16 in the kernels `_f16`: e bytes each, 4 or 2. What is computed is float32.
 //
-// A warp has a row. Up to 128 values stay in the lanes' registers, four each, so that a row is read once; a longer one is read again
-// from L1. As on the CPU no probability is 0 in float32: the exponent is held at e^-87, the smallest that is a normal number. (f16
-// ends at 2^-24.)
+// softmax_*: a warp has a row. Up to 128 values (backward of both operands) stay in the lanes' registers, four each, so that a row is
+// read once; a longer one is read again from L1. Sums and the maximum go by shuffles. add_rows: a thread has four values, in registers.
+// Nothing is in shared memory.
+//
+// As on the CPU no probability is 0 in float32: the exponent is held at e^-87, the smallest that is a normal number. (f16 ends at
+// 2^-24.)
 //
 // Launch: block 256, no dynamic shared memory.
 //     softmax_rows, softmax_rows_backward: grid (ceil(rows / 8), 1, runs) of the capacity
 //     add_rows: grid (ceil(rows * width / 1024), 1, runs) of the capacity; both pointers aligned to 16 bytes
-// Bytes, with P values in all blocks together: softmax_rows 8P, backward 12P, add_rows R * 12 * width.
+// Floor: memory. Bytes, with P values in all blocks together: softmax_rows 2P e, backward 3P e, add_rows 3 R width e; indices, some
+// words a row, are not counted. FLOPs a value, which hide behind them: softmax_rows 4 and an exponential, backward 5, add_rows 1.
 
 #include "batch.cuh"
 #include "quad.cuh"

@@ -1,12 +1,15 @@
 // Inverted dropout (src/ops/dropout): `to = from * mask / keep`, with masks of Philox (philox.cuh). The same call masks the gradient
 // on the way back. `to` may be `from`.
 //
-//     [R, width] sample-major, rows counted within their sample, or with `by_sample` [S, width], one row a sample.
+//     [R, width] sample-major, rows counted within their sample, or with `by_sample` [S, width], one row a sample; of float, or of f16
+//     in dropout_f16: e bytes an element, 4 or 2.
 //
-// A thread has the four values that one Philox block masks. Where nothing is dropped it copies, and in place leaves at once.
+// A thread has the four values that one Philox block masks, in registers as the block is; nothing is in shared memory. Where
+// nothing is dropped it copies, and in place leaves at once.
 //
 // Launch: grid (ceil(rows * ceil(width / 4) / 256), 1, runs) of the capacity of rows (or samples), block 256, no dynamic shared memory.
-// Bytes: 8 * width a row, and about 80 integer instructions a block of four, which hide behind them.
+// Floor: memory, 2 * width * e bytes a row (nothing where it leaves at once); a multiplication an element and about 80 integer
+// instructions a block of four hide behind them.
 
 #include "batch.cuh"
 #include "philox.cuh"

@@ -4,17 +4,20 @@
 //                         q[s] = targets[s] + displacement_q[s]               q, targets [S, 2d]
 //     embedding_scatter   delta[u] = sum of d_x[r] + second[r] over the rows r that embed u, ascending    delta [distinct, d]
 //
-// Displacements and the second gradient (the adversarial pass') are left out where the pointer is null.
+// Displacements and the second gradient (the adversarial pass') are left out where the pointer is null. x, displacement_x, d_x and
+// second are float, or f16 in the kernels `_f16`: e bytes an element, 4 or 2. The others are float, and so are the sums.
 //
-// A thread has four columns of one row (quad.cuh), all threads of a row lie side by side: loads and stores are whole sectors. The
-// scatter is a gather too, over the rows of each utterance, so its order is fixed and needs no atomics.
+// A thread has four columns of one row (quad.cuh), in registers, the scatter's sum too; nothing is in shared memory. All threads of
+// a row lie side by side: loads and stores are whole sectors. The scatter is a gather too, over the rows of each utterance, so its
+// order is fixed and needs no atomics.
 //
 // Launch: block 256, no dynamic shared memory.
 //     embedding_gather:  grid (ceil(max(rows * ceil(d / 4), samples * ceil(d / 2)) / 256), 2, runs) of the capacities;
 //                        blockIdx.y is 0 for x and 1 for q.
 //     embedding_scatter: grid (ceil(distinct * ceil(d / 4) / 256), 1, runs) of the capacity.
-// Bytes: gather R * (8d + 4) + S * 16d, and R * 4d + S * 8d more with displacements; scatter R * (4d + 4) + distinct * (4d + 4) for
-// one buffer of gradients, R * 4d more for two.
+// Floor: memory. Bytes: gather distinct * 4d + R * (d e + 4) + S * 16d, and R * d e + S * 8d more with displacements (a row of the table
+// that more than one row reads comes from L2 again); scatter R * (d e + 4) + distinct * (4d + 4) for one buffer of gradients, R * d e
+// more for two. FLOPs: gather none, with displacements R d + 2 S d; scatter R d a buffer.
 
 #include "batch.cuh"
 #include "quad.cuh"

@@ -22,13 +22,24 @@
 //     hidden      [R, 2 d]            h' of both directions
 //     d_hidden    [R, 2 d]            gradient from outside (backward only)
 //
-// These three are float32 in the kernels `_f32` and f16 in the kernels `_f16`; parameters are float32 in either.
+// These three are float32 in the kernels `_f32` and f16 in the kernels `_f16`, e bytes an element, 4 or 2; parameters are float32 in
+// either.
 //
 // Nothing of a row that belongs to no sequence is read or written, nor anything behind the sequences there are.
 //
 // Launch, all kernels: grid (ceil(capacity / tile), 2 groups, runs), blockIdx.y = 2 group + direction. Blocks without sequences
 // return at once. Tiles, block sizes and shared memory are below. A block keeps its sequences through all steps, so no
 // block waits for another; sums are made in a fixed order.
+//
+// Tile: 16 sequences of one direction in float32, 8 on tensor cores. The state, backward the gradients at the gates, is in shared memory,
+// and W_hh as far as registers (`_f16`) and shared memory hold it, else in L2; sums are float32, in registers.
+//
+// Floor: R rows in all sequences, both directions. Bytes: R * 16d e forward (6d of x in; 8d of gates and hn, 2d of h out), R * 20d e
+// backward (8d of gates and hn, 2d of h, 2d of d_hidden in; 8d of gradients out), and 24 d^2 a group for W_hh once; biases and starts
+// are not counted. FLOPs 12 R d^2 either way, in `_f16` on tensor cores; of the gates, not counted, about 20 R d and 6 R d elementary
+// functions forward, 34 R d backward. With 616 GB/s for 68 SMs, an SM's 64 fma or 512 tensor-core FLOPs a cycle, memory bounds in float32
+// up to about d = 116 forward and 145 backward, on tensor cores up to 230 forward and at any d backward. Beside that a sequence's steps
+// wait for one another: no launch is shorter than its longest. By step and tile: below.
 
 #include "gru.cuh"
 #include "tensor_core.cuh"
@@ -479,7 +490,7 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 // [3, d rounded up to 16]; fragments [warp, piece, lane]. Backward: [dr, dz, dhn] in f16 [2, 8, row], each gate's columns rounded up to
 // 8; fragments. Columns that stand for nothing are zero.
 //
-// Floor: DRAM, 8 * 2 * (16 d forward, 20 d backward) bytes a step and tile, at d = 100 and two tiles an SM 8700 and 10900 cycles of its
+// Floor: DRAM, 8 * 2 * (8 d forward, 10 d backward) bytes a step and tile, at d = 100 and two tiles an SM 4400 and 5500 cycles of its
 // share of 616 GB/s; 2 * 8 * 3 d^2 FLOPs, which are 39 tensor-core instructions a warp. What a step reads is loaded into registers while
 // the product of the step before is made, and asked for in L2 one step earlier still.
 //

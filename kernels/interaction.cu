@@ -10,23 +10,29 @@
 //     interaction_silent       silent_gradient[s] = (sum of d_m[i] * hidden[own[i]] over the silent rows i of s) * s'(b_Q)
 //     interaction_silent_sum   d_bias[role][direction] += sum of silent_gradient[s] over the samples in which that role was silent
 //
-// m, d_m [R, 2d] sample-major; hidden, gate, d_hidden, d_gate [R, 2d] role-major; silent_gradient [S, 2d]. Columns 0..d are the forward
+// m, d_m [R, 2d] sample-major; hidden, gate, d_hidden, d_gate [R, 2d] role-major: float, or f16 in the kernels `_f16`, e bytes an
+// element, 4 or 2. silent_gradient [S, 2d] and biases float; what is computed is float32. Columns 0..d are the forward
 // direction. With `enabled` 0 (the paper's ablation) m = drop(hidden[own]), d_hidden = drop(d_m), and d_gate is not touched.
 //
 // The four biases lie `bias_stride` floats apart in the order [role][direction], as the parameters lie (d * d + d); those of
 // gradients too.
 //
-// A thread has four columns of one row (quad.cuh). A quad that both directions share (d no multiple of four) is fetched column by column.
+// A thread has four columns of one row (quad.cuh), or of one sample, in registers with their sums. A quad that both directions share
+// (d no multiple of four) is fetched column by column.
 // The readers of a state are contiguous rows, so d_gate is gathered, in order, without atomics; its mask is drawn again, which is
-// cheaper than a pass that writes masked d_m.
+// cheaper than a pass that writes masked d_m. interaction_silent_sum: a block has 32 columns of one role, a lane a column, a warp every
+// eighth sample; the eight warps' sums meet in shared memory (1 KiB), in order. The others have none.
 //
 // Launch: block 256, no dynamic shared memory; counts are capacities.
 //     interaction:            grid (ceil(rows * ceil(d / 2) / 256), 1, runs)
 //     interaction_backward:   grid (ceil(rows * ceil(d / 2) / 256), 2, runs); blockIdx.y is 0 for d_hidden and 1 for d_gate
 //     interaction_silent:     grid (ceil(samples * ceil(d / 2) / 256), 1, runs)
 //     interaction_silent_sum: grid (ceil(2d / 32), 2, runs); blockIdx.y is the role
-// Bytes: interaction R * 24d; backward R * 48d (d_m and hidden of readers a second time, mostly from L2); the silent ones a row or two a
-// sample.
+// Floor: memory. Bytes: interaction R * 6d e, backward R * 10d e (d_m and gate, which it reads twice, count once: the second time they
+// come mostly from L2), both R * 4d e with `enabled` 0; the silent ones S * 8d each. Not counted: what interaction_silent reads of d_m
+// and hidden in silent rows, and indices, some words a row. FLOPs, with a mask's multiplication: interaction 4 R d, backward at most
+// 16 R d, with `enabled` 0 2 R d each; interaction_silent 3 a column of a silent row and 3 a column of a sample,
+// interaction_silent_sum 4 S d. With Philox, twice in the backward pass (dropout.cu), they hide behind memory.
 
 #include "batch.cuh"
 #include "philox.cuh"

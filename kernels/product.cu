@@ -27,7 +27,13 @@
 //     window_nt, _nn, _tn         64      32 x 32                         93, 101, 98                      7
 //     window_nt_f16, ..           64      32 x 32                         64, 66, 76                       12
 //     product_fold                256     grid x ceil(m (n + 1) / 256)    42                               4
-// Floor: 2 m n k FLOPs; A, B and C once.
+// Floor: 2 m n k FLOPs; A, B and C once, C once more where it is added to, and as much for an addend. An element is 4 bytes, in
+// the kernels `_f16` 2, but 4 of what product_tn_f16 writes. An operand that the products side by side share counts once; biases, sums,
+// scales and indices are not counted.
+//     product_tn in chunks    C once for each chunk, 4 bytes an element
+//     product_fold            memory: (chunks + 2) m n * 4 bytes, chunks m n FLOPs
+//     window_*                2 P width FLOPs, with R rows and P pairs of all windows together; R width elements for an operand of
+//                             rows, P for one of pairs
 #include "product.cuh"
 #include "tensor_product.cuh"
 

@@ -6,7 +6,8 @@
 //                         d_P = a outer d_p + d_b outer y         d_g = p outer d_e + d_y outer w         d_w = d_y G
 //
 // G [n, 2d] is the sample's part of g [R, 2d] sample-major, P its n x n block; w, e, d_e, d_w [S, 2d]; y, a, p [R] are saved. d_P and d_g
-// are overwritten. An empty window gives e = 0 and d_w = 0.
+// are overwritten. An empty window gives e = 0 and d_w = 0. G, P and their gradients are float, or f16 in the kernels `_f16`: s bytes
+// an element, 4 or 2. The others are float, and so are all sums.
 //
 // A block has a sample. Its warps take rows in turn: a row times a vector is a dot of the warp's lanes, a vector times the matrix
 // a sum in each lane's registers over the warp's rows, then over the eight warps in order. Vectors are in shared memory. Each
@@ -16,8 +17,9 @@
 // four and N the longest window:
 //     readout            4 * (W + 8 * max(N, W) + 3 * N)
 //     readout_backward   4 * (2 * W + 8 * max(N, W) + 6 * N)
-// Bytes, with P values in all blocks together: readout R * 8d + 4P + S * 16d; backward R * 16d + 8P + S * 24d; and
-// what of G and P has left the caches between its two readings.
+// Floor: memory. Bytes, with P values in all blocks together: readout (2 R d + P) s + S * 16d + 12 R, backward 2 (2 R d + P) s + S * 24d
+// + 12 R; and, not counted, what of G and P has left the caches between its two readings. FLOPs: readout 4 (2 R d + P), backward
+// 8 (2 R d + P), an element of an outer product counting as two multiply-adds.
 
 #include "batch.cuh"
 #include "quad.cuh"
