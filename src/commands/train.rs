@@ -179,12 +179,24 @@ impl Job {
                 .display()
                 .to_string();
         }
+        let runs = sweep::runs(&settings)?;
         let folder = match &settings.run.out {
-            Some(path) => RunFolder::create(Path::new(path), &settings)?,
+            Some(path) => {
+                let path = Path::new(path);
+                let several = runs.iter().filter(|run| !run.name.is_empty());
+                let taken = several.map(|run| path.join(&run.name)).find(|run| RunFolder::exists(run));
+                if let Some(taken) = taken {
+                    return Err(Error::input(format!(
+                        "{}: holds a run already; go on with it by --resume, or name another folder by --out",
+                        taken.display()
+                    )));
+                }
+                RunFolder::create(path, &settings)?
+            }
             None => RunFolder::create_numbered(Path::new("runs"), &name_of(&settings.run), &settings)?,
         };
         Ok(Job {
-            runs: sweep::runs(&settings)?,
+            runs,
             computed: settings.config.clone(),
             at_once,
             fingerprint: corpus.fingerprint(),
@@ -214,8 +226,16 @@ impl Job {
         }
         let corpus = read(&settings.run)?;
         let computed = compute(&settings.run).settings(&settings.config);
+        let runs = sweep::runs(&own)?;
+        // A run that has not begun has nothing to hold other data against: those that have speak for it.
+        for path in runs.iter().map(|run| folder.of(&run.name)) {
+            if let Ok(Some(last)) = RunFolder::last_of(&path) {
+                last.check_fingerprint(&path, &corpus.source, &corpus.fingerprint())?;
+                break;
+            }
+        }
         Ok(Job {
-            runs: sweep::runs(&settings)?,
+            runs,
             at_once: at_once(&settings, &computed, &corpus)?,
             computed,
             fingerprint: corpus.fingerprint(),
@@ -275,21 +295,22 @@ impl Job {
             Some(trainer::Outcome::Failed(error)) => Some(error),
             _ => None,
         });
-        let mut failed: Vec<Error> = failed.collect();
-        if let Some(error) = failed.pop() {
-            if self.runs.len() == 1 {
-                return Err(error);
-            }
-            let message = format!(
-                "{}: {} of {} failed, as told above; the others are done",
-                self.folder.path().display(),
-                failed.len() + 1,
-                counted(self.runs.len(), "run"),
-            );
-            return Err(match error {
-                Error::Input(_) => Error::Input(message),
-                Error::System(_) => Error::System(message),
+        let failed: Vec<Error> = failed.collect();
+        if !failed.is_empty() && self.runs.len() > 1 {
+            let (all, count) = (counted(self.runs.len(), "run"), failed.len());
+            let failures = match count == self.runs.len() {
+                true => format!("all {all} failed, as told above"),
+                false => format!("{count} of {all} failed, as told above; the others are done"),
+            };
+            let message = format!("{}: {failures}", self.folder.path().display());
+            // What can be mended counts: the runs can go on then.
+            return Err(match failed.iter().any(|error| matches!(error, Error::System(_))) {
+                true => Error::System(message),
+                false => Error::Input(message),
             });
+        }
+        if let Some(error) = failed.into_iter().next() {
+            return Err(error);
         }
         display.line(&format!("all of it is in {}", self.folder.path().display()));
         Ok(Outcome::Done)
@@ -300,7 +321,7 @@ impl Job {
         let mut combinations: Vec<(&str, Vec<RunReport>)> = Vec::new();
         for (run, ended) in self.runs.iter().zip(ended) {
             let Some(trainer::Outcome::Finished(report)) = ended else { continue };
-            match combinations.last_mut().filter(|(combination, _)| *combination == run.combination) {
+            match combinations.iter_mut().find(|(combination, _)| *combination == run.combination) {
                 Some((_, reports)) => reports.push((**report).clone()),
                 None => combinations.push((&run.combination, vec![(**report).clone()])),
             }
@@ -309,6 +330,10 @@ impl Job {
             Some(Combination { settings: settings.to_string(), summary: Summary::new(reports)? })
         });
         let combinations: Vec<Combination> = combinations.collect();
+        // A summary of earlier times is more than one of nothing.
+        if combinations.is_empty() {
+            return Ok(());
+        }
         let text = if self.settings.run.sweep.is_empty() {
             let Some(Combination { summary, .. }) = combinations.into_iter().next() else { return Ok(()) };
             let text = summary.text();
@@ -363,9 +388,18 @@ impl<'a> Work<'a> {
         let folder = match planned.name.as_str() {
             "" => all.clone(),
             name => {
-                let path = all.path().join(name);
+                let path = all.of(name);
                 if RunFolder::exists(&path) {
-                    RunFolder::open(&path)?.0
+                    let (folder, own) = RunFolder::open(&path)?;
+                    let own = Settings { run: planned.settings.run.clone(), ..own };
+                    if let Some((key, wanted, found)) = planned.settings.differences(&own)?.first() {
+                        return Err(Error::input(format!(
+                            "{}: {key} is {found} in its config.toml and {wanted} in this training: put back what was \
+                             changed there, or begin anew in another folder",
+                            path.display()
+                        )));
+                    }
+                    folder
                 } else {
                     RunFolder::create(&path, &planned.settings)?
                 }

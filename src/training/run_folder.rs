@@ -109,9 +109,19 @@ impl RunFolder {
         self.path.join(name)
     }
 
+    /// The folder of one of the runs in this one; this one where the name is empty.
+    pub fn of(&self, name: &str) -> PathBuf {
+        if name.is_empty() { self.path.clone() } else { self.path.join(name) }
+    }
+
     /// Where the run stands; `None` before it was first saved.
     pub fn last(&self) -> Result<Option<Checkpoint>> {
-        let path = self.file(LAST);
+        Self::last_of(&self.path)
+    }
+
+    /// Where the run at `path` stands, which need not be this process's.
+    pub fn last_of(path: &Path) -> Result<Option<Checkpoint>> {
+        let path = path.join(LAST);
         path.exists().then(|| Checkpoint::read(&path)).transpose()
     }
 

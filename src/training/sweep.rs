@@ -23,7 +23,7 @@ pub struct Planned {
     pub settings: Settings,
 }
 
-/// All runs, the seeds of a combination one behind the other.
+/// All runs; of `seeds`, those of a combination one behind the other.
 pub fn runs(settings: &Settings) -> Result<Vec<Planned>> {
     let mut runs = Vec::new();
     let seeds = settings.run.seeds as u64;
@@ -89,6 +89,9 @@ fn combinations(settings: &Settings) -> Result<Vec<Combination>> {
                 let mut layer = Layer::default();
                 layer.set_text(key, value).map_err(|error| wrong(error.to_string()))?;
                 let config = layer.over(&config).map_err(|error| wrong(error.to_string()))?;
+                if config.seed > i64::MAX as u64 - settings.run.seeds as u64 {
+                    return Err(wrong(format!("seed {} is too large", config.seed)));
+                }
                 let mut all = before.clone();
                 all.push((key, written(key, &config)));
                 if more.iter().any(|(others, _)| *others == all) {
@@ -104,10 +107,18 @@ fn combinations(settings: &Settings) -> Result<Vec<Combination>> {
 
 /// A swept setting's value as folders are named.
 fn written(key: &str, config: &Config) -> String {
+    let number = |value: f64| {
+        // Without the sign of -0.
+        let value = value + 0.0;
+        match value == 0.0 || (1e-5..1e7).contains(&value.abs()) {
+            true => value.to_string(),
+            false => format!("{value:e}"),
+        }
+    };
     match key {
-        "epsilon" => config.epsilon.to_string(),
-        "dropout_keep" => config.dropout_keep.to_string(),
-        "learning_rate" => config.learning_rate.to_string(),
+        "epsilon" => number(config.epsilon),
+        "dropout_keep" => number(config.dropout_keep),
+        "learning_rate" => number(config.learning_rate),
         _ => config.seed.to_string(),
     }
 }

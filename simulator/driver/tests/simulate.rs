@@ -1,10 +1,11 @@
 //! The launcher: what it gives a program, and what it makes of the program's end.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::unistd::Pid;
 
 fn command(arguments: &[&str]) -> Command {
@@ -61,6 +62,16 @@ fn the_exit_code_is_the_programs() {
 fn signalled(options: &[&str], signal: Signal, before: &str) -> (Output, PathBuf) {
     let line = format!("{before} echo ${{LD_LIBRARY_PATH%%:*}} >&2; while :; do sleep 0.02; done");
     let mut launcher = command(&[options, &["--", "sh", "-c", &line]].concat());
+    // A shell can trap nothing that was ignored when it began, as signals are in the background of another shell.
+    let as_usual = || {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            // SAFETY: no handler is set.
+            unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls, and allocates nothing.
+    unsafe { launcher.pre_exec(as_usual) };
     let mut launcher = launcher.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut errors = BufReader::new(launcher.stderr.take().unwrap());
     let mut folder = String::new();
