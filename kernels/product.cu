@@ -66,12 +66,11 @@ struct Product {
     Extent extent;
     Epilogue epilogue;
     unsigned accumulate;
-    unsigned a_shared, b_shared;  // an operand that all runs share
-    unsigned chunk;               // of k (tn); 0: one block sums all of k and writes to C itself
+    unsigned chunk;           // of k (tn); 0: one block sums all of k and writes to C itself
     Size size;
-    unsigned exact, element;      // which kernel the host takes
+    unsigned exact, element;  // which kernel the host takes
 };
-static_assert(sizeof(Product) == 19 * 8 + 18 * 4, "as in src/device/cuda/product.rs");
+static_assert(sizeof(Product) == 19 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
 
 __device__ __forceinline__ void rows_of(const Header &header, Extent extent, unsigned outer, unsigned fixed, unsigned &first,
                                         unsigned &count) {
@@ -147,16 +146,16 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     unsigned first, m;
     rows_of(own, p.extent, outer, p.m, first, m);
     if (first_row >= m || is_idle(own)) return;
-    const auto placed = [&](const auto *pointer, long long by_inner, long long by_outer, bool shared_by_runs) {
-        return (shared_by_runs ? pointer : of_run(pointer, p.run_stride)) + inner * by_inner + outer * by_outer;
+    const auto placed = [&](const auto *pointer, long long by_inner, long long by_outer) {
+        return of_run(pointer, p.run_stride) + inner * by_inner + outer * by_outer;
     };
     const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
-    const Element *a_data = placed(static_cast<const Element *>(p.a), p.a_inner, p.a_outer, p.a_shared) +
+    const Element *a_data = placed(static_cast<const Element *>(p.a), p.a_inner, p.a_outer) +
                             (index ? 0 : static_cast<size_t>(first) * p.a_stride);
     const Operand<Rows::OfK, Element> a = {a_data, p.a_stride, index, nullptr, ~0u, 0, false};
-    const Element *b_data = placed(static_cast<const Element *>(p.b), p.b_inner, p.b_outer, p.b_shared);
+    const Element *b_data = placed(static_cast<const Element *>(p.b), p.b_inner, p.b_outer);
     const Operand<B, Element> b = {b_data, p.b_stride, nullptr, nullptr, p.split, B == Rows::Across ? p.beyond : 0, false};
-    const float *bias = p.bias ? placed(p.bias, p.bias_inner, p.bias_outer, false) : nullptr;
+    const float *bias = p.bias ? placed(p.bias, p.bias_inner, p.bias_outer) : nullptr;
     const float *addend = p.addend ? of_run(p.addend, p.run_stride) : nullptr;
     Element *c = of_run(static_cast<Element *>(p.c), p.run_stride) + inner * p.c_inner + outer * p.c_outer +
                  static_cast<size_t>(first) * p.c_stride;
@@ -219,14 +218,13 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     if (is_idle(own)) return;
     const unsigned begin = chunk * p.chunk, end = p.chunk ? min(begin + p.chunk, k) : k;
     if (begin >= k && p.chunk) return;
-    const auto placed = [&](const void *data, long long by_inner, long long by_outer, bool shared_by_runs) {
-        const Element *pointer = static_cast<const Element *>(data);
-        return (shared_by_runs ? pointer : of_run(pointer, p.run_stride)) + inner * by_inner + outer * by_outer;
+    const auto placed = [&](const void *data, long long by_inner, long long by_outer) {
+        return of_run(static_cast<const Element *>(data), p.run_stride) + inner * by_inner + outer * by_outer;
     };
     const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
     const float *scale = p.scale ? of_run(p.scale, p.run_stride) + first : nullptr;
-    const Element *a_data = placed(p.a, p.a_inner, p.a_outer, p.a_shared) + static_cast<size_t>(first) * p.a_stride;
-    const Element *b_data = placed(p.b, p.b_inner, p.b_outer, p.b_shared) + (index ? 0 : static_cast<size_t>(first) * p.b_stride);
+    const Element *a_data = placed(p.a, p.a_inner, p.a_outer) + static_cast<size_t>(first) * p.a_stride;
+    const Element *b_data = placed(p.b, p.b_inner, p.b_outer) + (index ? 0 : static_cast<size_t>(first) * p.b_stride);
     const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false};
     const Operand<Rows::Across, Element> b = {b_data, p.b_stride, index, scale, ~0u, 0, p.sums != nullptr};
     float *c = of_run(static_cast<float *>(p.c), p.run_stride);

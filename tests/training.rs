@@ -4,13 +4,11 @@
 mod common;
 
 use coin::data::Corpus;
-use coin::data::standardise::Standardisation;
 use coin::data::synthetic::{SyntheticOptions, generate};
-use coin::error::{Error, Result};
-use coin::metrics::Evaluation;
+use coin::error::Result;
 use coin::model::config::{Config, Precision};
 use coin::model::device::Compute;
-use coin::model::{Engine, Losses, Objective, Piece, Predictions, State, Step, Values, engine, room};
+use coin::model::{Engine, Values, engine, room};
 use coin::training::checkpoint::Checkpoint;
 use coin::training::interrupt::Interrupt;
 use coin::training::progress::Stop;
@@ -18,7 +16,7 @@ use coin::training::report::RunReport;
 use coin::training::run_folder::RunFolder;
 use coin::training::setup::Setup;
 use coin::training::trainer::Outcome;
-use common::{assert_same_run, last, metrics, together, without_times};
+use common::{Event, Tampered, assert_same_run, last, metrics, together, without_times};
 use std::path::{Path, PathBuf};
 
 fn corpus() -> Corpus {
@@ -36,104 +34,6 @@ fn config() -> Config {
         epochs: 3,
         validation_fraction: 0.25,
         ..Config::default()
-    }
-}
-
-/// The engine with something going wrong after a number of training steps.
-struct Tampered {
-    engine: Box<dyn Engine>,
-    steps: usize,
-    at: usize,
-    what: Event,
-}
-
-enum Event {
-    Interrupt(Interrupt),
-    /// Of the engine's run of this number.
-    Diverge(usize),
-    Fail,
-}
-
-impl Engine for Tampered {
-    fn runs(&self) -> usize {
-        self.engine.runs()
-    }
-
-    fn begin(
-        &mut self,
-        run: usize,
-        config: &Config,
-        standardisation: &Standardisation,
-        corpus: &Corpus,
-    ) -> Result<()> {
-        self.engine.begin(run, config, standardisation, corpus)
-    }
-
-    fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()> {
-        self.engine.train_steps(steps)?;
-        self.steps += 1;
-        match &self.what {
-            Event::Interrupt(interrupt) if self.steps == self.at => interrupt.request(),
-            Event::Fail if self.steps == self.at => {
-                return Err(Error::System("the plug was pulled".to_string()));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn time_steps(&mut self, steps: &[Option<Step>]) -> Result<f64> {
-        self.engine.time_steps(steps)
-    }
-
-    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
-        self.engine.profile_step(step)
-    }
-
-    fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>> {
-        let losses = self.engine.losses_of(run, wait)?;
-        let diverge =
-            matches!(self.what, Event::Diverge(diverging) if diverging == run) && self.steps == self.at;
-        Ok(losses.map(|losses| match diverge {
-            true => Losses { adversarial: Some(f64::NAN), ..losses },
-            false => losses,
-        }))
-    }
-
-    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()> {
-        self.engine.set_losses(run, losses)
-    }
-
-    fn evaluate_each(
-        &mut self,
-        targets: &[&[u32]],
-        interrupted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Option<Vec<Evaluation>>> {
-        self.engine.evaluate_each(targets, interrupted)
-    }
-
-    fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>> {
-        self.engine.predict_each(targets)
-    }
-
-    fn state_of(&mut self, run: usize) -> Result<State> {
-        self.engine.state_of(run)
-    }
-
-    fn restore_run(&mut self, run: usize, state: &State) -> Result<()> {
-        self.engine.restore_run(run, state)
-    }
-
-    fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
-        self.engine.objective(targets)
-    }
-
-    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
-        self.engine.set_corpus(corpus)
-    }
-
-    fn flops(&self) -> f64 {
-        self.engine.flops()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::device::work::{Unit, Work};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Precision};
 use crate::model::device::{Compute, Device};
-use crate::model::{Engine, Piece, State, Step, engine, room};
+use crate::model::{Engine, Piece, State, Step, engine, engines_of_seeds};
 use crate::ops::part::Part;
 use crate::random::{Stream, purpose};
 
@@ -336,18 +336,13 @@ impl Bench {
         subject: &impl Fn(What) -> Subject,
         all: &mut Vec<Measurement>,
     ) -> Result<()> {
-        let mut together = room(&self.config, corpus, plan.compute, plan.at_once)?;
-        let configs: Vec<Config> = (0..plan.at_once as u64)
-            .map(|run| Config { seed: self.config.seed.wrapping_add(run), ..self.config.clone() })
-            .collect();
-        for (run, config) in configs.iter().enumerate() {
-            together.begin(run, config, standardisation, corpus)?;
-        }
-        let mut draws: Vec<Draw> = configs.iter().map(|config| Draw::new(config, pool)).collect();
+        let mut together =
+            engines_of_seeds(&self.config, corpus, standardisation, plan.compute, plan.at_once)?;
+        let mut draw = Draw::new(&self.config, pool);
         let learning_rate = self.config.learning_rate;
         let (mut alone, mut several) = (Vec::new(), Vec::new());
         for repeat in 0..WARM_UP + plan.steps {
-            let batches: Vec<Vec<u32>> = draws.iter_mut().map(Draw::batch).collect();
+            let batches: Vec<Vec<u32>> = (0..plan.at_once).map(|_| draw.batch()).collect();
             let steps: Vec<Option<Step>> = batches
                 .iter()
                 .map(|targets| Some(Step { targets, number: repeat as u64, learning_rate }))
@@ -360,7 +355,7 @@ impl Bench {
                 several.push(seconds);
             }
         }
-        let size = draws[0].size;
+        let size = draw.size;
         for (runs, seconds) in [(1, alone), (plan.at_once, several)] {
             all.push(Measurement {
                 utterances: Some(runs * size),

@@ -169,7 +169,6 @@ impl Job {
     fn new(mut settings: Settings) -> Result<Self> {
         let corpus = read(&settings.run)?;
         Partition::draw(&corpus, &settings.config)?;
-        let at_once = at_once(&settings, &settings.config, &corpus)?;
         settings.run.modalities =
             Some(corpus.modalities.iter().map(|modality| modality.name.clone()).collect());
         if let Some(data) = settings.run.data.as_mut().filter(|data| *data != SYNTHETIC) {
@@ -180,17 +179,12 @@ impl Job {
                 .to_string();
         }
         let runs = sweep::runs(&settings)?;
+        let at_once = at_once(&settings.run, runs.len(), &settings.config, &corpus)?;
         let folder = match &settings.run.out {
             Some(path) => {
                 let path = Path::new(path);
-                let several = runs.iter().filter(|run| !run.name.is_empty());
-                let taken = several.map(|run| path.join(&run.name)).find(|run| RunFolder::exists(run));
-                if let Some(taken) = taken {
-                    return Err(Error::input(format!(
-                        "{}: holds a run already; go on with it by --resume, or name another folder by --out",
-                        taken.display()
-                    )));
-                }
+                let mut several = runs.iter().filter(|run| !run.name.is_empty());
+                several.try_for_each(|run| RunFolder::check_free(&path.join(&run.name)))?;
                 RunFolder::create(path, &settings)?
             }
             None => RunFolder::create_numbered(Path::new("runs"), &name_of(&settings.run), &settings)?,
@@ -226,19 +220,19 @@ impl Job {
         }
         let corpus = read(&settings.run)?;
         let computed = compute(&settings.run).settings(&settings.config);
-        let runs = sweep::runs(&own)?;
-        // A run that has not begun has nothing to hold other data against: those that have speak for it.
-        for path in runs.iter().map(|run| folder.of(&run.name)) {
+        let (runs, fingerprint) = (sweep::runs(&own)?, corpus.fingerprint());
+        // Of several runs those that have not begun have nothing to hold other data against: one that has speaks for all.
+        for path in runs.iter().filter(|run| !run.name.is_empty()).map(|run| folder.path().join(&run.name)) {
             if let Ok(Some(last)) = RunFolder::last_of(&path) {
-                last.check_fingerprint(&path, &corpus.source, &corpus.fingerprint())?;
+                last.check_fingerprint(&path, &corpus.source, &fingerprint)?;
                 break;
             }
         }
         Ok(Job {
+            at_once: at_once(&settings.run, runs.len(), &computed, &corpus)?,
             runs,
-            at_once: at_once(&settings, &computed, &corpus)?,
             computed,
-            fingerprint: corpus.fingerprint(),
+            fingerprint,
             settings,
             folder,
             corpus,
@@ -388,7 +382,7 @@ impl<'a> Work<'a> {
         let folder = match planned.name.as_str() {
             "" => all.clone(),
             name => {
-                let path = all.of(name);
+                let path = all.path().join(name);
                 if RunFolder::exists(&path) {
                     let (folder, own) = RunFolder::open(&path)?;
                     let own = Settings { run: planned.settings.run.clone(), ..own };
@@ -477,15 +471,15 @@ fn counted(count: usize, what: &str) -> String {
 /// Side by side on a card, where nothing is said: more of them fill it no better.
 const ON_A_CARD: usize = 16;
 
-/// How many of the runs are trained side by side, computed with `config`: as many as are wanted, or of use, and fit.
-fn at_once(settings: &Settings, config: &Config, corpus: &Corpus) -> Result<usize> {
-    let compute = compute(&settings.run);
-    let wanted = settings.run.at_once;
+/// How many of `runs` are trained side by side, computed with `config`: as many as are wanted, or of use, and fit.
+fn at_once(settings: &RunSettings, runs: usize, config: &Config, corpus: &Corpus) -> Result<usize> {
+    let compute = compute(settings);
+    let wanted = settings.at_once;
     let most = wanted.unwrap_or(match compute.device {
         Device::Cpu => compute.threads,
         Device::Cuda(_) => ON_A_CARD,
     });
-    let most = most.min(sweep::runs(settings)?.len()).max(1);
+    let most = most.min(runs).max(1);
     let fit = fitting(config, corpus, compute, most)?;
     if wanted.is_some() && fit < most {
         return Err(Error::input(format!(

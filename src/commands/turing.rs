@@ -18,7 +18,7 @@ use crate::device::cuda::card;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::device::{Compute, Device};
-use crate::model::{Step, bytes_on_a_card, parameters, room};
+use crate::model::{Step, bytes_on_a_card, engines_of_seeds, parameters};
 use crate::random::{Stream, purpose};
 
 #[derive(Debug, clap::Args)]
@@ -218,11 +218,7 @@ impl Drop for Scratch {
 fn work(config: &Config, corpus: &Corpus, batches: &[Vec<u32>], runs: usize) -> Result<()> {
     let everything = Standardisation::fit(corpus, 0..corpus.conversations.len());
     let compute = Compute { device: Device::Cuda(0), threads: 1 };
-    let mut engine = room(config, corpus, compute, runs)?;
-    for run in 0..runs {
-        let config = Config { seed: config.seed.wrapping_add(run as u64), ..config.clone() };
-        engine.begin(run, &config, &everything, corpus)?;
-    }
+    let mut engine = engines_of_seeds(config, corpus, &everything, compute, runs)?;
     for (number, targets) in (0..).zip(batches) {
         let step = Step { targets, number, learning_rate: config.learning_rate };
         engine.train_steps(&vec![Some(step); runs])?;

@@ -743,7 +743,7 @@ struct Layouts {
     work: Work,
     indices: Indices,
     folded: Folded,
-    rounded: Vec<Rounded>,
+    rounded: Option<[Rounded; 2]>,
     workspace: Buffer,
 }
 
@@ -769,8 +769,8 @@ impl Layouts {
         let correlation = Correlation { history: plan.words(d * d), target: plan.words(4 * d * d) };
         let folded = Folded::new(plan, layout, config.stack_input == StackInput::Attention);
         let zeroed_bytes = (folded.by_rows.address - gradient.address) as usize;
-        let multiplied = if mixed { vec![state.parameters, folded.by_rows] } else { Vec::new() };
-        let rounded = multiplied.into_iter().map(|weights| Rounded::new(plan, weights)).collect();
+        let rounded =
+            mixed.then(|| [state.parameters, folded.by_rows].map(|weights| Rounded::new(plan, weights)));
         let size = Size { samples, rows, pairs };
         let activations = {
             let cell = std::cell::RefCell::new(&mut *plan);

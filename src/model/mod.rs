@@ -211,8 +211,22 @@ pub fn engine(
     standardisation: &Standardisation,
     compute: Compute,
 ) -> Result<Box<dyn Engine>> {
-    let mut engine = room(config, corpus, compute, 1)?;
-    engine.begin(0, config, standardisation, corpus)?;
+    engines_of_seeds(config, corpus, standardisation, compute, 1)
+}
+
+/// As [`engine`], of `runs` runs side by side: of the configuration's seed and of those that follow it.
+pub fn engines_of_seeds(
+    config: &Config,
+    corpus: &Corpus,
+    standardisation: &Standardisation,
+    compute: Compute,
+    runs: usize,
+) -> Result<Box<dyn Engine>> {
+    let mut engine = room(config, corpus, compute, runs)?;
+    for run in 0..runs {
+        let config = Config { seed: config.seed.wrapping_add(run as u64), ..config.clone() };
+        engine.begin(run, &config, standardisation, corpus)?;
+    }
     Ok(engine)
 }
 

@@ -43,15 +43,21 @@ impl RunFolder {
     pub fn create(path: &Path, settings: &Settings) -> Result<Self> {
         fs::create_dir_all(path).map_err(|error| Error::io("make the folder", path, &error))?;
         let folder = Self::locked(path)?;
+        Self::check_free(path)?;
+        let head = "# Settings of this run, all of them. `coin train --config FILE` takes them again.\n";
+        atomic_file::write(&folder.file(CONFIG), format!("{head}{}", settings.to_toml()?).as_bytes())?;
+        Ok(folder)
+    }
+
+    /// Refuses a folder that holds a run.
+    pub fn check_free(path: &Path) -> Result<()> {
         if [CONFIG, LAST, BEST, METRICS].iter().any(|name| path.join(name).exists()) {
             let path = path.display();
             return Err(Error::input(format!(
                 "{path}: holds a run already; go on with it by --resume {path}, or name another folder by --out"
             )));
         }
-        let head = "# Settings of this run, all of them. `coin train --config FILE` takes them again.\n";
-        atomic_file::write(&folder.file(CONFIG), format!("{head}{}", settings.to_toml()?).as_bytes())?;
-        Ok(folder)
+        Ok(())
     }
 
     /// A new run in the first of `parent/name`, `parent/name-2`, `parent/name-3`, ... that is not there yet.
@@ -107,11 +113,6 @@ impl RunFolder {
 
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
-    }
-
-    /// The folder of one of the runs in this one; this one where the name is empty.
-    pub fn of(&self, name: &str) -> PathBuf {
-        if name.is_empty() { self.path.clone() } else { self.path.join(name) }
     }
 
     /// Where the run stands; `None` before it was first saved.

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use coin::data::Corpus;
-use coin::error::Result;
-use coin::model::Engine;
+use coin::data::standardise::Standardisation;
+use coin::error::{Error, Result};
+use coin::metrics::Evaluation;
 use coin::model::config::Config;
+use coin::model::{Engine, Losses, Objective, Piece, Predictions, State, Step};
 use coin::training::checkpoint::Checkpoint;
 use coin::training::display::Display;
 use coin::training::interrupt::Interrupt;
@@ -55,6 +57,106 @@ pub fn together(
     let surroundings = Surroundings { cadence, display: &Display::new(true), interrupt };
     train(engine, &mut given, surroundings)?;
     Ok(given.ended.into_iter().flatten().collect())
+}
+
+/// The engine with something going wrong after a number of training steps.
+#[allow(dead_code, reason = "not in every test")]
+pub struct Tampered {
+    pub engine: Box<dyn Engine>,
+    pub steps: usize,
+    pub at: usize,
+    pub what: Event,
+}
+
+#[allow(dead_code, reason = "not in every test")]
+pub enum Event {
+    Interrupt(Interrupt),
+    /// Of the engine's run of this number.
+    Diverge(usize),
+    Fail,
+}
+
+impl Engine for Tampered {
+    fn runs(&self) -> usize {
+        self.engine.runs()
+    }
+
+    fn begin(
+        &mut self,
+        run: usize,
+        config: &Config,
+        standardisation: &Standardisation,
+        corpus: &Corpus,
+    ) -> Result<()> {
+        self.engine.begin(run, config, standardisation, corpus)
+    }
+
+    fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()> {
+        self.engine.train_steps(steps)?;
+        self.steps += 1;
+        match &self.what {
+            Event::Interrupt(interrupt) if self.steps == self.at => interrupt.request(),
+            Event::Fail if self.steps == self.at => {
+                return Err(Error::System("the plug was pulled".to_string()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn time_steps(&mut self, steps: &[Option<Step>]) -> Result<f64> {
+        self.engine.time_steps(steps)
+    }
+
+    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
+        self.engine.profile_step(step)
+    }
+
+    fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>> {
+        let losses = self.engine.losses_of(run, wait)?;
+        let diverge =
+            matches!(self.what, Event::Diverge(diverging) if diverging == run) && self.steps == self.at;
+        Ok(losses.map(|losses| match diverge {
+            true => Losses { adversarial: Some(f64::NAN), ..losses },
+            false => losses,
+        }))
+    }
+
+    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()> {
+        self.engine.set_losses(run, losses)
+    }
+
+    fn evaluate_each(
+        &mut self,
+        targets: &[&[u32]],
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Vec<Evaluation>>> {
+        self.engine.evaluate_each(targets, interrupted)
+    }
+
+    fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>> {
+        self.engine.predict_each(targets)
+    }
+
+    fn state_of(&mut self, run: usize) -> Result<State> {
+        self.engine.state_of(run)
+    }
+
+    fn restore_run(&mut self, run: usize, state: &State) -> Result<()> {
+        self.engine.restore_run(run, state)
+    }
+
+    fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
+        self.engine.objective(targets)
+    }
+
+    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
+        self.engine.set_corpus(corpus)
+    }
+
+    fn flops(&self) -> f64 {
+        self.engine.flops()
+    }
 }
 
 pub fn metrics(path: &Path) -> Vec<EpochRecord> {

@@ -8,21 +8,18 @@ use coin::data::Corpus;
 use coin::data::standardise::Standardisation;
 use coin::device::cuda::card::Card;
 use coin::device::work::Unit;
-use coin::error::Result;
 use coin::metrics::Evaluation;
 use coin::model::config::{AdversarialNorm, Config, Precision, StackInput};
 use coin::model::device::{Compute, Device};
 use coin::model::gradcheck;
-use coin::model::{
-    Engine, Losses, Objective, Piece, Predictions, Scaling, State, Step, Tensor, Values, engine, room,
-};
+use coin::model::{Engine, Objective, Scaling, State, Step, Tensor, Values, engine, room};
 use coin::ops::cuda::KERNELS;
 use coin::ops::part::Part;
 use coin::random::{Stream, purpose};
 use coin::training::interrupt::Interrupt;
 use coin::training::trainer::Outcome;
 
-use crate::common::{assert_same_run, together};
+use crate::common::{Event, Tampered, assert_same_run, together};
 use crate::golden_files::Golden;
 use crate::talk;
 
@@ -169,6 +166,21 @@ fn objective_under_every_setting() {
     }
     for (what, config) in settings {
         compare(&config, &corpus, &targets, what);
+        // In mixed precision too; how near is in `mixed_precision_is_near`.
+        let mut engine = on(&Config { dtype: Precision::Mixed, ..config.clone() }, &corpus, CARD);
+        let mut exact = on(&Config { dtype: Precision::F64, ..config }, &corpus, Compute::cpu(1));
+        exact.restore(&engine.state().unwrap()).unwrap();
+        let (found, exact) = (engine.objective(&targets).unwrap(), exact.objective(&targets).unwrap());
+        let off = error(&found.logits, &exact.logits);
+        assert!(off < 1e-2, "{what}: in mixed precision the logits are off by {off:e}");
+        for (found, exact) in found.gradient.iter().zip(&exact.gradient) {
+            let off = error(&values(found), &values(exact));
+            assert!(
+                off < 2e-2,
+                "{what}: in mixed precision the gradient of {} is off by {off:e}",
+                found.name
+            );
+        }
     }
 }
 
@@ -782,10 +794,11 @@ fn runs_side_by_side_are_what_each_is_alone() {
             break;
         }
         let interrupt = Interrupt::default();
-        let mut engine = Cut {
+        let mut engine = Tampered {
             engine: room(&configs[0], &corpus, CARD, 2).unwrap(),
-            left: 4,
-            interrupt: interrupt.clone(),
+            steps: 0,
+            at: 4,
+            what: Event::Interrupt(interrupt.clone()),
         };
         together(&mut engine, &corpus, &left, false, &interrupt).unwrap();
         lives += 1;
@@ -793,85 +806,6 @@ fn runs_side_by_side_are_what_each_is_alone() {
     }
     assert!(lives > 2);
     check(&runs);
-}
-
-/// An engine that interrupts training after some steps.
-struct Cut {
-    engine: Box<dyn Engine>,
-    left: usize,
-    interrupt: Interrupt,
-}
-
-impl Engine for Cut {
-    fn runs(&self) -> usize {
-        self.engine.runs()
-    }
-
-    fn begin(
-        &mut self,
-        run: usize,
-        config: &Config,
-        standardisation: &Standardisation,
-        corpus: &Corpus,
-    ) -> Result<()> {
-        self.engine.begin(run, config, standardisation, corpus)
-    }
-
-    fn train_steps(&mut self, steps: &[Option<Step>]) -> Result<()> {
-        self.left = self.left.saturating_sub(1);
-        if self.left == 0 {
-            self.interrupt.request();
-        }
-        self.engine.train_steps(steps)
-    }
-
-    fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>> {
-        self.engine.losses_of(run, wait)
-    }
-
-    fn set_losses(&mut self, run: usize, losses: Losses) -> Result<()> {
-        self.engine.set_losses(run, losses)
-    }
-
-    fn evaluate_each(
-        &mut self,
-        targets: &[&[u32]],
-        interrupted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Option<Vec<Evaluation>>> {
-        self.engine.evaluate_each(targets, interrupted)
-    }
-
-    fn predict_each(&mut self, targets: &[&[u32]]) -> Result<Vec<Predictions>> {
-        self.engine.predict_each(targets)
-    }
-
-    fn time_steps(&mut self, steps: &[Option<Step>]) -> Result<f64> {
-        self.engine.time_steps(steps)
-    }
-
-    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
-        self.engine.profile_step(step)
-    }
-
-    fn state_of(&mut self, run: usize) -> Result<State> {
-        self.engine.state_of(run)
-    }
-
-    fn restore_run(&mut self, run: usize, state: &State) -> Result<()> {
-        self.engine.restore_run(run, state)
-    }
-
-    fn objective(&mut self, targets: &[u32]) -> Result<Objective> {
-        self.engine.objective(targets)
-    }
-
-    fn set_corpus(&mut self, corpus: &Corpus) -> Result<()> {
-        self.engine.set_corpus(corpus)
-    }
-
-    fn flops(&self) -> f64 {
-        self.engine.flops()
-    }
 }
 
 /// A run that has nothing to do while others have keeps every bit, its loss scale and its sums of losses included; larger batches

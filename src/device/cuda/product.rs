@@ -82,8 +82,6 @@ pub struct Product {
     pub extent: Extent,
     pub epilogue: Epilogue,
     pub accumulate: u32,
-    pub a_shared: u32,
-    pub b_shared: u32,
     pub chunk: u32,
     pub size: Size,
     /// In float32 where the rest is in mixed precision, and what A and B have: kernels do not look at them, a launch does.
@@ -91,7 +89,7 @@ pub struct Product {
     pub element: Element,
 }
 
-const _: () = assert!(size_of::<Product>() == 19 * 8 + 18 * 4);
+const _: () = assert!(size_of::<Product>() == 19 * 8 + 16 * 4);
 
 /// Blocks of a launch from which on wide tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
@@ -143,8 +141,6 @@ impl Product {
             extent: Extent::Fixed,
             epilogue: Epilogue::None,
             accumulate: 0,
-            a_shared: 0,
-            b_shared: 0,
             chunk: 0,
             size: Size::Wide,
             exact: 0,

@@ -193,10 +193,16 @@ impl Rounded {
         Rounded { exact, rounded: plan.take(Element::Half, exact.len) }
     }
 
-    /// The copy of a part of the stretch; `None` where it is no part of it.
-    fn of(&self, part: Buffer) -> Option<Buffer> {
-        let first = part.address.checked_sub(self.exact.address)? as usize / self.exact.element.bytes();
-        (first + part.len <= self.exact.len).then(|| self.rounded.part(first, part.len))
+    /// Whether a buffer begins in the stretch.
+    fn has(&self, part: Buffer) -> bool {
+        let Buffer { address, len, element } = self.exact;
+        (address..address + (len * element.bytes()) as u64).contains(&part.address)
+    }
+
+    /// The copy of a part of the stretch.
+    fn of(&self, part: Buffer) -> Buffer {
+        let first = (part.address - self.exact.address) as usize / self.exact.element.bytes();
+        self.rounded.part(first, part.len)
     }
 }
 
@@ -213,8 +219,8 @@ pub struct Worker {
     pub(super) parameters: Buffer,
     pub(super) gradient: Buffer,
     pub(super) folded: Folded,
-    /// Mixed precision's copies of what rows are multiplied with.
-    pub(super) rounded: Vec<Rounded>,
+    /// Mixed precision's copies of what rows are multiplied with: of all parameters and of [`Folded::by_rows`].
+    pub(super) rounded: Option<[Rounded; 2]>,
     /// What chunks of a sum leave for the one that adds them.
     pub(super) workspace: Buffer,
     /// Mixed precision's: the first float is what losses are multiplied with.
@@ -245,7 +251,7 @@ pub struct Places {
     pub gradient: Buffer,
     pub folded: Folded,
     /// Of all parameters and of [`Folded::by_rows`] in mixed precision; else none.
-    pub rounded: Vec<Rounded>,
+    pub rounded: Option<[Rounded; 2]>,
     pub workspace: Buffer,
     pub loss_scale: Option<Buffer>,
 }
@@ -341,10 +347,11 @@ impl Worker {
 
     /// A parameter, or a product of them, as rows are multiplied with it.
     pub(super) fn by_rows(&self, weight: Buffer) -> Buffer {
-        if !self.mixed() {
-            return weight;
+        match self.rounded {
+            None => weight,
+            Some([_, folded]) if folded.has(weight) => folded.of(weight),
+            Some([parameters, _]) => parameters.of(weight),
         }
-        self.rounded.iter().find_map(|stretch| stretch.of(weight)).expect("a weight that has a copy in f16")
     }
 
     /// Address of the loss scale; 0 where there is none.

@@ -40,7 +40,7 @@ impl Worker {
                 self.product_nn(indices, product);
             }
         }
-        for Rounded { exact, rounded } in self.rounded.clone() {
+        for Rounded { exact, rounded } in self.rounded.into_iter().flatten() {
             let (count, run_stride) = (exact.len as u32, self.run_stride);
             let shape = Shape { grid: [count.div_ceil(1024), 1, self.runs], block: 256, shared: 0 };
             let work = |_: &Counts| Work::moving(exact.len * WORD + rounded.len * rounded.element.bytes());
