@@ -21,9 +21,9 @@
 // for (`Size`): wide ones read operands less often, narrow ones are for few rows or columns.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
-//     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        151, 155, 161                    3
+//     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        153, 157, 161                    3
 //     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 140, 160                    4, 3, 3
-//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        165, 167, 214                    3, 3, 2
+//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        165, 167, 212                    3, 3, 2
 //     window_nt, _nn, _tn         64      32 x 32                         93, 101, 98                      7
 //     window_nt_f16, ..           64      32 x 32                         64, 66, 76                       12
 //     product_fold                256     grid x ceil(m (n + 1) / 256)    42                               4
