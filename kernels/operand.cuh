@@ -20,6 +20,8 @@ template <Rows ROWS, class Element> struct Operand {
     unsigned split;         // from this k on ..
     long long beyond;       // .. rows lie so many elements further (Rows::Across, without an index)
     bool ones;              // behind its columns is one more, of ones (Rows::Across)
+    unsigned gap_at = 0;    // columns from this one on ..
+    unsigned gap = 0;       // .. lie so many further (Rows::Across)
 };
 
 // Four neighbours of a row on their way from an operand to a tile, as they are in memory.
@@ -36,9 +38,10 @@ template <> struct Four<float> {
         const float4 four = *reinterpret_cast<const float4 *>(from);
         x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
     }
-    __device__ __forceinline__ void read(const float *from, unsigned count) {
+    // `count` of them one by one, those from `apart` on `gap` further.
+    __device__ __forceinline__ void read(const float *from, unsigned count, unsigned apart, unsigned gap) {
 #pragma unroll
-        for (int e = 0; e < 4; e++) x[e] = e < count ? from[e] : 0.0f;
+        for (int e = 0; e < 4; e++) x[e] = e < count ? (e < apart ? from : from + gap)[e] : 0.0f;
     }
     __device__ __forceinline__ void scale(float factor) {
 #pragma unroll
@@ -57,10 +60,10 @@ template <> struct Four<__half> {
 
     __device__ __forceinline__ void clear() { words = make_uint2(0, 0); }
     __device__ __forceinline__ void read(const __half *from) { words = *reinterpret_cast<const uint2 *>(from); }
-    __device__ __forceinline__ void read(const __half *from, unsigned count) {
+    __device__ __forceinline__ void read(const __half *from, unsigned count, unsigned apart, unsigned gap) {
         unsigned x[4];
 #pragma unroll
-        for (int e = 0; e < 4; e++) x[e] = e < count ? __half_as_ushort(from[e]) : 0;
+        for (int e = 0; e < 4; e++) x[e] = e < count ? __half_as_ushort((e < apart ? from : from + gap)[e]) : 0;
         words = make_uint2(x[0] | x[1] << 16, x[2] | x[3] << 16);
     }
     __device__ __forceinline__ void scale(float factor) {
@@ -101,7 +104,7 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
         const unsigned ends = ROWS == Rows::OfK ? k_begin | k_end : columns;
         const unsigned beyond = static_cast<unsigned>(operand.beyond);
         const unsigned start = reinterpret_cast<size_t>(operand.data) / sizeof(Element);
-        aligned = (start | operand.stride | beyond | ends) % 4 == 0;
+        aligned = (start | operand.stride | beyond | ends | operand.gap_at | operand.gap) % 4 == 0;
         if (ROWS == Rows::OfK) {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
@@ -111,14 +114,16 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
             }
         } else {
             i = first + column();
-            left = i < columns ? columns - i : 0;
+            operand.data += i + (i < operand.gap_at ? 0 : operand.gap);
         }
         look_up();
     }
 
     // Reads the next tile along k.
     __device__ __forceinline__ void fetch() {
-        if (ROWS == Rows::OfK) left = k + column() < k_end ? k_end - k - column() : 0;
+        // How many elements there are from the thread's column on.
+        const unsigned at = ROWS == Rows::OfK ? k + column() : i, all = ROWS == Rows::OfK ? k_end : columns;
+        const unsigned left = at < all ? all - at : 0;
         if (aligned) {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
@@ -126,9 +131,11 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
                 if (left && is_row(piece)) next[piece].read(place(piece));
             }
         } else {
+            // Where pieces are aligned the gap lies between them.
+            const unsigned apart = ROWS == Rows::Across && i < operand.gap_at ? operand.gap_at - i : 4;
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
-                next[piece].read(place(piece), is_row(piece) ? left : 0);
+                next[piece].read(place(piece), is_row(piece) ? left : 0, apart, operand.gap);
             }
         }
         if (operand.scale) {
@@ -155,13 +162,12 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
     }
 
   private:
-    const Operand<ROWS, Element> operand;
+    Operand<ROWS, Element> operand;
     unsigned k;  // that `fetch` reads from
     const unsigned k_end;
     const unsigned columns;  // that lie in memory
     bool aligned;
-    unsigned i;             // the thread's column (Rows::Across)
-    unsigned left;          // how many elements there are from the thread's column on
+    unsigned i;             // the thread's column (Rows::Across), at which its operand's data then begin
     unsigned from[PIECES];  // where the pieces' rows begin (Rows::OfK), or which they are (Rows::Across); NONE for zeros
     float factor[PIECES];
 
@@ -180,7 +186,7 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
 
     __device__ __forceinline__ const Element *place(int piece) const {
         if (ROWS == Rows::OfK) return operand.data + (from[piece] + k);
-        const Element *found = operand.data + (from[piece] * operand.stride + i);
+        const Element *found = operand.data + from[piece] * operand.stride;
         return operand.beyond && from[piece] >= operand.split ? found + operand.beyond : found;
     }
 };

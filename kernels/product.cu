@@ -3,7 +3,7 @@
 //     product_nt       C = A B^T           A [m, k], B [n, k]    weights are [out, in]: inputs times weights
 //     product_nn       C = A B             A [m, k], B [k, n]    gradients times weights
 //     product_tn       C = A^T B           A [k, m], B [k, n]    gradients of weights: k runs over the batch's rows, in chunks
-//                      sums = A^T 1        and of their biases: B has a column of ones behind it, in a tile that is there anyway
+//                      sums = A^T 1        and of their biases: B has a column of ones behind it, in a tile that is mostly there anyway
 //     product_fold     C += sum of the chunks' partial results, in order, and sums likewise
 //     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
 //
@@ -17,13 +17,17 @@
 // Results do not depend on the order of blocks: each element of C has one block, and chunks are summed in order by one thread.
 // Nor on the tile: k is summed in one order. A value that f16 cannot hold becomes infinite, so that what scales the loss sees it.
 //
-// Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which of two tiles it is made
-// for (`Size`): wide ones read operands less often, narrow ones are for few rows or columns.
+// Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which tile it is made for
+// (`Size`): large ones read operands less often, narrow ones are for few rows or columns. A weight's gradient has as few rows as columns:
+// of two large ones it takes that which stands over less.
+// Chunks are as many as fill the card once, and share out the rows that there are: their partial results are little memory,
+// most of which L2 still holds when they are folded. Chunks of the products that share an operand are side by side in the grid.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
 //     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        153, 157, 161                    3
 //     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 140, 160                    4, 3, 3
 //     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        165, 167, 212                    3, 3, 2
+//         product_tn and its namesakes also 64 x 128
 //     window_nt, _nn, _tn         64      32 x 32                         93, 101, 98                      7
 //     window_nt_f16, ..           64      32 x 32                         64, 66, 76                       12
 //     product_fold                256     grid x ceil(m (n + 1) / 256)    42                               4
@@ -42,8 +46,8 @@ enum class Extent : unsigned { Fixed, Rows, Samples, Distinct, Roles };
 
 enum class Epilogue : unsigned { None, Sigmoid, TanhOfSum };
 
-// Which tile a launch of product_* is made for.
-enum class Size : unsigned { Wide, Narrow };
+// Which tile a launch of product_* is made for; Broad is product_tn's alone.
+enum class Size : unsigned { Tall, Broad, Narrow };
 
 // `Product` in src/device/cuda/product.rs has the same fields.
 struct Product {
@@ -57,7 +61,7 @@ struct Product {
     long long a_inner, a_outer, b_inner, b_outer, c_inner, c_outer;
     long long bias_inner, bias_outer;  // of the bias, or of the sums
     long long index_inner;
-    long long beyond;
+    long long beyond, beyond_inner;  // from row `split` of B on (nn), or from column `split` of A on (tn), elements lie so many further
     unsigned long long run_stride;
     unsigned m, n, k;  // the one that runs over the batch's rows is its capacity
     unsigned a_stride, b_stride, c_stride;
@@ -66,11 +70,11 @@ struct Product {
     Extent extent;
     Epilogue epilogue;
     unsigned accumulate;
-    unsigned chunk;           // of k (tn); 0: one block sums all of k and writes to C itself
+    unsigned chunks;          // of k (tn); 0: one block sums all of k and writes to C itself
     Size size;
     unsigned exact, element;  // which kernel the host takes
 };
-static_assert(sizeof(Product) == 19 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
+static_assert(sizeof(Product) == 20 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
 
 __device__ __forceinline__ void rows_of(const Header &header, Extent extent, unsigned outer, unsigned fixed, unsigned &first,
                                         unsigned &count) {
@@ -90,27 +94,34 @@ __device__ __forceinline__ void rows_of(const Header &header, Extent extent, uns
 // Elements and tiles of the families.
 struct Single {
     using Element = float;
-    using Wide = Tile<128, 64, 8, 8, 8>;
+    using Tall = Tile<128, 64, 8, 8, 8>;
+    using Broad = Tile<64, 128, 8, 8, 8>;
     using Narrow = Tile<64, 32, 16, 4, 4>;
     using Window = Tile<32, 32, 16, 4, 4>;
 };
 struct Rounded {
     using Element = float;
-    using Wide = TensorTile<128, 64, 64, 32>;
+    using Tall = TensorTile<128, 64, 64, 32>;
+    using Broad = TensorTile<64, 128, 32, 64>;
     using Narrow = TensorTile<64, 32, 16, 32>;
 };
 struct Half {
     using Element = __half;
-    using Wide = TensorTile<128, 64, 64, 32>;
+    using Tall = TensorTile<128, 64, 64, 32>;
+    using Broad = TensorTile<64, 128, 32, 64>;
     using Narrow = TensorTile<64, 32, 16, 32>;
     using Window = TensorTile<32, 32, 16, 32>;
 };
 
 // Shared memory of a product whose launch says which tile it is made for.
 template <class Family, Rows A, Rows B> union Shared {
-    typename Family::Wide::template Shared<A, B> wide;
+    typename Family::Tall::template Shared<A, B> tall;
+    typename Family::Broad::template Shared<A, B> broad;
     typename Family::Narrow::template Shared<A, B> narrow;
 };
+
+// What a product has beside its columns, where that is nothing.
+struct Nothing {};
 
 // Neighbours of a row of C as they are before a sum is added to them.
 template <int W> struct Before {
@@ -160,28 +171,28 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     Element *c = of_run(static_cast<Element *>(p.c), p.run_stride) + inner * p.c_inner + outer * p.c_outer +
                  static_cast<size_t>(first) * p.c_stride;
     const bool aligned = is_aligned(c, p.c_stride, p.n, T::STRIP) && is_aligned(addend, 0, 0, T::STRIP);
-    struct Found {
-        float bias[T::STRIP], before[T::STRIP];
+    struct Bias {
+        float x[T::STRIP];
+    };
+    const auto beside = [&](unsigned column) {
+        Bias of;
+#pragma unroll
+        for (int e = 0; e < T::STRIP; e++) of.x[e] = bias && e < p.n - column ? __ldg(bias + column + e) : 0.0f;
+        return of;
     };
     const auto look = [&](unsigned row, unsigned column) {
-        Found found;
-        if (bias) {
-#pragma unroll
-            for (int e = 0; e < T::STRIP; e++) found.bias[e] = e < p.n - column ? __ldg(bias + column + e) : 0.0f;
-        }
-        if (p.accumulate) read_strip(found.before, c + static_cast<size_t>(row) * p.c_stride + column, p.n - column, aligned);
-        return found;
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * p.c_stride + column, p.n - column, aligned, p.accumulate);
     };
-    const auto out = [&](unsigned row, unsigned column, auto &strip, const Found &found) {
+    const auto out = [&](unsigned row, unsigned column, auto &strip, const Bias &of, const auto &before) {
         const size_t at = static_cast<size_t>(row) * p.c_stride + column;
         const unsigned count = p.n - column;
         if (bias) {
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] += found.bias[e];
+            for (int e = 0; e < T::STRIP; e++) strip[e] += of.x[e];
         }
         if (p.accumulate) {
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] += found.before[e];
+            for (int e = 0; e < T::STRIP; e++) strip[e] += before.x[e];
         }
         if (p.epilogue == Epilogue::Sigmoid) {
 #pragma unroll
@@ -194,7 +205,7 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
         }
         write_strip(c + at, strip, count, aligned);
     };
-    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, look, out);
+    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, beside, look, out);
 }
 
 // Columns of C, with the one that the sums are.
@@ -202,22 +213,27 @@ __device__ __forceinline__ unsigned columns_of(const Product &p) {
     return p.n + (p.sums ? 1 : 0);
 }
 
-// product_tn: blockIdx.y = product * chunks + chunk, with `p.c` the workspace [product, chunks]: C [m, n] of each, then its sums [m];
+// Rows of a chunk of k rows: whole steps of every tile.
+__device__ __forceinline__ unsigned chunk_of(unsigned k, unsigned chunks) {
+    return (k + 32 * chunks - 1) / (32 * chunks) * 32;
+}
+
+// product_tn: blockIdx.y = chunk * products + product, with `p.c` the workspace [product, chunks]: C [m, n] of each, then its sums [m];
 // without chunks blockIdx.y = product.
 template <class Element, class T>
 __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Across, Rows::Across> &shared, const Header *header,
                                             const Product &p) {
     const unsigned columns = columns_of(p), tiles = (columns + T::BN - 1) / T::BN;
     const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
-    const unsigned chunks = p.chunk ? (p.k + p.chunk - 1) / p.chunk : 1;
-    const unsigned product = blockIdx.y / chunks, chunk = blockIdx.y % chunks;
+    const unsigned products = p.inner * p.outer, product = blockIdx.y % products, chunk = blockIdx.y / products;
     const unsigned inner = product % p.inner, outer = product / p.inner;
     const Header &own = *of_run(header, p.run_stride);
     unsigned first, k;
     rows_of(own, p.extent, outer, p.k, first, k);
     if (is_idle(own)) return;
-    const unsigned begin = chunk * p.chunk, end = p.chunk ? min(begin + p.chunk, k) : k;
-    if (begin >= k && p.chunk) return;
+    const unsigned length = p.chunks ? chunk_of(k, p.chunks) : k;
+    const unsigned begin = chunk * length, end = min(begin + length, k);
+    if (begin >= k && p.chunks) return;
     const auto placed = [&](const void *data, long long by_inner, long long by_outer) {
         return of_run(static_cast<const Element *>(data), p.run_stride) + inner * by_inner + outer * by_outer;
     };
@@ -225,17 +241,18 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const float *scale = p.scale ? of_run(p.scale, p.run_stride) + first : nullptr;
     const Element *a_data = placed(p.a, p.a_inner, p.a_outer) + static_cast<size_t>(first) * p.a_stride;
     const Element *b_data = placed(p.b, p.b_inner, p.b_outer) + (index ? 0 : static_cast<size_t>(first) * p.b_stride);
-    const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false};
+    const unsigned gap = static_cast<unsigned>(p.beyond + inner * p.beyond_inner);
+    const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? p.split : 0, gap};
     const Operand<Rows::Across, Element> b = {b_data, p.b_stride, index, scale, ~0u, 0, p.sums != nullptr};
     float *c = of_run(static_cast<float *>(p.c), p.run_stride);
-    c += p.chunk ? static_cast<size_t>(blockIdx.y) * p.m * columns : inner * p.c_inner + outer * p.c_outer;
+    c += p.chunks ? static_cast<size_t>(product * p.chunks + chunk) * p.m * columns : inner * p.c_inner + outer * p.c_outer;
     float *sums = c + static_cast<size_t>(p.m) * p.n;
-    const unsigned stride = p.chunk ? p.n : p.c_stride;
-    const bool aligned = is_aligned(c, stride, p.n, T::STRIP), accumulate = !p.chunk && p.accumulate;
+    const unsigned stride = p.chunks ? p.n : p.c_stride;
+    const bool aligned = is_aligned(c, stride, p.n, T::STRIP), accumulate = !p.chunks && p.accumulate;
     const auto look = [&](unsigned row, unsigned column) {
         return look_before<T::STRIP>(c + static_cast<size_t>(row) * stride + column, p.n - column, aligned, accumulate);
     };
-    const auto out = [&](unsigned row, unsigned column, auto &strip, const auto &before) {
+    const auto out = [&](unsigned row, unsigned column, auto &strip, Nothing, const auto &before) {
         const unsigned count = p.n - column;
 #pragma unroll
         for (int e = 0; e < T::STRIP; e++) {
@@ -243,14 +260,14 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
         }
         if (count) store_sum(c + static_cast<size_t>(row) * stride + column, strip, before, count, aligned, accumulate);
     };
-    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, look, out);
+    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, [](unsigned) { return Nothing{}; }, look, out);
 }
 
-// A kernel chooses its tile on lines of its own, by which profiles tell wide from narrow.
+// A kernel chooses its tile on lines of its own, by which profiles tell one from the other.
 extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *header, const Product p) {
     __shared__ Shared<Single, Rows::OfK, Rows::OfK> shared;
-    if (p.size == Size::Wide) {
-        product_rows<Single::Element, Single::Wide, Rows::OfK>(shared.wide, header, p);
+    if (p.size == Size::Tall) {
+        product_rows<Single::Element, Single::Tall, Rows::OfK>(shared.tall, header, p);
     } else {
         product_rows<Single::Element, Single::Narrow, Rows::OfK>(shared.narrow, header, p);
     }
@@ -258,8 +275,8 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *he
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_nn(const Header *header, const Product p) {
     __shared__ Shared<Single, Rows::OfK, Rows::Across> shared;
-    if (p.size == Size::Wide) {
-        product_rows<Single::Element, Single::Wide, Rows::Across>(shared.wide, header, p);
+    if (p.size == Size::Tall) {
+        product_rows<Single::Element, Single::Tall, Rows::Across>(shared.tall, header, p);
     } else {
         product_rows<Single::Element, Single::Narrow, Rows::Across>(shared.narrow, header, p);
     }
@@ -267,8 +284,10 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_nn(const Header *he
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_tn(const Header *header, const Product p) {
     __shared__ Shared<Single, Rows::Across, Rows::Across> shared;
-    if (p.size == Size::Wide) {
-        product_sum<Single::Element, Single::Wide>(shared.wide, header, p);
+    if (p.size == Size::Tall) {
+        product_sum<Single::Element, Single::Tall>(shared.tall, header, p);
+    } else if (p.size == Size::Broad) {
+        product_sum<Single::Element, Single::Broad>(shared.broad, header, p);
     } else {
         product_sum<Single::Element, Single::Narrow>(shared.narrow, header, p);
     }
@@ -276,8 +295,8 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_tn(const Header *he
 
 extern "C" __global__ void __launch_bounds__(128) product_nt_rounded(const Header *header, const Product p) {
     __shared__ Shared<Rounded, Rows::OfK, Rows::OfK> shared;
-    if (p.size == Size::Wide) {
-        product_rows<Rounded::Element, Rounded::Wide, Rows::OfK>(shared.wide, header, p);
+    if (p.size == Size::Tall) {
+        product_rows<Rounded::Element, Rounded::Tall, Rows::OfK>(shared.tall, header, p);
     } else {
         product_rows<Rounded::Element, Rounded::Narrow, Rows::OfK>(shared.narrow, header, p);
     }
@@ -285,8 +304,8 @@ extern "C" __global__ void __launch_bounds__(128) product_nt_rounded(const Heade
 
 extern "C" __global__ void __launch_bounds__(128) product_nn_rounded(const Header *header, const Product p) {
     __shared__ Shared<Rounded, Rows::OfK, Rows::Across> shared;
-    if (p.size == Size::Wide) {
-        product_rows<Rounded::Element, Rounded::Wide, Rows::Across>(shared.wide, header, p);
+    if (p.size == Size::Tall) {
+        product_rows<Rounded::Element, Rounded::Tall, Rows::Across>(shared.tall, header, p);
     } else {
         product_rows<Rounded::Element, Rounded::Narrow, Rows::Across>(shared.narrow, header, p);
     }
@@ -294,8 +313,10 @@ extern "C" __global__ void __launch_bounds__(128) product_nn_rounded(const Heade
 
 extern "C" __global__ void __launch_bounds__(128) product_tn_rounded(const Header *header, const Product p) {
     __shared__ Shared<Rounded, Rows::Across, Rows::Across> shared;
-    if (p.size == Size::Wide) {
-        product_sum<Rounded::Element, Rounded::Wide>(shared.wide, header, p);
+    if (p.size == Size::Tall) {
+        product_sum<Rounded::Element, Rounded::Tall>(shared.tall, header, p);
+    } else if (p.size == Size::Broad) {
+        product_sum<Rounded::Element, Rounded::Broad>(shared.broad, header, p);
     } else {
         product_sum<Rounded::Element, Rounded::Narrow>(shared.narrow, header, p);
     }
@@ -303,8 +324,8 @@ extern "C" __global__ void __launch_bounds__(128) product_tn_rounded(const Heade
 
 extern "C" __global__ void __launch_bounds__(128, 4) product_nt_f16(const Header *header, const Product p) {
     __shared__ Shared<Half, Rows::OfK, Rows::OfK> shared;
-    if (p.size == Size::Wide) {
-        product_rows<Half::Element, Half::Wide, Rows::OfK>(shared.wide, header, p);
+    if (p.size == Size::Tall) {
+        product_rows<Half::Element, Half::Tall, Rows::OfK>(shared.tall, header, p);
     } else {
         product_rows<Half::Element, Half::Narrow, Rows::OfK>(shared.narrow, header, p);
     }
@@ -312,8 +333,8 @@ extern "C" __global__ void __launch_bounds__(128, 4) product_nt_f16(const Header
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_nn_f16(const Header *header, const Product p) {
     __shared__ Shared<Half, Rows::OfK, Rows::Across> shared;
-    if (p.size == Size::Wide) {
-        product_rows<Half::Element, Half::Wide, Rows::Across>(shared.wide, header, p);
+    if (p.size == Size::Tall) {
+        product_rows<Half::Element, Half::Tall, Rows::Across>(shared.tall, header, p);
     } else {
         product_rows<Half::Element, Half::Narrow, Rows::Across>(shared.narrow, header, p);
     }
@@ -321,8 +342,10 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_nn_f16(const Header
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_tn_f16(const Header *header, const Product p) {
     __shared__ Shared<Half, Rows::Across, Rows::Across> shared;
-    if (p.size == Size::Wide) {
-        product_sum<Half::Element, Half::Wide>(shared.wide, header, p);
+    if (p.size == Size::Tall) {
+        product_sum<Half::Element, Half::Tall>(shared.tall, header, p);
+    } else if (p.size == Size::Broad) {
+        product_sum<Half::Element, Half::Broad>(shared.broad, header, p);
     } else {
         product_sum<Half::Element, Half::Narrow>(shared.narrow, header, p);
     }
@@ -336,8 +359,8 @@ extern "C" __global__ void __launch_bounds__(256) product_fold(const Header *hea
     rows_of(own, p.extent, outer, p.k, first, k);
     const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, size = p.m * columns_of(p);
     if (at >= size || is_idle(own)) return;
-    const unsigned chunks = (p.k + p.chunk - 1) / p.chunk, active = (k + p.chunk - 1) / p.chunk;
-    const float *from = of_run(static_cast<const float *>(p.a), p.run_stride) + static_cast<size_t>(blockIdx.y) * chunks * size + at;
+    const unsigned length = chunk_of(k, p.chunks), active = k ? (k + length - 1) / length : 0;
+    const float *from = of_run(static_cast<const float *>(p.a), p.run_stride) + static_cast<size_t>(blockIdx.y) * p.chunks * size + at;
     float *c = of_run(static_cast<float *>(p.c), p.run_stride);
     float *to = at < p.m * p.n ? c + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(at / p.n) * p.c_stride + at % p.n
                                : of_run(p.sums, p.run_stride) + inner * p.bias_inner + outer * p.bias_outer + (at - p.m * p.n);
@@ -389,10 +412,10 @@ template <class Family, Rows A, Rows B> __device__ __forceinline__ void window_p
     const auto look = [&](unsigned row, unsigned column) {
         return look_before<T::STRIP>(c + static_cast<size_t>(row) * n + column, n - column, aligned, p.accumulate);
     };
-    const auto out = [&](unsigned row, unsigned column, auto &strip, const auto &before) {
+    const auto out = [&](unsigned row, unsigned column, auto &strip, Nothing, const auto &before) {
         store_sum(c + static_cast<size_t>(row) * n + column, strip, before, n - column, aligned, p.accumulate);
     };
-    T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, look, out);
+    T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, [](unsigned) { return Nothing{}; }, look, out);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nt(const Header *header, const WindowProduct p) {

@@ -48,12 +48,13 @@ template <int BM_, int BN_, int BK_, int TM_, int TN_> struct Tile {
         alignas(16) float b[2][BK][BN + 4];
     };
 
-    // The block's tile of C from (first_row, first_column) on, over k from `k_begin` to `k_end`. `out(row, column, strip, found)` is
-    // called with neighbours of a row, of which the first is within m x n, and with what `look(row, column)` has read for them.
-    template <Rows A, Rows B, class Look, class Out>
+    // The block's tile of C from (first_row, first_column) on, over k from `k_begin` to `k_end`. `out(row, column, strip, beside, found)`
+    // is called with neighbours of a row, of which the first is within m x n, and with what `beside(column)` has read for their columns
+    // in all rows and `look(row, column)` for them alone.
+    template <Rows A, Rows B, class Beside, class Look, class Out>
     static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A, float> &a, const Operand<B, float> &b,
                                                     unsigned m, unsigned n, unsigned k_begin, unsigned k_end, unsigned first_row,
-                                                    unsigned first_column, Look look, Out out) {
+                                                    unsigned first_column, Beside beside, Look look, Out out) {
         constexpr int ROW_THREADS = BM / TM, COLUMN_THREADS = BN / TN;
         const unsigned thread_row = threadIdx.x % ROW_THREADS, thread_column = threadIdx.x / ROW_THREADS;
         Reader<A, float, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);
@@ -103,14 +104,20 @@ template <int BM_, int BN_, int BK_, int TM_, int TN_> struct Tile {
             }
             __syncthreads();
         }
+        const auto column_of = [&](int j) { return first_column + j * COLUMN_THREADS + thread_column * 4; };
+        decltype(beside(0u)) besides[TN / 4];
+#pragma unroll
+        for (int j = 0; j < TN; j += 4) {
+            if (column_of(j) < n) besides[j / 4] = beside(column_of(j));
+        }
 #pragma unroll
         for (int i = 0; i < TM; i++) {
             const unsigned row = first_row + i / 4 * 4 * ROW_THREADS + thread_row * 4 + i % 4;
 #pragma unroll
             for (int j = 0; j < TN; j += 4) {
-                const unsigned column = first_column + j * COLUMN_THREADS + thread_column * 4;
+                const unsigned column = column_of(j);
                 float strip[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
-                if (row < m && column < n) out(row, column, strip, look(row, column));
+                if (row < m && column < n) out(row, column, strip, besides[j / 4], look(row, column));
             }
         }
     }

@@ -57,12 +57,13 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
     };
 
     // As that of `Tile`, of operands in either element. All lanes of a warp call `out` at once, those outside of C not.
-    template <Rows A, Rows B, class Element, class Look, class Out>
+    template <Rows A, Rows B, class Element, class Beside, class Look, class Out>
     static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A, Element> &a, const Operand<B, Element> &b,
                                                     unsigned m, unsigned n, unsigned k_begin, unsigned k_end, unsigned first_row,
-                                                    unsigned first_column, Look look, Out out) {
-        constexpr int ROW_FRAGMENTS = WM / 16, COLUMN_FRAGMENTS = WN / 8;
-        const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+                                                    unsigned first_column, Beside beside, Look look, Out out) {
+        constexpr int ROW_FRAGMENTS = WM / 16, COLUMN_FRAGMENTS = WN / 8, WARPS = THREADS / 32;
+        // A block's warps are on one sub-core each. Blocks at the edge of C leave some idle: not the same ones in every block.
+        const unsigned warp = (threadIdx.x / 32 + first_row / BM + blockIdx.y) % WARPS, lane = threadIdx.x % 32;
         const unsigned warp_row = warp % (BM / WM) * WM, warp_column = warp / (BM / WM) * WN;
         // A warp whose part is outside of C only reads and stores for the others.
         const bool works = first_row + warp_row < m && first_column + warp_column < n;
@@ -115,10 +116,15 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
         // of one, and a row's four lanes two runs of eight: whole sectors also where C is f16.
         const unsigned group = lane / 4, pair = lane % 4;
         const bool odd = pair % 2;
+        const auto column_of = [&](int j) { return first_column + warp_column + (j + odd) * 8 + pair / 2 * 4; };
+        decltype(beside(0u)) besides[COLUMN_FRAGMENTS / 2];
+#pragma unroll
+        for (int j = 0; j < COLUMN_FRAGMENTS; j += 2) {
+            if (column_of(j) < n) besides[j / 2] = beside(column_of(j));
+        }
 #pragma unroll
         for (int i = 0; i < ROW_FRAGMENTS; i++) {
             const auto row_of = [&](int half) { return first_row + warp_row + i * 16 + half * 8 + group; };
-            const auto column_of = [&](int j) { return first_column + warp_column + (j + odd) * 8 + pair / 2 * 4; };
             // What the fragments' strips meet in memory is asked for at once.
             decltype(look(0u, 0u)) found[2][COLUMN_FRAGMENTS / 2];
 #pragma unroll
@@ -142,7 +148,7 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
                         strip[2 + e] = odd ? second : other;
                     }
                     const unsigned column = column_of(j);
-                    if (row < m && column < n) out(row, column, strip, found[half][j / 2]);
+                    if (row < m && column < n) out(row, column, strip, besides[j / 2], found[half][j / 2]);
                 }
             }
         }

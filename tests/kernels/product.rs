@@ -14,15 +14,13 @@ const WORD: &str = "";
 const HALF: &str = "_f16";
 const ROUNDED: &str = "_rounded";
 
-/// Families and tiles.
-const KINDS: [(&str, Size); 6] = [
-    (WORD, Size::Wide),
-    (WORD, Size::Narrow),
-    (HALF, Size::Wide),
-    (HALF, Size::Narrow),
-    (ROUNDED, Size::Wide),
-    (ROUNDED, Size::Narrow),
-];
+/// Families and tiles that a kernel has.
+fn kinds(kernel: &str) -> impl Iterator<Item = (&'static str, Size)> {
+    let broad = kernel == "product_tn";
+    let sizes =
+        [Size::Tall, Size::Broad, Size::Narrow].into_iter().filter(move |&s| broad || s != Size::Broad);
+    sizes.flat_map(|size| [WORD, HALF, ROUNDED].map(|family| (family, size)))
+}
 
 /// What a family's operands are in memory.
 fn element_of(family: &str) -> Element {
@@ -191,7 +189,7 @@ fn products_are_exact_on_integers() {
                 let (a, x) = matrix(&card, &mut random, m, k, stride(k));
                 let (b, y) = matrix(&card, &mut random, n, k, stride(k));
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[j * k + l], true);
-                for kind in KINDS {
+                for kind in kinds("product_nt") {
                     let c = result(element_of(kind.0));
                     let (a, b) = ((a.of(kind), stride(k)), (b.of(kind), stride(k)));
                     let product = with(Product::new((m, n, k), a, b, (c, stride_c)).bias(bias_at));
@@ -201,7 +199,7 @@ fn products_are_exact_on_integers() {
 
                 let (b, y) = matrix(&card, &mut random, k, n, stride(n));
                 let expected = expect(&|i, l| x[i * k + l], &|l, j| y[l * n + j], false);
-                for kind in KINDS {
+                for kind in kinds("product_nn") {
                     let c = result(element_of(kind.0));
                     let (a, b) = ((a.of(kind), stride(k)), (b.of(kind), stride(n)));
                     let product = with(Product::new((m, n, k), a, b, (c, stride_c)));
@@ -211,7 +209,7 @@ fn products_are_exact_on_integers() {
 
                 let (a, x) = matrix(&card, &mut random, k, m, stride(m));
                 let expected = expect(&|i, l| x[l * m + i], &|l, j| y[l * n + j], false);
-                for kind in KINDS {
+                for kind in kinds("product_tn") {
                     // Gradients of weights are float32 in every family.
                     let c = result(Element::Word);
                     let (a, b) = ((a.of(kind), stride(m)), (b.of(kind), stride(n)));
@@ -239,7 +237,7 @@ fn rows_are_those_of_the_batch() {
     ] {
         let (a, x) = matrix(&card, &mut random, first + count, k, k);
         let (b, y) = matrix(&card, &mut random, n, k, k);
-        for kind in KINDS {
+        for kind in kinds("product_nt") {
             let c = allocate(&card, element_of(kind.0), (first + count) * n);
             let (a, b) = ((a.of(kind), k), (b.of(kind), k));
             let product = Product::new((capacity, n, k), a, b, (c, n)).extent(extent);
@@ -258,19 +256,20 @@ fn rows_are_those_of_the_batch() {
 /// directions at once; rows of the weights' gradient gathered, scaled, and summed in chunks.
 #[test]
 fn directions_and_roles() {
-    for kind in KINDS {
-        check_directions_and_roles(kind);
+    for (d, kind) in [8, 9].into_iter().flat_map(|d| kinds("product_tn").map(move |kind| (d, kind))) {
+        check_directions_and_roles(d, kind);
     }
 }
 
-fn check_directions_and_roles(kind: (&str, Size)) {
+fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
     let element = element_of(kind.0);
+    let of_rows = if kind.1 == Size::Broad { (kind.0, Size::Tall) } else { kind };
     for counts in [COUNTS, Counts { rows_a: 0, ..COUNTS }, Counts { rows_a: 150, ..COUNTS }] {
         let card = Card::new(1);
         let mut random = Random(6);
         let header = header(&card, counts);
         let (rows, rows_a) = (counts.rows as usize, counts.rows_a as usize);
-        let (capacity, d, width) = (1100, 9, 20);
+        let (capacity, width) = (1100, 20);
         let (input, x) = matrix(&card, &mut random, rows, width, width);
         let (weights, w) = matrix(&card, &mut random, 4 * 3 * d, width, width);
         let (input, weights) = (input.of(kind), weights.of(kind));
@@ -283,7 +282,7 @@ fn check_directions_and_roles(kind: (&str, Size)) {
         product.b_inner = (3 * d * width) as i64;
         product.b_outer = 2 * product.b_inner;
         product.c_inner = (3 * d) as i64;
-        run(&card, ("product_nt", kind), header, product);
+        run(&card, ("product_nt", of_rows), header, product);
         for row in 0..rows {
             let got = values_at(&card, out, row * 8 * d, 6 * d);
             for (j, got) in got.iter().enumerate() {
@@ -293,8 +292,8 @@ fn check_directions_and_roles(kind: (&str, Size)) {
             }
         }
 
-        // From [rows, 6d] back through both directions' weights.
-        let (gates, g) = matrix(&card, &mut random, rows, 6 * d, 8 * d);
+        // From [rows, 6d] back through both directions' weights; behind them is the state's part of either's last gate.
+        let (gates, g) = matrix(&card, &mut random, rows, 8 * d, 8 * d);
         let gates = gates.of(kind);
         let back = allocate(&card, element, rows * width);
         let mut product =
@@ -311,12 +310,12 @@ fn check_directions_and_roles(kind: (&str, Size)) {
         product.b_outer = (6 * d * width + apart) as i64;
         product.split = 3 * d as u32;
         product.beyond = apart as i64;
-        run(&card, ("product_nn", kind), header, product);
+        run(&card, ("product_nn", of_rows), header, product);
         for row in 0..rows {
             let got = values_at(&card, back, row * width, width);
             for (j, got) in got.iter().enumerate() {
                 let weight = |k: usize| w[(role_of(row) * 6 * d + k) * width + j];
-                let expected: f32 = (0..6 * d).map(|k| g[row * 6 * d + k] * weight(k)).sum();
+                let expected: f32 = (0..6 * d).map(|k| g[row * 8 * d + k] * weight(k)).sum();
                 assert_eq!(*got, expected, "input {j} of row {row}");
             }
         }
@@ -334,13 +333,15 @@ fn check_directions_and_roles(kind: (&str, Size)) {
             .extent(Extent::Roles);
         product.inner = 2;
         product.a_inner = (3 * d) as i64;
+        product.split = 2 * d as u32;
+        (product.beyond, product.beyond_inner) = (4 * d as i64, -2 * d as i64);
         product.b_inner = d as i64;
         product.c_inner = (3 * d * d) as i64;
         product.c_outer = 2 * product.c_inner;
         product.index = card.upload(&index);
         product.index_inner = capacity as i64;
         product.scale = card.upload(&scale);
-        product.chunk = 64;
+        product.chunks = 4;
         let sums_before = integers(&mut random, 4 * 3 * d);
         let sums = buffer(card.upload(&sums_before), sums_before.len());
         let mut product = product.sums(sums);
@@ -349,6 +350,9 @@ fn check_directions_and_roles(kind: (&str, Size)) {
         let workspace = card.allocate::<f32>(product.partials());
         run(&card, ("product_tn", kind), header, Product { c: workspace, ..product });
         run_all(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate(), 1);
+        let gate = |row: usize, direction: usize, i: usize| {
+            g[row * 8 * d + if i < 2 * d { direction * 3 * d + i } else { (4 + direction) * d + i }]
+        };
         let got = card.read::<f32>(to.address, before.len());
         for (place, got) in got.iter().enumerate() {
             let (batch, i, j) = (place / (3 * d * d), place / d % (3 * d), place % d);
@@ -358,7 +362,7 @@ fn check_directions_and_roles(kind: (&str, Size)) {
                 let from = index[direction * capacity + row];
                 if from != u32::MAX {
                     let state = h[from as usize * 2 * d + direction * d + j];
-                    expected += g[row * 6 * d + direction * 3 * d + i] * state * scale[row];
+                    expected += gate(row, direction, i) * state * scale[row];
                 }
             }
             assert_eq!(*got, expected, "gradient {i}, {j} of role {role}, direction {direction}");
@@ -367,7 +371,7 @@ fn check_directions_and_roles(kind: (&str, Size)) {
         for (place, got) in card.read::<f32>(sums.address, sums_before.len()).iter().enumerate() {
             let (role, direction, i) = (place / (6 * d), place / (3 * d) % 2, place % (3 * d));
             let of_role = (0..rows).filter(|row| role_of(*row) == role);
-            let sum: f32 = of_role.map(|row| g[row * 6 * d + direction * 3 * d + i]).sum();
+            let sum: f32 = of_role.map(|row| gate(row, direction, i)).sum();
             assert_eq!(*got, sums_before[place] + sum, "sum {i} of role {role}, direction {direction}");
         }
     }
@@ -382,8 +386,9 @@ fn epilogues() {
     let (a, x) = matrix(&card, &mut random, m, k, k);
     let y: Vec<f32> = integers(&mut random, n * k).iter().map(|y| y / 16.0).collect();
     let addend = integers(&mut random, m * n);
-    for (epilogue, kind) in
-        [Epilogue::Sigmoid, Epilogue::TanhOfSum].iter().flat_map(|&e| KINDS.map(|k| (e, k)))
+    for (epilogue, kind) in [Epilogue::Sigmoid, Epilogue::TanhOfSum]
+        .iter()
+        .flat_map(|&e| kinds("product_nt").map(move |k| (e, k)))
     {
         let element = element_of(kind.0);
         let c = allocate(&card, element, m * n);
@@ -514,12 +519,15 @@ fn operands_are_rounded_to_half() {
         let (a, b) = (buffer(card.upload(&x), m * k), buffer(card.upload(&y), k * n));
         let (turned_a, turned_b) = (across(&x, m, k), across(&y, k, n));
         let mut bits = Vec::new();
-        for size in [Size::Wide, Size::Narrow] {
+        for size in [Size::Tall, Size::Broad, Size::Narrow] {
             for (kernel, a, b) in [
                 ("product_nt", (a, k), (turned_b, k)),
                 ("product_nn", (a, k), (b, n)),
                 ("product_tn", (turned_a, m), (b, n)),
             ] {
+                if !kinds(kernel).any(|kind| kind == (ROUNDED, size)) {
+                    continue;
+                }
                 let c = buffer(card.allocate::<f32>(m * n), m * n);
                 run(&card, (kernel, (ROUNDED, size)), header, Product::new((m, n, k), a, b, (c, n)));
                 let got = card.read::<f32>(c.address, m * n);
@@ -561,7 +569,7 @@ fn overflow_is_seen() {
     let expected = [65504.0 + 39.0, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 40.0];
     let turned: Vec<f32> = (0..m * k).map(|at| x[at % m * k + at / m]).collect();
     let same = |got: f32, expected: f32| got == expected || got.is_nan() && expected.is_nan();
-    for kind in KINDS.into_iter().filter(|(family, _)| *family != WORD) {
+    for kind in kinds("product_nt").filter(|(family, _)| *family != WORD) {
         let element = element_of(kind.0);
         let ones = upload(&card, element, &vec![1.0; n * k]);
         for (kernel, a, stride, stride_b, result) in [
@@ -611,9 +619,8 @@ fn overflow_is_seen() {
 fn runs_side_by_side() {
     let card = Card::new(1);
     let mut random = Random(13);
-    let (m, n, k, chunk) = (150usize, 40usize, 60usize, 32u32);
+    let (m, n, k, chunks) = (150usize, 40usize, 60usize, 2usize);
     // A run's memory: header, A, B, index, C and the chunks' sums.
-    let chunks = k.div_ceil(chunk as usize);
     let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * m * n];
     let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
     let stride = 4 * sizes.iter().sum::<usize>().next_multiple_of(4);
@@ -635,9 +642,9 @@ fn runs_side_by_side() {
         }
         base
     };
-    for kind in KINDS {
-        let element = element_of(kind.0);
-        for kernel in ["product_nt", "product_nn", "product_tn"] {
+    for kernel in ["product_nt", "product_nn", "product_tn"] {
+        for kind in kinds(kernel) {
+            let element = element_of(kind.0);
             let results = |runs: &[usize]| -> Vec<Vec<u8>> {
                 let base = fill(runs, element);
                 let at = |what: usize| base + places[what];
@@ -652,7 +659,7 @@ fn runs_side_by_side() {
                 product.run_stride = stride as u64;
                 product.size = kind.1;
                 if sum {
-                    product.chunk = chunk;
+                    product.chunks = chunks as u32;
                 } else {
                     product.index = at(3);
                 }
@@ -764,20 +771,40 @@ fn windows_of_runs_side_by_side() {
 fn tiles_suit_shapes() {
     let none = || (buffer(0, 0), 0);
     for (m, n, k, runs, size) in [
-        (15000, 600, 200, 1, Size::Wide),
-        (15000, 100, 200, 1, Size::Wide),
+        (15000, 600, 200, 1, Size::Tall),
+        (15000, 100, 200, 1, Size::Tall),
         (15000, 6, 200, 1, Size::Narrow),
         (512, 200, 300, 1, Size::Narrow),
-        (512, 200, 300, 16, Size::Wide),
+        (512, 200, 300, 16, Size::Tall),
         (100, 100, 100, 1, Size::Narrow),
     ] {
-        let product = Product::new((m, n, k), none(), none(), none()).sized(runs);
+        let product = Product::new((m, n, k), none(), none(), none()).sized(runs, false);
         assert_eq!(product.size, size, "{m} x {n} x {k}, {runs} runs");
     }
-    // Chunks of k are blocks too.
-    let mut product = Product::new((300, 100, 15000), none(), none(), none());
-    product.chunk = 512;
-    assert_eq!(product.sized(1).size, Size::Wide);
+}
+
+/// Sums over a batch's rows: blocks that fill the card once at most, with the tile that stands over less; as many chunks for any number of
+/// runs, so that a run's bits are its own.
+#[test]
+fn chunks_fill_the_card_once() {
+    let none = || (buffer(0, 0), 0);
+    for (m, n, k, products, size, chunks) in [
+        (300, 201, 20480, 2, Size::Broad, 10),
+        (300, 101, 20480, 2, Size::Broad, 20),
+        (128, 64, 20480, 4, Size::Tall, 40),
+        (200, 200, 20480, 1, Size::Tall, 25),
+        (150, 101, 2560, 2, Size::Narrow, 5),
+        (6, 201, 512, 1, Size::Narrow, 1),
+    ] {
+        let mut product = Product::new((m, n, k), none(), none(), none());
+        product.inner = products;
+        let product = product.chunked();
+        let sized = product.sized(1, true);
+        assert_eq!((sized.size, sized.chunks), (size, chunks), "{m} x {n} x {k}, {products}");
+        let [_, y, _] = sized.shape(1).grid;
+        assert_eq!(y, chunks * products);
+        assert_eq!(product.sized(8, true).chunks, chunks);
+    }
 }
 
 /// Stores and loads of tiles use all banks of shared memory, whichever way the operands lie, and a product takes few instructions
@@ -789,9 +816,9 @@ fn tiles_use_all_banks() {
     let header = header(&card, COUNTS);
     let (m, n) = (256, 128);
     let (a, b) = (matrix(&card, &mut random, 256, 256, 256).0, matrix(&card, &mut random, 256, 256, 256).0);
-    for (family, size) in KINDS {
-        let (a, b) = (a.of((family, size)), b.of((family, size)));
-        for kernel in ["product_nt", "product_nn", "product_tn"] {
+    for kernel in ["product_nt", "product_nn", "product_tn"] {
+        for (family, size) in kinds(kernel) {
+            let (a, b) = (a.of((family, size)), b.of((family, size)));
             let name = format!("{kernel}{family}, {size:?}");
             let [short, long] = [64, 192].map(|k| {
                 let of_c = if kernel == "product_tn" { Element::Word } else { element_of(family) };
@@ -812,9 +839,9 @@ fn tiles_use_all_banks() {
                 / (multiplications(&long) - multiplications(&short)) as f64;
             println!("{name}: {each:.2} warp instructions for each multiplication");
             let most = match (family, size) {
-                ("", Size::Wide) => 1.3,
+                ("", Size::Tall | Size::Broad) => 1.3,
                 ("", Size::Narrow) => 1.6,
-                (_, Size::Wide) => 8.0,
+                (_, Size::Tall | Size::Broad) => 8.0,
                 (_, Size::Narrow) => 15.0,
             };
             assert!(each <= most, "{name}: {each:.2} warp instructions for each multiplication");
@@ -829,26 +856,27 @@ fn sums_beside_a_product() {
     let card = Card::new(2);
     let mut random = Random(23);
     let header = header(&card, COUNTS);
-    for (m, n, k, chunk) in [
-        (5, 31, 40, 16),
-        (70, 32, 33, 64),
-        (64, 63, 100, 50),
-        (9, 64, 17, 16),
-        (130, 100, 90, 32),
+    for (m, n, k, chunks) in [
+        (5, 31, 40, 3),
+        (70, 32, 33, 1),
+        (64, 63, 100, 2),
+        (9, 64, 17, 2),
+        (130, 100, 90, 3),
         (1, 1, 3, 2),
-        (3, 66, 50, 512),
+        (3, 66, 50, 1),
+        (66, 129, 200, 4),
     ] {
         let (a, x) = matrix(&card, &mut random, k, m, m);
         let (b, y) = matrix(&card, &mut random, k, n, n);
-        for kind in KINDS {
+        for kind in kinds("product_tn") {
             let (c, sums) =
                 (buffer(card.upload(&vec![1.0f32; m * n]), m * n), buffer(card.upload(&vec![2.0f32; m]), m));
             let product = Product::new((m, n, k), (a.of(kind), m), (b.of(kind), n), (c, n)).sums(sums);
-            let product = Product { chunk, size: kind.1, ..product };
+            let product = Product { chunks, size: kind.1, ..product };
             let workspace = card.allocate::<f32>(product.partials());
             run(&card, ("product_tn", kind), header, Product { c: workspace, ..product });
             run_all(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate(), 1);
-            let name = format!("{m} x {n} x {k} in {chunk}, {kind:?}");
+            let name = format!("{m} x {n} x {k} in {chunks}, {kind:?}");
             let expected: Vec<f32> = (0..m * n)
                 .map(|at| 1.0 + (0..k).map(|l| x[l * m + at / n] * y[l * n + at % n]).sum::<f32>())
                 .collect();

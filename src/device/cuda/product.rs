@@ -32,7 +32,9 @@ pub enum Epilogue {
 #[repr(u32)]
 pub enum Size {
     /// 128 x 64
-    Wide,
+    Tall,
+    /// 64 x 128, of `product_tn` alone
+    Broad,
     /// 64 x 32
     Narrow,
 }
@@ -40,7 +42,8 @@ pub enum Size {
 impl Size {
     fn tile(self) -> (u32, u32) {
         match self {
-            Size::Wide => (128, 64),
+            Size::Tall => (128, 64),
+            Size::Broad => (64, 128),
             Size::Narrow => (64, 32),
         }
     }
@@ -69,6 +72,7 @@ pub struct Product {
     pub bias_outer: i64,
     pub index_inner: i64,
     pub beyond: i64,
+    pub beyond_inner: i64,
     pub run_stride: u64,
     pub m: u32,
     pub n: u32,
@@ -82,23 +86,29 @@ pub struct Product {
     pub extent: Extent,
     pub epilogue: Epilogue,
     pub accumulate: u32,
-    pub chunk: u32,
+    pub chunks: u32,
     pub size: Size,
     /// In float32 where the rest is in mixed precision, and what A and B have: kernels do not look at them, a launch does.
     pub exact: u32,
     pub element: Element,
 }
 
-const _: () = assert!(size_of::<Product>() == 19 * 8 + 16 * 4);
+const _: () = assert!(size_of::<Product>() == 20 * 8 + 16 * 4);
 
-/// Blocks of a launch from which on wide tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
+/// Blocks of a launch from which on large tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
+
+/// Blocks of a weight's gradient that the same card has at once.
+const AT_ONCE: u32 = 3 * 68;
 
 /// Tile of `window_*`: rows, columns.
 const WINDOW: (u32, u32) = (32, 32);
 
-/// Rows of the batch that one block of a weight's gradient sums.
-pub const CHUNK: u32 = 512;
+/// Rows of the batch that one block of a weight's gradient sums at least, where there are as many.
+const CHUNK: u32 = 512;
+
+/// A chunk's rows are a multiple of these, whole steps of every tile.
+const STEP: usize = 32;
 
 impl Product {
     /// One product of `m` x `k` by `k` x `n`, operands of these row strides and one kind of elements, nothing else.
@@ -128,6 +138,7 @@ impl Product {
             bias_outer: 0,
             index_inner: 0,
             beyond: 0,
+            beyond_inner: 0,
             run_stride: 0,
             m: m as u32,
             n: n as u32,
@@ -141,8 +152,8 @@ impl Product {
             extent: Extent::Fixed,
             epilogue: Epilogue::None,
             accumulate: 0,
-            chunk: 0,
-            size: Size::Wide,
+            chunks: 0,
+            size: Size::Tall,
             exact: 0,
             element: a.0.element,
         }
@@ -183,10 +194,28 @@ impl Product {
         self
     }
 
-    /// With the tile that suits its shape: a wide one reads operands less often, a narrow one makes blocks of few rows and wastes
-    /// less on few columns.
-    pub fn sized(mut self, runs: u32) -> Self {
-        self.size = Size::Wide;
+    /// Of a sum over the batch's rows: cut into as many chunks as fill a card once on large tiles. Neither the runs nor the card nor
+    /// the rows of a batch change their number, so that a run has the same bits wherever it is made.
+    pub fn chunked(mut self) -> Self {
+        let large = self.large(true);
+        let [x, y] = Product { size: large, ..self }.blocks();
+        self.chunks = (AT_ONCE / (x * y).max(1)).clamp(1, self.k.div_ceil(CHUNK).max(1));
+        self
+    }
+
+    /// The large tile of which less stands over at C's edges: `Broad` only if the kernel has it.
+    fn large(&self, has_broad: bool) -> Size {
+        let area = |size: Size| {
+            let (rows, columns) = size.tile();
+            u64::from(self.m.next_multiple_of(rows)) * u64::from(self.columns().next_multiple_of(columns))
+        };
+        if has_broad && area(Size::Broad) < area(Size::Tall) { Size::Broad } else { Size::Tall }
+    }
+
+    /// With the tile that suits its shape: a large one reads operands less often, a narrow one makes blocks of few rows and wastes
+    /// less on few columns. `has_broad`: whether it is one of `product_tn`.
+    pub fn sized(mut self, runs: u32, has_broad: bool) -> Self {
+        self.size = self.large(has_broad);
         let [x, y, z] = self.shape(runs).grid;
         if self.columns() <= Size::Narrow.tile().1 || x * y * z < ENOUGH {
             self.size = Size::Narrow;
@@ -206,24 +235,19 @@ impl Product {
 
     /// Floats that the chunks leave for `product_fold`.
     pub fn partials(&self) -> usize {
-        (self.m * self.columns()) as usize * (self.inner * self.outer * self.chunks()) as usize
-    }
-
-    /// Parts that k is cut into.
-    pub fn chunks(&self) -> u32 {
-        if self.chunk == 0 { 1 } else { self.k.div_ceil(self.chunk) }
+        (self.m * self.columns()) as usize * (self.inner * self.outer * self.chunks.max(1)) as usize
     }
 
     pub fn shape(&self, runs: u32) -> Shape {
         let [x, y] = self.blocks();
-        Shape { grid: [x, y * self.chunks(), runs], block: 128, shared: 0 }
+        Shape { grid: [x, y * self.chunks.max(1), runs], block: 128, shared: 0 }
     }
 
     /// The least that the product does where its extent has `rows`. C is of the operands' elements, partial results are float32.
     pub fn work(&self, rows: Option<usize>, unit: Unit) -> Work {
         let element = self.element.bytes();
         // In chunks, or transposed with a fixed k, it is k that runs over the rows; the outer products share the rows out.
-        let over_k = self.chunk > 0;
+        let over_k = self.chunks > 0;
         let outer = if rows.is_some() { 1 } else { self.outer as usize };
         let m = if over_k { self.m as usize } else { rows.unwrap_or(self.m as usize) };
         let k = if over_k { rows.unwrap_or(self.k as usize) } else { self.k as usize };
@@ -250,9 +274,11 @@ impl Product {
         Work::moving((chunks + 2 * self.outer as usize) * words * 4).flops((chunks * words) as f64, Unit::Fma)
     }
 
-    /// Chunks of so many rows, those of all outer products together: each has one at least.
+    /// Chunks that have some of so many rows, those of all outer products together: `chunk_of` in `kernels/product.cu`.
     fn chunks_of(&self, rows: usize) -> usize {
-        rows.div_ceil(self.chunk.max(1) as usize).max(self.outer as usize)
+        let each = rows.div_ceil(self.outer as usize);
+        let length = each.div_ceil(STEP * self.chunks as usize).max(1) * STEP;
+        self.outer as usize * each.div_ceil(length)
     }
 
     pub fn fold_shape(&self, runs: u32) -> Shape {

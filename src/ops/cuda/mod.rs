@@ -13,7 +13,7 @@ use super::part::Part;
 use super::{Backend, Operations};
 use crate::device::cuda::card::{Card, Shape, failed};
 use crate::device::cuda::memory::{Buffer, Element, Plan};
-use crate::device::cuda::product::{CHUNK, Extent, Of, Product, WindowProduct};
+use crate::device::cuda::product::{Extent, Of, Product, WindowProduct};
 use crate::device::cuda::record::Recorder;
 use crate::device::work::{Unit, Work};
 use crate::error::{Error, Result};
@@ -304,13 +304,27 @@ impl Worker {
     /// Words of workspace that the largest sum takes.
     pub fn workspace(layout: &Layout, capacity: Capacity) -> usize {
         let Sizes { d, features, classes, .. } = layout.sizes;
-        let chunks = |rows: usize| rows.div_ceil(CHUNK as usize).max(1);
-        // Over all rows: gates' input weights by role or direction, products of states, recurrent weights.
-        let rows = chunks(capacity.rows) * (12 * d * d + 12 * d);
-        let distinct = chunks(capacity.distinct) * d * (features + 1);
-        let samples = chunks(capacity.samples) * (2 * d).max(classes) * (features.max(2 * d) + 1);
+        let Capacity { rows, distinct, samples, .. } = capacity;
+        // The sums of all operations: C with the column of sums, products side by side, and what k runs over.
+        let sums = [
+            ((3 * d, 2 * d + 1), 2, rows), // a stack's gates by direction: inputs, ..
+            ((3 * d, d + 1), 4, rows),     // .. states; the speakers' both, by role
+            ((2 * d, 2 * d), 1, rows),     // scores
+            ((d, d + 1), 4, rows),         // gates of the interaction
+            ((d, d), 1, rows),             // the perturbation's
+            ((d, features + 1), 1, distinct),
+            ((2 * d, features + 1), 1, samples),
+            ((2 * d, 2 * d), 1, samples), // values, and the perturbation's
+            ((classes, 2 * d + 1), 1, samples),
+        ];
+        let nowhere = (Buffer { address: 0, len: 0, element: Element::Word }, 0);
+        let partials = sums.map(|((m, n), products, k)| {
+            let mut product = Product::new((m, n, k), nowhere, nowhere, nowhere);
+            product.inner = products;
+            product.chunked().partials()
+        });
         // The gradients of silent roles' gates wait here too.
-        rows.max(distinct).max(samples).max(capacity.samples * 2 * d)
+        partials.into_iter().max().unwrap_or(0).max(samples * 2 * d)
     }
 
     /// Asks leave for the shared memory that kernels take for windows of up to `longest`.
@@ -452,7 +466,7 @@ impl Worker {
     /// `kernels` are the one in float32, and those on tensor cores for operands in f16 and in float32.
     fn product(&mut self, kernels: [&'static str; 3], indices: &Indices, mut product: Product) {
         product.run_stride = self.run_stride;
-        product = product.sized(self.runs);
+        product = product.sized(self.runs, kernels == TN);
         let unit = self.unit(product.exact != 0);
         let kernel = match (unit, product.element) {
             (Unit::Tensor, Element::Half) => kernels[1],
@@ -484,7 +498,7 @@ impl Worker {
     /// in order.
     pub(super) fn sum_products(&mut self, indices: &Indices, product: Product) {
         let to = product.c;
-        let chunked = Product { chunk: CHUNK, c: self.workspace.address, ..product };
+        let chunked = Product { c: self.workspace.address, ..product.chunked() };
         assert!(chunked.partials() <= self.workspace.len, "a workspace too small for a weight's gradient");
         self.product(TN, indices, chunked);
         let mut folding = Product { a: self.workspace.address, c: to, ..chunked }.accumulate();

@@ -266,22 +266,18 @@ impl Gru for Worker {
         let previous = if layer == Layer::Speaker { layout.previous_turn } else { layout.previous };
         let apart = self.distance(forward.weight_hh, backward.weight_hh);
         let roles = by_group.get(1).map_or(0, |other| self.distance(forward.weight_hh, other[0].weight_hh));
-        let (d_recurrent, d_bias) = (self.gradient(forward.weight_hh), self.gradient(forward.bias_hh));
-        // r and z are the input's gates; the n of the recurrent product is hn.
-        for (gates, out, a_inner, to, sums) in [
-            (*saved, 2 * d, 3 * d, d_recurrent, d_bias),
-            (saved.from(6 * d), d, d, d_recurrent.from(2 * d * d), d_bias.from(2 * d)),
-        ] {
-            let mut product =
-                Product::new((out, d, rows), (gates, 8 * d), (*hidden, 2 * d), (to, d)).extent(extent);
-            product.inner = 2;
-            product.a_inner = a_inner as i64;
-            product.b_inner = d as i64;
-            (product.c_inner, product.c_outer) = (apart, roles);
-            product.index = previous.address;
-            product.index_inner = rows as i64;
-            (product.bias_inner, product.bias_outer) = (bias_apart, bias_roles);
-            self.sum_products(layout, product.sums(sums));
-        }
+        let to = (self.gradient(forward.weight_hh), d);
+        let mut product = Product::new((3 * d, d, rows), gates, (*hidden, 2 * d), to).extent(extent);
+        product.inner = 2;
+        product.a_inner = (3 * d) as i64;
+        // r and z are the input's gates; the n of the recurrent product is hn, which lies behind both directions' gates.
+        product.split = 2 * d as u32;
+        (product.beyond, product.beyond_inner) = (4 * d as i64, -2 * d as i64);
+        product.b_inner = d as i64;
+        (product.c_inner, product.c_outer) = (apart, roles);
+        product.index = previous.address;
+        product.index_inner = rows as i64;
+        (product.bias_inner, product.bias_outer) = (bias_apart, bias_roles);
+        self.sum_products(layout, product.sums(self.gradient(forward.bias_hh)));
     }
 }
