@@ -4,7 +4,6 @@
 //     product_nn       C = A B             A [m, k], B [k, n]    gradients times weights
 //     product_tn       C = A^T B           A [k, m], B [k, n]    gradients of weights: k runs over the batch's rows, in chunks
 //                      sums = A^T 1        and of their biases: B has a column of ones behind it, in a tile that is mostly there anyway
-//     product_fold     C += sum of the chunks' partial results, in order, and sums likewise
 //     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
 //
 //     .._f16           on tensor cores: operands are f16 in memory, sums float32; results are f16, but for those of product_tn_f16,
@@ -14,14 +13,15 @@
 // The number of rows is in the header, by `Extent`: launches are made for the capacity, and blocks beyond return at once.
 // Elsewhere blockIdx.y counts products of one shape side by side (directions, roles); blockIdx.z counts runs.
 //
-// Results do not depend on the order of blocks: each element of C has one block, and chunks are summed in order by one thread.
+// Results do not depend on the order of blocks: each element of C has one block, and chunks are summed in their order.
 // Nor on the tile: k is summed in one order. A value that f16 cannot hold becomes infinite, so that what scales the loss sees it.
 //
 // Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which tile it is made for
 // (`Size`): large ones read operands less often, narrow ones are for few rows or columns. A weight's gradient has as few rows as columns:
 // of two large ones it takes that which stands over less.
-// Chunks are as many as fill the card once, and share out the rows that there are: their partial results are little memory,
-// most of which L2 still holds when they are folded. Chunks of the products that share an operand are side by side in the grid.
+// Chunks are as many as fill the card once, and share out the rows that there are. Each block leaves its part of the sum in the workspace,
+// in the order of its threads, and counts itself; the last one of a tile adds them up and stores C. Parts are so few that L2 has them.
+// Chunks of the products that share an operand are side by side in the grid.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
 //     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        153, 157, 161                    3
@@ -30,12 +30,9 @@
 //         product_tn and its namesakes also 64 x 128
 //     window_nt, _nn, _tn         64      32 x 32                         93, 101, 98                      7
 //     window_nt_f16, ..           64      32 x 32                         64, 66, 76                       12
-//     product_fold                256     grid x ceil(m (n + 1) / 256)    42                               4
 // Floor: 2 m n k FLOPs; A, B and C once, C once more where it is added to, and as much for an addend. An element is 4 bytes, in
 // the kernels `_f16` 2, but 4 of what product_tn_f16 writes. An operand that the products side by side share counts once; biases, sums,
 // scales and indices are not counted.
-//     product_tn in chunks    C once for each chunk, 4 bytes an element
-//     product_fold            memory: (chunks + 2) m n * 4 bytes, chunks m n FLOPs
 //     window_*                2 P width FLOPs, with R rows and P pairs of all windows together; R width elements for an operand of
 //                             rows, P for one of pairs
 #include "product.cuh"
@@ -56,7 +53,9 @@ struct Product {
     void *c;
     const unsigned *index;  // rows of A (nt) or of B (tn)
     const float *scale;     // of B's rows (tn)
-    float *sums;            // [m], of A's columns (tn in chunks, fold), or null
+    float *sums;            // [m], of A's columns (tn), or null
+    float4 *workspace;      // (tn in chunks) [product, tile, chunk, PARTS, 128]
+    unsigned *arrivals;     // (tn in chunks) [product, tile], 0 between launches: chunks that are there
     // Elements from one product of blockIdx.y = outer * inner + i to the next.
     long long a_inner, a_outer, b_inner, b_outer, c_inner, c_outer;
     long long bias_inner, bias_outer;  // of the bias, or of the sums
@@ -74,7 +73,7 @@ struct Product {
     Size size;
     unsigned exact, element;  // which kernel the host takes
 };
-static_assert(sizeof(Product) == 20 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
+static_assert(sizeof(Product) == 22 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
 
 __device__ __forceinline__ void rows_of(const Header &header, Extent extent, unsigned outer, unsigned fixed, unsigned &first,
                                         unsigned &count) {
@@ -122,6 +121,11 @@ template <class Family, Rows A, Rows B> union Shared {
 
 // What a product has beside its columns, where that is nothing.
 struct Nothing {};
+
+// Where a block has all of a sum.
+struct Whole {
+    template <int COUNT> __device__ __forceinline__ bool operator()(float (&)[COUNT], bool) const { return true; }
+};
 
 // Neighbours of a row of C as they are before a sum is added to them.
 template <int W> struct Before {
@@ -205,7 +209,7 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
         }
         write_strip(c + at, strip, count, aligned);
     };
-    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, beside, look, out);
+    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
 }
 
 // Columns of C, with the one that the sums are.
@@ -218,8 +222,7 @@ __device__ __forceinline__ unsigned chunk_of(unsigned k, unsigned chunks) {
     return (k + 32 * chunks - 1) / (32 * chunks) * 32;
 }
 
-// product_tn: blockIdx.y = chunk * products + product, with `p.c` the workspace [product, chunks]: C [m, n] of each, then its sums [m];
-// without chunks blockIdx.y = product.
+// product_tn: blockIdx.y = chunk * products + product, or without chunks the product.
 template <class Element, class T>
 __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Across, Rows::Across> &shared, const Header *header,
                                             const Product &p) {
@@ -244,23 +247,57 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const unsigned gap = static_cast<unsigned>(p.beyond + inner * p.beyond_inner);
     const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? p.split : 0, gap};
     const Operand<Rows::Across, Element> b = {b_data, p.b_stride, index, scale, ~0u, 0, p.sums != nullptr};
-    float *c = of_run(static_cast<float *>(p.c), p.run_stride);
-    c += p.chunks ? static_cast<size_t>(product * p.chunks + chunk) * p.m * columns : inner * p.c_inner + outer * p.c_outer;
-    float *sums = c + static_cast<size_t>(p.m) * p.n;
-    const unsigned stride = p.chunks ? p.n : p.c_stride;
-    const bool aligned = is_aligned(c, stride, p.n, T::STRIP), accumulate = !p.chunks && p.accumulate;
+    // Leaves a chunk's results, or has the sum of all of them.
+    __shared__ unsigned others;
+    const auto gather = [&](auto &results, bool works) {
+        if (!p.chunks) return true;
+        constexpr int PARTS = sizeof(results) / sizeof(float4);
+        const unsigned tile = product * gridDim.x + blockIdx.x, filled = (k + length - 1) / length;
+        float4 *first_part = of_run(p.workspace, p.run_stride) + static_cast<size_t>(tile) * p.chunks * PARTS * T::THREADS + threadIdx.x;
+        const auto part = [&](unsigned of, int i) { return first_part + (of * PARTS + i) * T::THREADS; };
+        if (works) {
+#pragma unroll
+            for (int i = 0; i < PARTS; i++) {
+                *part(chunk, i) = make_float4(results[4 * i], results[4 * i + 1], results[4 * i + 2], results[4 * i + 3]);
+            }
+        }
+        __threadfence();
+        __syncthreads();
+        // The last one to arrive leaves 0 for the next launch.
+        if (threadIdx.x == 0) others = atomicInc(of_run(p.arrivals, p.run_stride) + tile, filled - 1);
+        __syncthreads();
+        if (others != filled - 1) return false;
+        __threadfence();
+        if (works) {
+#pragma unroll
+            for (float &result : results) result = 0.0f;
+            for (unsigned of = 0; of < filled; of++) {
+#pragma unroll
+                for (int i = 0; i < PARTS; i++) {
+                    const float4 four = *part(of, i);
+                    results[4 * i] += four.x, results[4 * i + 1] += four.y, results[4 * i + 2] += four.z, results[4 * i + 3] += four.w;
+                }
+            }
+        }
+        return true;
+    };
+    float *c = of_run(static_cast<float *>(p.c), p.run_stride) + inner * p.c_inner + outer * p.c_outer;
+    float *sums = p.sums ? of_run(p.sums, p.run_stride) + inner * p.bias_inner + outer * p.bias_outer : nullptr;
+    const bool aligned = is_aligned(c, p.c_stride, p.n, T::STRIP);
     const auto look = [&](unsigned row, unsigned column) {
-        return look_before<T::STRIP>(c + static_cast<size_t>(row) * stride + column, p.n - column, aligned, accumulate);
+        const bool adds = p.accumulate && column < p.n;
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * p.c_stride + column, p.n - column, aligned, adds);
     };
     const auto out = [&](unsigned row, unsigned column, auto &strip, Nothing, const auto &before) {
         const unsigned count = p.n - column;
 #pragma unroll
         for (int e = 0; e < T::STRIP; e++) {
-            if (p.sums && count == e) sums[row] = strip[e];
+            if (sums && count == e) sums[row] = p.accumulate ? sums[row] + strip[e] : strip[e];
         }
-        if (count) store_sum(c + static_cast<size_t>(row) * stride + column, strip, before, count, aligned, accumulate);
+        if (count) store_sum(c + static_cast<size_t>(row) * p.c_stride + column, strip, before, count, aligned, p.accumulate);
     };
-    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, [](unsigned) { return Nothing{}; }, look, out);
+    const auto beside = [](unsigned) { return Nothing{}; };
+    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, gather, beside, look, out);
 }
 
 // A kernel chooses its tile on lines of its own, by which profiles tell one from the other.
@@ -351,24 +388,6 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_tn_f16(const Header
     }
 }
 
-// `p` as of product_tn, but `p.a` the workspace and `p.c` the result, to which the sum is added where `p.accumulate`.
-extern "C" __global__ void __launch_bounds__(256) product_fold(const Header *header, const Product p) {
-    const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
-    const Header &own = *of_run(header, p.run_stride);
-    unsigned first, k;
-    rows_of(own, p.extent, outer, p.k, first, k);
-    const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, size = p.m * columns_of(p);
-    if (at >= size || is_idle(own)) return;
-    const unsigned length = chunk_of(k, p.chunks), active = k ? (k + length - 1) / length : 0;
-    const float *from = of_run(static_cast<const float *>(p.a), p.run_stride) + static_cast<size_t>(blockIdx.y) * p.chunks * size + at;
-    float *c = of_run(static_cast<float *>(p.c), p.run_stride);
-    float *to = at < p.m * p.n ? c + inner * p.c_inner + outer * p.c_outer + static_cast<size_t>(at / p.n) * p.c_stride + at % p.n
-                               : of_run(p.sums, p.run_stride) + inner * p.bias_inner + outer * p.bias_outer + (at - p.m * p.n);
-    float sum = 0.0f;
-    for (unsigned chunk = 0; chunk < active; chunk++) sum += from[static_cast<size_t>(chunk) * size];
-    *to = p.accumulate ? *to + sum : sum;
-}
-
 // What an operand of a window's product is: the window's rows, `width` wide, or its pairs.
 enum class Shape : unsigned { Rows, Pairs };
 
@@ -415,7 +434,7 @@ template <class Family, Rows A, Rows B> __device__ __forceinline__ void window_p
     const auto out = [&](unsigned row, unsigned column, auto &strip, Nothing, const auto &before) {
         store_sum(c + static_cast<size_t>(row) * n + column, strip, before, n - column, aligned, p.accumulate);
     };
-    T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, [](unsigned) { return Nothing{}; }, look, out);
+    T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, Whole{}, [](unsigned) { return Nothing{}; }, look, out);
 }
 
 extern "C" __global__ void __launch_bounds__(64) window_nt(const Header *header, const WindowProduct p) {

@@ -50,11 +50,13 @@ template <int BM_, int BN_, int BK_, int TM_, int TN_> struct Tile {
 
     // The block's tile of C from (first_row, first_column) on, over k from `k_begin` to `k_end`. `out(row, column, strip, beside, found)`
     // is called with neighbours of a row, of which the first is within m x n, and with what `beside(column)` has read for their columns
-    // in all rows and `look(row, column)` for them alone.
-    template <Rows A, Rows B, class Beside, class Look, class Out>
+    // in all rows and `look(row, column)` for them alone. Before that, `gather(sums, works)` may change a thread's results, which are not
+    // in C's order; if it says no, nothing more is done. `works`: whether any of them are within C.
+    template <Rows A, Rows B, class Gather, class Beside, class Look, class Out>
     static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A, float> &a, const Operand<B, float> &b,
                                                     unsigned m, unsigned n, unsigned k_begin, unsigned k_end, unsigned first_row,
-                                                    unsigned first_column, Beside beside, Look look, Out out) {
+                                                    unsigned first_column, Gather gather, Beside beside, Look look,
+                                                    Out out) {
         constexpr int ROW_THREADS = BM / TM, COLUMN_THREADS = BN / TN;
         const unsigned thread_row = threadIdx.x % ROW_THREADS, thread_column = threadIdx.x / ROW_THREADS;
         Reader<A, float, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);
@@ -104,6 +106,7 @@ template <int BM_, int BN_, int BK_, int TM_, int TN_> struct Tile {
             }
             __syncthreads();
         }
+        if (!gather(reinterpret_cast<float (&)[TM * TN]>(sums), true)) return;
         const auto column_of = [&](int j) { return first_column + j * COLUMN_THREADS + thread_column * 4; };
         decltype(beside(0u)) besides[TN / 4];
 #pragma unroll

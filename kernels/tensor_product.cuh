@@ -57,13 +57,14 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
     };
 
     // As that of `Tile`, of operands in either element. All lanes of a warp call `out` at once, those outside of C not.
-    template <Rows A, Rows B, class Element, class Beside, class Look, class Out>
+    template <Rows A, Rows B, class Element, class Gather, class Beside, class Look, class Out>
     static __device__ __forceinline__ void multiply(Shared<A, B> &shared, const Operand<A, Element> &a, const Operand<B, Element> &b,
                                                     unsigned m, unsigned n, unsigned k_begin, unsigned k_end, unsigned first_row,
-                                                    unsigned first_column, Beside beside, Look look, Out out) {
+                                                    unsigned first_column, Gather gather, Beside beside, Look look,
+                                                    Out out) {
         constexpr int ROW_FRAGMENTS = WM / 16, COLUMN_FRAGMENTS = WN / 8, WARPS = THREADS / 32;
         // A block's warps are on one sub-core each. Blocks at the edge of C leave some idle: not the same ones in every block.
-        const unsigned warp = (threadIdx.x / 32 + first_row / BM + blockIdx.y) % WARPS, lane = threadIdx.x % 32;
+        const unsigned warp = (threadIdx.x / 32 + first_row / BM + first_column / BN) % WARPS, lane = threadIdx.x % 32;
         const unsigned warp_row = warp % (BM / WM) * WM, warp_column = warp / (BM / WM) * WN;
         // A warp whose part is outside of C only reads and stores for the others.
         const bool works = first_row + warp_row < m && first_column + warp_column < n;
@@ -112,6 +113,7 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
             shared.b.put(next_b);
             __syncthreads();
         }
+        if (!gather(reinterpret_cast<float (&)[ROW_FRAGMENTS * COLUMN_FRAGMENTS * 4]>(sums), works)) return;
         // A lane has two neighbours of each fragment's row. Lanes side by side change them between two fragments, so that each has four
         // of one, and a row's four lanes two runs of eight: whole sectors also where C is f16.
         const unsigned group = lane / 4, pair = lane % 4;

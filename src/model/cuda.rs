@@ -663,7 +663,7 @@ impl Place {
         }
         let memory = Memory::zeros(card, runs * run_stride)?;
         let mut plan = Plan::at(memory.address);
-        let Layouts { state, features, work, indices, folded, rounded, workspace } =
+        let Layouts { state, features, work, indices, folded, rounded, workspace, arrivals } =
             Layouts::new(&mut plan, config, graph, layout, room);
         let places = Places {
             runs: runs as u32,
@@ -673,6 +673,7 @@ impl Place {
             folded,
             rounded,
             workspace,
+            arrivals,
             loss_scale: (config.dtype == Precision::Mixed).then_some(state.optimiser.loss_scale),
         };
         let worker = Worker::new(Arc::clone(card), Arc::clone(layout), places);
@@ -745,6 +746,7 @@ struct Layouts {
     folded: Folded,
     rounded: Option<[Rounded; 2]>,
     workspace: Buffer,
+    arrivals: Buffer,
 }
 
 impl Layouts {
@@ -805,8 +807,9 @@ impl Layouts {
             logits: [plan.words(samples * classes), plan.words(samples * classes)],
             gradient,
         };
-        let words = Worker::workspace(layout, capacity);
-        Layouts { state, features, work, indices, folded, rounded, workspace: plan.words(words) }
+        let (words, counters) = Worker::workspace(layout, capacity);
+        let (workspace, arrivals) = (plan.words(words), plan.words(counters));
+        Layouts { state, features, work, indices, folded, rounded, workspace, arrivals }
     }
 }
 

@@ -57,8 +57,16 @@ fn run(card: &Card, (kernel, (family, size)): (&str, (&str, Size)), header: u64,
     run_all(card, &format!("{kernel}{family}"), header, Product { size, ..product }, 1);
 }
 
+/// A sum in chunks, added to what is in C.
+fn sum(card: &Card, kind: (&str, Size), header: u64, product: Product) {
+    let (tiles, words) = product.left();
+    let (workspace, arrivals) = (card.allocate::<f32>(words), card.upload(&vec![0u32; tiles]));
+    run(card, ("product_tn", kind), header, Product { workspace, arrivals, ..product }.accumulate());
+    assert_eq!(card.read::<u32>(arrivals, tiles), vec![0; tiles], "counters of the next launch");
+}
+
 fn run_all(card: &Card, kernel: &str, header: u64, product: Product, runs: u32) -> Option<Profile> {
-    let shape = if kernel == "product_fold" { product.fold_shape(runs) } else { product.shape(runs) };
+    let shape = product.shape(runs);
     card.launch_raw("product", kernel, (shape.grid, shape.block, 0), &[bytes(&header), bytes(&product)])
         .unwrap_or_else(|fault| panic!("{fault}"))
 }
@@ -347,9 +355,7 @@ fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
         let mut product = product.sums(sums);
         product.bias_inner = (3 * d) as i64;
         product.bias_outer = 2 * product.bias_inner;
-        let workspace = card.allocate::<f32>(product.partials());
-        run(&card, ("product_tn", kind), header, Product { c: workspace, ..product });
-        run_all(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate(), 1);
+        sum(&card, kind, header, product);
         let gate = |row: usize, direction: usize, i: usize| {
             g[row * 8 * d + if i < 2 * d { direction * 3 * d + i } else { (4 + direction) * d + i }]
         };
@@ -620,8 +626,8 @@ fn runs_side_by_side() {
     let card = Card::new(1);
     let mut random = Random(13);
     let (m, n, k, chunks) = (150usize, 40usize, 60usize, 2usize);
-    // A run's memory: header, A, B, index, C and the chunks' sums.
-    let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * m * n];
+    // A run's memory: header, A, B, index, C, what chunks leave, and their counters.
+    let sizes = [16, m * k, k * n, k.max(m) + 2, m * n, chunks * 3 * 64 * 128, 8];
     let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
     let stride = 4 * sizes.iter().sum::<usize>().next_multiple_of(4);
     let header: [[u32; 14]; 2] =
@@ -639,6 +645,8 @@ fn runs_side_by_side() {
                 write(&card, Buffer { address: at(1 + what), len: values.len(), element }, 0, values);
             }
             card.write(at(3), bytemuck::cast_slice(&index[run]));
+            card.write(at(4), &vec![0; 4 * m * n]);
+            card.write(at(6), &[0; 32]);
         }
         base
     };
@@ -649,7 +657,7 @@ fn runs_side_by_side() {
                 let base = fill(runs, element);
                 let at = |what: usize| base + places[what];
                 let sum = kernel == "product_tn";
-                let c = buffer(at(if sum { 5 } else { 4 }), m * n);
+                let c = buffer(at(4), m * n);
                 let a_stride = if sum { m } else { k };
                 let b_stride = if kernel == "product_nt" { k } else { n };
                 let a = Buffer { address: at(1), len: m * k, element };
@@ -660,15 +668,13 @@ fn runs_side_by_side() {
                 product.size = kind.1;
                 if sum {
                     product.chunks = chunks as u32;
+                    (product.workspace, product.arrivals) = (at(5), at(6));
+                    product = product.accumulate();
                 } else {
                     product.index = at(3);
                 }
                 let count = runs.len() as u32;
                 run_all(&card, &format!("{kernel}{}", kind.0), at(0), product, count);
-                if sum {
-                    let fold = Product { a: at(5), c: at(4), ..product };
-                    run_all(&card, "product_fold", at(0), fold, count);
-                }
                 (0..runs.len())
                     .map(|place| {
                         let rows = if sum { m } else { header[runs[place]][1] as usize };
@@ -873,9 +879,7 @@ fn sums_beside_a_product() {
                 (buffer(card.upload(&vec![1.0f32; m * n]), m * n), buffer(card.upload(&vec![2.0f32; m]), m));
             let product = Product::new((m, n, k), (a.of(kind), m), (b.of(kind), n), (c, n)).sums(sums);
             let product = Product { chunks, size: kind.1, ..product };
-            let workspace = card.allocate::<f32>(product.partials());
-            run(&card, ("product_tn", kind), header, Product { c: workspace, ..product });
-            run_all(&card, "product_fold", header, Product { a: workspace, ..product }.accumulate(), 1);
+            sum(&card, kind, header, product);
             let name = format!("{m} x {n} x {k} in {chunks}, {kind:?}");
             let expected: Vec<f32> = (0..m * n)
                 .map(|at| 1.0 + (0..k).map(|l| x[l * m + at / n] * y[l * n + at % n]).sum::<f32>())

@@ -49,8 +49,7 @@ impl Size {
     }
 }
 
-/// The argument of `product_nt`, `product_nn`, `product_tn`, of their namesakes on tensor cores and of `product_fold`: `Product` in
-/// `kernels/product.cu`.
+/// The argument of `product_nt`, `product_nn`, `product_tn` and of their namesakes on tensor cores: `Product` in `kernels/product.cu`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Product {
@@ -62,6 +61,8 @@ pub struct Product {
     pub index: u64,
     pub scale: u64,
     pub sums: u64,
+    pub workspace: u64,
+    pub arrivals: u64,
     pub a_inner: i64,
     pub a_outer: i64,
     pub b_inner: i64,
@@ -93,7 +94,7 @@ pub struct Product {
     pub element: Element,
 }
 
-const _: () = assert!(size_of::<Product>() == 20 * 8 + 16 * 4);
+const _: () = assert!(size_of::<Product>() == 22 * 8 + 16 * 4);
 
 /// Blocks of a launch from which on large tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
@@ -106,9 +107,6 @@ const WINDOW: (u32, u32) = (32, 32);
 
 /// Rows of the batch that one block of a weight's gradient sums at least, where there are as many.
 const CHUNK: u32 = 512;
-
-/// A chunk's rows are a multiple of these, whole steps of every tile.
-const STEP: usize = 32;
 
 impl Product {
     /// One product of `m` x `k` by `k` x `n`, operands of these row strides and one kind of elements, nothing else.
@@ -128,6 +126,8 @@ impl Product {
             index: 0,
             scale: 0,
             sums: 0,
+            workspace: 0,
+            arrivals: 0,
             a_inner: 0,
             a_outer: 0,
             b_inner: 0,
@@ -172,7 +172,7 @@ impl Product {
         self
     }
 
-    /// Of `product_tn` in chunks: the sums of A's columns `[m]`, which are a bias's gradient, beside C.
+    /// Of `product_tn`: the sums of A's columns `[m]`, which are a bias's gradient, beside C.
     pub fn sums(mut self, sums: Buffer) -> Self {
         self.sums = sums.address;
         self
@@ -233,9 +233,13 @@ impl Product {
         [self.m.div_ceil(rows) * self.columns().div_ceil(columns), self.inner * self.outer]
     }
 
-    /// Floats that the chunks leave for `product_fold`.
-    pub fn partials(&self) -> usize {
-        (self.m * self.columns()) as usize * (self.inner * self.outer * self.chunks.max(1)) as usize
+    /// Tiles of all products, and the words that their chunks leave in the workspace, whichever tile it is made with.
+    pub fn left(&self) -> (usize, usize) {
+        [Size::Tall, Size::Broad, Size::Narrow].into_iter().fold((0, 0), |most, size| {
+            let ([x, y], (rows, columns)) = (Product { size, ..*self }.blocks(), size.tile());
+            let tiles = (x * y) as usize;
+            (tiles.max(most.0), (tiles * (self.chunks * rows * columns) as usize).max(most.1))
+        })
     }
 
     pub fn shape(&self, runs: u32) -> Shape {
@@ -243,7 +247,7 @@ impl Product {
         Shape { grid: [x, y * self.chunks.max(1), runs], block: 128, shared: 0 }
     }
 
-    /// The least that the product does where its extent has `rows`. C is of the operands' elements, partial results are float32.
+    /// The least that the product does where its extent has `rows`. C is of the operands' elements, a sum over the rows float32.
     pub fn work(&self, rows: Option<usize>, unit: Unit) -> Work {
         let element = self.element.bytes();
         // In chunks, or transposed with a fixed k, it is k that runs over the rows; the outer products share the rows out.
@@ -259,34 +263,12 @@ impl Product {
         let b = k * n * apart(self.b_inner) * weights;
         let c = m * n * inner * outer;
         let moved = if over_k {
-            (a + b) * element + c * self.chunks_of(k) * 4
+            (a + b) * element + 2 * c * Element::Word.bytes()
         } else {
             let touched = 1 + usize::from(self.accumulate != 0) + usize::from(self.addend != 0);
             (a + b + c * touched) * element
         };
         Work::moving(moved).flops(2.0 * m as f64 * n as f64 * k as f64 * (inner * outer) as f64, unit)
-    }
-
-    /// The least that adding its chunks does where its extent has `rows`.
-    pub fn fold_work(&self, rows: Option<usize>) -> Work {
-        let chunks = self.chunks_of(rows.unwrap_or(self.k as usize));
-        let words = (self.m * self.n * self.inner) as usize;
-        Work::moving((chunks + 2 * self.outer as usize) * words * 4).flops((chunks * words) as f64, Unit::Fma)
-    }
-
-    /// Chunks that have some of so many rows, those of all outer products together: `chunk_of` in `kernels/product.cu`.
-    fn chunks_of(&self, rows: usize) -> usize {
-        let each = rows.div_ceil(self.outer as usize);
-        let length = each.div_ceil(STEP * self.chunks as usize).max(1) * STEP;
-        self.outer as usize * each.div_ceil(length)
-    }
-
-    pub fn fold_shape(&self, runs: u32) -> Shape {
-        Shape {
-            grid: [(self.m * self.columns()).div_ceil(256), self.inner * self.outer, runs],
-            block: 256,
-            shared: 0,
-        }
     }
 }
 

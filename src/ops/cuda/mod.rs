@@ -81,7 +81,6 @@ pub const KERNELS: &[(&str, &[&str])] = &[
             "product_nt_rounded",
             "product_nn_rounded",
             "product_tn_rounded",
-            "product_fold",
             "window_nt",
             "window_nn",
             "window_tn",
@@ -221,8 +220,9 @@ pub struct Worker {
     pub(super) folded: Folded,
     /// Mixed precision's copies of what rows are multiplied with: of all parameters and of [`Folded::by_rows`].
     pub(super) rounded: Option<[Rounded; 2]>,
-    /// What chunks of a sum leave for the one that adds them.
+    /// What chunks of a sum leave for the last one, which adds them, and how many of a tile's are there.
     pub(super) workspace: Buffer,
+    arrivals: Buffer,
     /// Mixed precision's: the first float is what losses are multiplied with.
     loss_scale: Option<Buffer>,
     failed: Option<Error>,
@@ -253,6 +253,7 @@ pub struct Places {
     /// Of all parameters and of [`Folded::by_rows`] in mixed precision; else none.
     pub rounded: Option<[Rounded; 2]>,
     pub workspace: Buffer,
+    pub arrivals: Buffer,
     pub loss_scale: Option<Buffer>,
 }
 
@@ -280,8 +281,17 @@ pub(super) use launch;
 
 impl Worker {
     pub fn new(card: Arc<Card>, layout: Arc<Layout>, places: Places) -> Worker {
-        let Places { runs, run_stride, parameters, gradient, folded, rounded, workspace, loss_scale } =
-            places;
+        let Places {
+            runs,
+            run_stride,
+            parameters,
+            gradient,
+            folded,
+            rounded,
+            workspace,
+            arrivals,
+            loss_scale,
+        } = places;
         let d = layout.sizes.d;
         Worker {
             card,
@@ -294,6 +304,7 @@ impl Worker {
             folded,
             rounded,
             workspace,
+            arrivals,
             loss_scale,
             failed: None,
             part: Part::Rest,
@@ -301,8 +312,8 @@ impl Worker {
         }
     }
 
-    /// Words of workspace that the largest sum takes.
-    pub fn workspace(layout: &Layout, capacity: Capacity) -> usize {
+    /// What sums over the batch's rows leave for one another, words, and how many counters of them there are.
+    pub fn workspace(layout: &Layout, capacity: Capacity) -> (usize, usize) {
         let Sizes { d, features, classes, .. } = layout.sizes;
         let Capacity { rows, distinct, samples, .. } = capacity;
         // The sums of all operations: C with the column of sums, products side by side, and what k runs over.
@@ -318,13 +329,14 @@ impl Worker {
             ((classes, 2 * d + 1), 1, samples),
         ];
         let nowhere = (Buffer { address: 0, len: 0, element: Element::Word }, 0);
-        let partials = sums.map(|((m, n), products, k)| {
+        let most = sums.into_iter().fold((0, 0), |most, ((m, n), products, k)| {
             let mut product = Product::new((m, n, k), nowhere, nowhere, nowhere);
             product.inner = products;
-            product.chunked().partials()
+            let (tiles, words) = product.chunked().left();
+            (words.max(most.0), tiles.max(most.1))
         });
         // The gradients of silent roles' gates wait here too.
-        partials.into_iter().max().unwrap_or(0).max(samples * 2 * d)
+        (most.0.max(samples * 2 * d), most.1)
     }
 
     /// Asks leave for the shared memory that kernels take for windows of up to `longest`.
@@ -494,19 +506,16 @@ impl Worker {
         self.product(TN, indices, product);
     }
 
-    /// `C += A^T B` over the batch's rows, and `sums += A^T 1` where there are some: chunks of them side by side, then their sum
-    /// in order.
+    /// `C += A^T B` over the batch's rows, and `sums += A^T 1` where there are some: chunks of them side by side, and their sum in order.
     pub(super) fn sum_products(&mut self, indices: &Indices, product: Product) {
-        let to = product.c;
-        let chunked = Product { c: self.workspace.address, ..product.chunked() };
-        assert!(chunked.partials() <= self.workspace.len, "a workspace too small for a weight's gradient");
-        self.product(TN, indices, chunked);
-        let mut folding = Product { a: self.workspace.address, c: to, ..chunked }.accumulate();
-        folding.run_stride = self.run_stride;
-        let shape = folding.fold_shape(self.runs);
-        let work = |n: &Counts| folding.fold_work(n.of(folding.extent));
-        // SAFETY: as in `product`; the workspace holds the chunks.
-        unsafe { launch!(self, "product_fold", shape, work, indices.header.address, folding) }
+        let mut product = product.chunked().accumulate();
+        let (tiles, words) = product.left();
+        assert!(
+            words <= self.workspace.len && tiles <= self.arrivals.len,
+            "a workspace too small for a weight's gradient"
+        );
+        (product.workspace, product.arrivals) = (self.workspace.address, self.arrivals.address);
+        self.product(TN, indices, product);
     }
 
     /// A product for each window, with the transpose that `of` says.
