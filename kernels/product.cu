@@ -1,6 +1,7 @@
 // Products of matrices: everything of a step that is one product over all rows, and those of a sample's window.
 //
-//     product_nt       C = A B^T           A [m, k], B [n, k]    weights are [out, in]: inputs times weights
+//     product_nt       C = A B^T           A [m, k], B [n, k]    weights are [out, in]: inputs times weights; then, if the launch says
+//                                                                so, a sigmoid, tanh or dropout's mask
 //     product_nn       C = A B             A [m, k], B [k, n]    gradients times weights
 //     product_tn       C = A^T B           A [k, m], B [k, n]    gradients of weights: k runs over the batch's rows, in chunks
 //                      sums = A^T 1        and of their biases: B has a column of ones behind it, in a tile that is mostly there anyway
@@ -35,13 +36,14 @@
 // scales and indices are not counted.
 //     window_*                2 P width FLOPs, with R rows and P pairs of all windows together; R width elements for an operand of
 //                             rows, P for one of pairs
+#include "philox.cuh"
 #include "product.cuh"
 #include "tensor_product.cuh"
 
 // Which rows a product runs over.
 enum class Extent : unsigned { Fixed, Rows, Samples, Distinct, Roles };
 
-enum class Epilogue : unsigned { None, Sigmoid, TanhOfSum };
+enum class Epilogue : unsigned { None, Sigmoid, TanhOfSum, Dropout };
 
 // Which tile a launch of product_* is made for; Broad is product_tn's alone.
 enum class Size : unsigned { Tall, Broad, Narrow };
@@ -60,6 +62,9 @@ struct Product {
     long long a_inner, a_outer, b_inner, b_outer, c_inner, c_outer;
     long long bias_inner, bias_outer;  // of the bias, or of the sums
     long long index_inner;
+    // (Dropout, over rows) [samples], [samples + 1], [rows], and the counter's last word, as in dropout.cu
+    const unsigned *target, *offset, *owner;
+    unsigned long long mask;
     long long beyond, beyond_inner;  // from row `split` of B on (nn), or from column `split` of A on (tn), elements lie so many further
     unsigned long long run_stride;
     unsigned m, n, k;  // the one that runs over the batch's rows is its capacity
@@ -73,7 +78,7 @@ struct Product {
     Size size;
     unsigned exact, element;  // which kernel the host takes
 };
-static_assert(sizeof(Product) == 22 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
+static_assert(sizeof(Product) == 26 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
 
 __device__ __forceinline__ void rows_of(const Header &header, Extent extent, unsigned outer, unsigned fixed, unsigned &first,
                                         unsigned &count) {
@@ -206,6 +211,13 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
             read_strip(more, addend + at, count, aligned);
 #pragma unroll
             for (int e = 0; e < T::STRIP; e++) strip[e] = tanhf(strip[e] + more[e]);
+        } else if (p.epilogue == Epilogue::Dropout) {
+            const unsigned sample = of_run(p.owner, p.run_stride)[row];
+            const unsigned of_sample = row - of_run(p.offset, p.run_stride)[sample];
+            Quad quad = {strip[0], strip[1], strip[2], strip[3]};
+            drop(quad, own, p.mask, of_run(p.target, p.run_stride)[sample], of_sample, quads_of(p.n), column / 4);
+#pragma unroll
+            for (int e = 0; e < T::STRIP; e++) strip[e] = quad.x[e];
         }
         write_strip(c + at, strip, count, aligned);
     };
@@ -227,7 +239,11 @@ template <class Element, class T>
 __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Across, Rows::Across> &shared, const Header *header,
                                             const Product &p) {
     const unsigned columns = columns_of(p), tiles = (columns + T::BN - 1) / T::BN;
-    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
+    // Tensor cores' tiles share the columns out in pairs of fragments: none has much less to do than the others.
+    const unsigned share = T::SKIPS_COLUMNS ? (columns + 16 * tiles - 1) / (16 * tiles) * 16 : T::BN;
+    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * share;
+    const unsigned end_column = T::SKIPS_COLUMNS ? min(first_column + share, columns) : columns;
+    if (first_column >= columns) return;
     const unsigned products = p.inner * p.outer, product = blockIdx.y % products, chunk = blockIdx.y / products;
     const unsigned inner = product % p.inner, outer = product / p.inner;
     const Header &own = *of_run(header, p.run_stride);
@@ -246,7 +262,7 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const Element *b_data = placed(p.b, p.b_inner, p.b_outer) + (index ? 0 : static_cast<size_t>(first) * p.b_stride);
     const unsigned gap = static_cast<unsigned>(p.beyond + inner * p.beyond_inner);
     const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? p.split : 0, gap};
-    const Operand<Rows::Across, Element> b = {b_data, p.b_stride, index, scale, ~0u, 0, p.sums != nullptr};
+    const Operand<Rows::Across, Element> b = {b_data, p.b_stride, index, scale, ~0u, 0, end_column > p.n};
     // Leaves a chunk's results, or has the sum of all of them.
     __shared__ unsigned others;
     const auto gather = [&](auto &results, bool works) {
@@ -297,7 +313,7 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
         if (count) store_sum(c + static_cast<size_t>(row) * p.c_stride + column, strip, before, count, aligned, p.accumulate);
     };
     const auto beside = [](unsigned) { return Nothing{}; };
-    T::multiply(shared, a, b, p.m, columns, begin, end, first_row, first_column, gather, beside, look, out);
+    T::multiply(shared, a, b, p.m, end_column, begin, end, first_row, first_column, gather, beside, look, out);
 }
 
 // A kernel chooses its tile on lines of its own, by which profiles tell one from the other.
@@ -396,13 +412,15 @@ struct WindowProduct {
     const void *a, *b;  // elements of the kernel's family
     void *c;
     const unsigned *offset, *pairs;  // [samples + 1]
+    // (tn) Where a second product's operands lie, which is added to the first: elements from `a` and `b` on; 0: there is none.
+    long long a_second, b_second;
     unsigned long long run_stride;
     unsigned width;
     Shape a_shape, b_shape, c_shape;
     unsigned accumulate;
     unsigned longest;  // window that the grid is made for
 };
-static_assert(sizeof(WindowProduct) == 6 * 8 + 6 * 4, "as in src/device/cuda/product.rs");
+static_assert(sizeof(WindowProduct) == 8 * 8 + 6 * 4, "as in src/device/cuda/product.rs");
 
 template <class Family, Rows A, Rows B> __device__ __forceinline__ void window_product(const Header *header, const WindowProduct &p) {
     using Element = typename Family::Element;
@@ -415,7 +433,7 @@ template <class Family, Rows A, Rows B> __device__ __forceinline__ void window_p
     const size_t pair = of_run(p.pairs, p.run_stride)[sample];
     const unsigned m = rows, n = p.c_shape == Shape::Pairs ? rows : p.width;
     // A's other extent: its rows are the window's in every product.
-    const unsigned k = p.a_shape == Shape::Pairs ? rows : p.width;
+    unsigned k = p.a_shape == Shape::Pairs ? rows : p.width;
     const unsigned most = p.c_shape == Shape::Pairs ? p.longest : p.width, tiles = (most + T::BN - 1) / T::BN;
     const unsigned first_row = blockIdx.y / tiles * T::BM, first_column = blockIdx.y % tiles * T::BN;
     if (first_row >= m || first_column >= n) return;
@@ -423,8 +441,15 @@ template <class Family, Rows A, Rows B> __device__ __forceinline__ void window_p
         return of_run(static_cast<const Element *>(data), p.run_stride) + (shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width);
     };
     const auto stride = [&](Shape shape) { return shape == Shape::Pairs ? rows : p.width; };
-    const Operand<A, Element> a = {place(p.a, p.a_shape), stride(p.a_shape), nullptr, nullptr, ~0u, 0, false};
-    const Operand<B, Element> b = {place(p.b, p.b_shape), stride(p.b_shape), nullptr, nullptr, ~0u, 0, false};
+    Operand<A, Element> a = {place(p.a, p.a_shape), stride(p.a_shape), nullptr, nullptr, ~0u, 0, false};
+    Operand<B, Element> b = {place(p.b, p.b_shape), stride(p.b_shape), nullptr, nullptr, ~0u, 0, false};
+    if (A == Rows::Across && p.a_second) {
+        // k runs on over the second product's rows.
+        a.split = b.split = k;
+        a.beyond = p.a_second - static_cast<long long>(k) * a.stride;
+        b.beyond = p.b_second - static_cast<long long>(k) * b.stride;
+        k *= 2;
+    }
     Element *c = of_run(static_cast<Element *>(p.c), p.run_stride);
     c += p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width;
     const bool aligned = is_aligned(c, n, n, T::STRIP);

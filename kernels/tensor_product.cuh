@@ -48,6 +48,7 @@ template <Rows ROWS, int WIDTH, int DEPTH> struct HalfTile {
 template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
     static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_;
     static constexpr int BK = 32;  // depth of a step
+    static constexpr bool SKIPS_COLUMNS = true;  // what is beyond C costs little
     static constexpr int STRIP = 4;  // neighbours of a row of C that a thread stores at once
     static constexpr int THREADS = (BM / WM) * (BN / WN) * 32;
     static_assert(WM % 16 == 0 && WN % 16 == 0, "fragments of A, and pairs of fragments of B");
@@ -68,6 +69,9 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
         const unsigned warp_row = warp % (BM / WM) * WM, warp_column = warp / (BM / WM) * WN;
         // A warp whose part is outside of C only reads and stores for the others.
         const bool works = first_row + warp_row < m && first_column + warp_column < n;
+        // Pairs of fragments beyond C are not multiplied where C has few columns: in sums over the batch's rows.
+        constexpr bool SKIPS = A == Rows::Across;
+        const unsigned pairs = works ? (n - first_column - warp_column + 15) / 16 : 0;
         Reader<A, Element, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);
         Reader<B, Element, BN, BK, THREADS> next_b(b, first_column, n, k_begin, k_end);
         float sums[ROW_FRAGMENTS][COLUMN_FRAGMENTS][4] = {};
@@ -93,15 +97,21 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
 #pragma unroll
                     for (int i = 0; i < ROW_FRAGMENTS; i++) shared.a.load(from_a[i], warp_row + i * 16, k);
 #pragma unroll
-                    for (int j = 0; j < COLUMN_FRAGMENTS / 2; j++) shared.b.load(from_b[j], warp_column + j * 16, k);
+                    for (int j = 0; j < COLUMN_FRAGMENTS / 2; j++) {
+                        if (!SKIPS || j < pairs) shared.b.load(from_b[j], warp_column + j * 16, k);
+                    }
 #pragma unroll
-                    for (int half = 0; half < 2; half++) {
+                    for (int pair = 0; pair < COLUMN_FRAGMENTS / 2; pair++) {
+                        if (SKIPS && pair >= pairs) break;
 #pragma unroll
-                        for (int i = 0; i < ROW_FRAGMENTS; i++) {
+                        for (int half = 0; half < 2; half++) {
 #pragma unroll
-                            for (int j = 0; j < COLUMN_FRAGMENTS; j++) {
-                                const unsigned word = from_b[j / 2][half * 2 + j % 2];
-                                multiply_add(sums[i][j], from_a[i][half * 2], from_a[i][half * 2 + 1], word);
+                            for (int i = 0; i < ROW_FRAGMENTS; i++) {
+#pragma unroll
+                                for (int j = 0; j < 2; j++) {
+                                    float (&sum)[4] = sums[i][pair * 2 + j];
+                                    multiply_add(sum, from_a[i][half * 2], from_a[i][half * 2 + 1], from_b[pair][half * 2 + j]);
+                                }
                             }
                         }
                     }

@@ -245,25 +245,24 @@ impl Graph {
                 gradients,
             );
             ops.enter(Part::AttentionBackward);
-            if self.reads_attended(l + 1) {
-                ops.attend_backward(layout, p, g, &d.input, &mut d.probabilities, &mut d.g);
-            } else if l + 1 < self.stacks {
+            let d_attended = self.reads_attended(l + 1).then_some(&d.input);
+            if d_attended.is_none() && l + 1 < self.stacks {
                 ops.add_rows(layout, &d.input, &mut d.g);
             }
             ops.attention_backward(
                 layout,
                 l,
                 weights,
+                mask,
                 g,
                 &stack.projected,
                 p,
+                d_attended,
                 &mut d.probabilities,
                 &mut d.projected,
                 &mut d.g,
                 gradients,
             );
-            ops.enter(Part::Dropout);
-            ops.dropout(layout, mask, Site::Context(l), &mut d.g);
             let input = self.stack_input(&a.m, before);
             let layer = Layer::Context(l);
             let (hidden, gates) = (&stack.hidden, &mut stack.gates);

@@ -4,8 +4,11 @@
 use coin::device::cuda::memory::{Buffer, Element};
 use coin::device::cuda::product::{Epilogue, Extent, Of, Product, Size, WindowProduct};
 
+use coin::ops::dropout::{Mask, Pass, Site};
+
 use simulator::Profile;
 
+use crate::dropout::factor;
 use crate::half;
 use crate::support::{Card, Random, SEEDS};
 
@@ -419,6 +422,49 @@ fn epilogues() {
     }
 }
 
+/// A gradient that is masked as it is made: the CPU's masks of whole numbers, doubled or gone.
+#[test]
+fn products_are_masked() {
+    let card = Card::new(3);
+    let mut random = Random(29);
+    let mask = Mask { seed: 7, step: 5, pass: Pass::Adversarial, keep: 0.5 };
+    let word = mask.word(Site::Context(1));
+    let lengths = [70usize, 41, 38, 1, 0];
+    let (target, rows) = ([3u32, 900, 0, 17, 4], 150);
+    let mut offset = vec![0u32];
+    for n in lengths {
+        offset.push(offset[offset.len() - 1] + n as u32);
+    }
+    let owner: Vec<u32> = (0..5).flat_map(|s| vec![s as u32; lengths[s]]).collect();
+    let ([low, high], threshold) = (mask.key(), mask.threshold().unwrap());
+    let header = card.upload(&[5, rows as u32, 0, 0, 0, 0, 0, low, high, 5, threshold, 2f32.to_bits(), 0, 0]);
+    let [target_at, offset_at, owner_at] = [&target[..], &offset, &owner].map(|values| card.upload(values));
+    // Widths whose last four are whole, half, and one.
+    for (n, k) in [(200, 40), (34, 33), (13, 5)] {
+        let (a, x) = matrix(&card, &mut random, rows, k, k);
+        let (b, y) = matrix(&card, &mut random, n, k, k);
+        let before = integers(&mut random, rows * n);
+        for kind in kinds("product_nt") {
+            let c = upload(&card, element_of(kind.0), &before);
+            let mut product = Product::new((200, n, k), (a.of(kind), k), (b.of(kind), k), (c, n))
+                .extent(Extent::Rows)
+                .accumulate()
+                .epilogue(Epilogue::Dropout);
+            (product.target, product.offset, product.owner) = (target_at, offset_at, owner_at);
+            product.mask = u64::from(word);
+            run(&card, ("product_nt", kind), header, product);
+            for (at, got) in values_at(&card, c, 0, rows * n).into_iter().enumerate() {
+                let (row, j) = (at / n, at % n);
+                let sample = owner[row] as usize;
+                let sum: f32 = (0..k).map(|l| x[row * k + l] * y[j * k + l]).sum();
+                let in_sample = row - offset[sample] as usize;
+                let kept = factor(Some(&mask), word, target[sample], in_sample, n, j);
+                assert_eq!(got, (sum + before[at]) * kept, "{kind:?}, width {n}, row {row}, column {j}");
+            }
+        }
+    }
+}
+
 #[test]
 fn windows() {
     for (seed, family) in SEEDS.into_iter().flat_map(|seed| [WORD, HALF].map(|family| (seed, family))) {
@@ -448,6 +494,8 @@ fn windows() {
             c: c.0.address,
             offset: card.upload(&offset),
             pairs: card.upload(&pairs),
+            a_second: 0,
+            b_second: 0,
             run_stride: 0,
             width: width as u32,
             a_of: a.1,
@@ -479,6 +527,16 @@ fn windows() {
         let (sums, both) = (upload(&g), allocate(rows * width));
         launch("window_tn", arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (sums, Of::Rows), 1));
         launch("window_nn", arguments((upload(&p), Of::Pairs), (upload(&f), Of::Rows), (both, Of::Rows), 0));
+        // Two products in one launch, with other operands behind the first ones.
+        let q = integers(&mut random, count);
+        let distance =
+            |from: Buffer, to: Buffer| (to.address as i64 - from.address as i64) / element.bytes() as i64;
+        let ([first_a, second_a], [first_b, second_b]) = ([upload(&p), upload(&q)], [upload(&f), upload(&g)]);
+        let two = upload(&f);
+        let product = arguments((first_a, Of::Pairs), (first_b, Of::Rows), (two, Of::Rows), 1);
+        let (a_second, b_second) = (distance(first_a, second_a), distance(first_b, second_b));
+        launch("window_tn", WindowProduct { a_second, b_second, ..product });
+        let two = values_at(&card, two, 0, rows * width);
         let [sums, both] = [sums, both].map(|rows_of| values_at(&card, rows_of, 0, rows * width));
         for s in 0..5 {
             let n = lengths[s];
@@ -490,6 +548,13 @@ fn windows() {
                 for j in 0..width {
                     let forward: f32 = (0..n).map(|l| pair(s, i, l) * rows_of(&f, s, l, j)).sum();
                     let back: f32 = (0..n).map(|l| pair(s, l, i) * rows_of(&f, s, l, j)).sum();
+                    let second: f32 =
+                        (0..n).map(|l| q[pairs[s] as usize + l * n + i] * rows_of(&g, s, l, j)).sum();
+                    assert_eq!(
+                        rows_of(&two, s, i, j),
+                        back + second + rows_of(&f, s, i, j),
+                        "two sums at row {i} of sample {s}"
+                    );
                     assert_eq!(rows_of(&both, s, i, j), forward, "row {i} of sample {s}");
                     assert_eq!(
                         rows_of(&sums, s, i, j),
@@ -603,6 +668,8 @@ fn overflow_is_seen() {
         a: rows.address,
         b: rows.address,
         c: scores.address,
+        a_second: 0,
+        b_second: 0,
         offset: card.upload(&[0u32, 2, 2, 2, 2, 2]),
         pairs: card.upload(&[0u32, 4, 4, 4, 4, 4]),
         run_stride: 0,
@@ -742,6 +809,8 @@ fn windows_of_runs_side_by_side() {
                     c: base + places[5],
                     offset: base + places[1],
                     pairs: base + places[2],
+                    a_second: 0,
+                    b_second: 0,
                     run_stride: stride as u64,
                     width: width as u32,
                     a_of,

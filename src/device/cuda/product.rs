@@ -25,6 +25,8 @@ pub enum Epilogue {
     Sigmoid,
     /// `tanh(sum + addend)`
     TanhOfSum,
+    /// Over [`Extent::Rows`]: dropout's mask.
+    Dropout,
 }
 
 /// Which tile of C a block of `product_*` makes: `Size` in `kernels/product.cu`. The results' bits are the same.
@@ -72,6 +74,10 @@ pub struct Product {
     pub bias_inner: i64,
     pub bias_outer: i64,
     pub index_inner: i64,
+    pub target: u64,
+    pub offset: u64,
+    pub owner: u64,
+    pub mask: u64,
     pub beyond: i64,
     pub beyond_inner: i64,
     pub run_stride: u64,
@@ -94,7 +100,7 @@ pub struct Product {
     pub element: Element,
 }
 
-const _: () = assert!(size_of::<Product>() == 22 * 8 + 16 * 4);
+const _: () = assert!(size_of::<Product>() == 26 * 8 + 16 * 4);
 
 /// Blocks of a launch from which on large tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
@@ -137,6 +143,10 @@ impl Product {
             bias_inner: 0,
             bias_outer: 0,
             index_inner: 0,
+            target: 0,
+            offset: 0,
+            owner: 0,
+            mask: 0,
             beyond: 0,
             beyond_inner: 0,
             run_stride: 0,
@@ -289,6 +299,9 @@ pub struct WindowProduct {
     pub c: u64,
     pub offset: u64,
     pub pairs: u64,
+    /// Elements from `a` and `b` to a second product's operands, which is added to the first one (`window_tn`); 0: there is none.
+    pub a_second: i64,
+    pub b_second: i64,
     pub run_stride: u64,
     pub width: u32,
     pub a_of: Of,
@@ -298,15 +311,17 @@ pub struct WindowProduct {
     pub longest: u32,
 }
 
-const _: () = assert!(size_of::<WindowProduct>() == 6 * 8 + 6 * 4);
+const _: () = assert!(size_of::<WindowProduct>() == 8 * 8 + 6 * 4);
 
 impl WindowProduct {
     /// The least that it does for windows of so many rows and pairs in all, whose elements are of `element` bytes.
     pub fn work(&self, rows: usize, pairs: usize, element: usize, unit: Unit) -> Work {
         let width = self.width as usize;
         let of = |operand: Of| if operand == Of::Pairs { pairs } else { rows * width };
-        let moved = of(self.a_of) + of(self.b_of) + of(self.c_of) * (1 + self.accumulate as usize);
-        Work::moving(moved * element).flops(2.0 * pairs as f64 * width as f64, unit)
+        let products = if self.a_second == 0 { 1 } else { 2 };
+        let operands = products * (of(self.a_of) + of(self.b_of));
+        let moved = operands + of(self.c_of) * (1 + self.accumulate as usize);
+        Work::moving(moved * element).flops((2 * products * pairs * width) as f64, unit)
     }
 
     pub fn shape(&self, samples: u32, runs: u32) -> Shape {

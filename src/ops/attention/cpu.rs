@@ -7,6 +7,7 @@ use crate::device::cpu::gemm::{Right, Start, View};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
 use crate::ops::Backend;
 use crate::ops::cpu::{Gradients, Weights, Worker, add, product, sum_lanes, vectors};
+use crate::ops::dropout::{Dropout, Mask, Site};
 use crate::ops::part::Part;
 
 /// `softmax(scale * row)` of every row, in place; a sum of one, whatever the magnitudes: no
@@ -82,6 +83,31 @@ impl<R: Real> Worker<R> {
     fn attention_scale(&self) -> R {
         R::from_f64(1.0 / (self.d as f64).sqrt())
     }
+
+    /// Back through [`Attention::attend`]: adds to `d_probabilities` and `d_g`.
+    fn attend_backward(
+        &mut self,
+        layout: &Shard,
+        probabilities: &Vec<R>,
+        g: &Vec<R>,
+        d_attended: &Vec<R>,
+        d_probabilities: &mut Vec<R>,
+        d_g: &mut Vec<R>,
+    ) {
+        let width = 2 * self.d;
+        for s in 0..layout.samples() {
+            let rows = layout.range(s);
+            let n = rows.len();
+            let (from, to) = (rows.start * width, rows.end * width);
+            self.panels.pack(View::transposed(&g[from..to], width), width, n);
+            let d_rows = &d_attended[from..to];
+            let d_block = &mut d_probabilities[layout.pairs(s)];
+            let a = View::rows(d_rows, width);
+            product((n, width, n), a, Right::Panels(&self.panels), d_block, Start::Add);
+            let a = View::transposed(&probabilities[layout.pairs(s)], n);
+            product((n, n, width), a, Right::Rows(d_rows, width), &mut d_g[from..to], Start::Add);
+        }
+    }
 }
 
 impl<R: Real> Attention for Worker<R> {
@@ -122,30 +148,6 @@ impl<R: Real> Attention for Worker<R> {
         }
     }
 
-    fn attend_backward(
-        &mut self,
-        layout: &Shard,
-        probabilities: &Vec<R>,
-        g: &Vec<R>,
-        d_attended: &Vec<R>,
-        d_probabilities: &mut Vec<R>,
-        d_g: &mut Vec<R>,
-    ) {
-        let width = 2 * self.d;
-        for s in 0..layout.samples() {
-            let rows = layout.range(s);
-            let n = rows.len();
-            let (from, to) = (rows.start * width, rows.end * width);
-            self.panels.pack(View::transposed(&g[from..to], width), width, n);
-            let d_rows = &d_attended[from..to];
-            let d_block = &mut d_probabilities[layout.pairs(s)];
-            let a = View::rows(d_rows, width);
-            product((n, width, n), a, Right::Panels(&self.panels), d_block, Start::Add);
-            let a = View::transposed(&probabilities[layout.pairs(s)], n);
-            product((n, n, width), a, Right::Rows(d_rows, width), &mut d_g[from..to], Start::Add);
-        }
-    }
-
     fn add_rows(&mut self, layout: &Shard, from: &Vec<R>, to: &mut Vec<R>) {
         let size = layout.rows() * 2 * self.d;
         add(&mut to[..size], &from[..size]);
@@ -156,14 +158,19 @@ impl<R: Real> Attention for Worker<R> {
         layout: &Shard,
         stack: usize,
         weights: &Weights<R>,
+        mask: &Mask,
         g: &Vec<R>,
         projected: &Vec<R>,
         probabilities: &Vec<R>,
+        d_attended: Option<&Vec<R>>,
         d_probabilities: &mut Vec<R>,
         d_projected: &mut Vec<R>,
         d_g: &mut Vec<R>,
         gradients: &mut Gradients<R>,
     ) {
+        if let Some(d_attended) = d_attended {
+            self.attend_backward(layout, probabilities, g, d_attended, d_probabilities, d_g);
+        }
         let width = 2 * self.d;
         for s in 0..layout.samples() {
             let rows = layout.range(s);
@@ -198,6 +205,8 @@ impl<R: Real> Attention for Worker<R> {
             to,
             Start::Add,
         );
+        self.enter(Part::Dropout);
+        self.dropout(layout, mask, Site::Context(stack), d_g);
         self.enter(part);
     }
 }

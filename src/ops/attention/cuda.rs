@@ -3,10 +3,11 @@
 use super::Attention;
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
-use crate::device::cuda::product::{Extent, Of, Product};
+use crate::device::cuda::product::{Epilogue, Extent, Of, Product};
 use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Counts, Window, Worker, launch, of_element};
+use crate::ops::dropout::{Mask, Site};
 
 impl Worker {
     /// `1 / sqrt(d)`
@@ -63,20 +64,6 @@ impl Attention for Worker {
         self.window(Window::Nn, layout, p, g, to, false);
     }
 
-    fn attend_backward(
-        &mut self,
-        layout: &Indices,
-        probabilities: &Buffer,
-        g: &Buffer,
-        d_attended: &Buffer,
-        d_probabilities: &mut Buffer,
-        d_g: &mut Buffer,
-    ) {
-        let d_rows = (*d_attended, Of::Rows);
-        self.window(Window::Nt, layout, d_rows, (*g, Of::Rows), (*d_probabilities, Of::Pairs), true);
-        self.window(Window::Tn, layout, (*probabilities, Of::Pairs), d_rows, (*d_g, Of::Rows), true);
-    }
-
     fn add_rows(&mut self, layout: &Indices, from: &Buffer, to: &mut Buffer) {
         let width = 2 * self.d;
         let fours = (layout.capacity.rows * width).div_ceil(4) as u32;
@@ -104,14 +91,20 @@ impl Attention for Worker {
         layout: &Indices,
         stack: usize,
         (): &(),
+        mask: &Mask,
         g: &Buffer,
         projected: &Buffer,
         probabilities: &Buffer,
+        d_attended: Option<&Buffer>,
         d_probabilities: &mut Buffer,
         d_projected: &mut Buffer,
         d_g: &mut Buffer,
         (): &mut (),
     ) {
+        if let Some(d_attended) = d_attended {
+            let d_rows = (*d_attended, Of::Rows);
+            self.window(Window::Nt, layout, d_rows, (*g, Of::Rows), (*d_probabilities, Of::Pairs), true);
+        }
         let width = 2 * self.d;
         let rows = layout.capacity.rows;
         let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
@@ -136,10 +129,23 @@ impl Attention for Worker {
         }
         let d_scores = (*d_probabilities, Of::Pairs);
         self.window(Window::Nn, layout, d_scores, (*g, Of::Rows), (*d_projected, Of::Rows), false);
-        self.window(Window::Tn, layout, d_scores, (*projected, Of::Rows), (*d_g, Of::Rows), true);
+        match d_attended {
+            // Both at once, so that `d_g` is read and written once.
+            Some(d_attended) => self.add_two_windows(
+                layout,
+                [*probabilities, *d_probabilities],
+                [*d_attended, *projected],
+                *d_g,
+            ),
+            None => self.window(Window::Tn, layout, d_scores, (*projected, Of::Rows), (*d_g, Of::Rows), true),
+        }
         let score = (self.by_rows(self.folded.score[stack]), width);
         let product = Product::new((rows, width, width), (*d_projected, width), score, (*d_g, width));
-        self.product_nt(layout, product.extent(Extent::Rows).accumulate());
+        let mut product = product.extent(Extent::Rows).accumulate().epilogue(Epilogue::Dropout);
+        product.mask = u64::from(mask.word(Site::Context(stack)));
+        (product.target, product.offset) = (layout.target.address, layout.offset.address);
+        product.owner = layout.owner.address;
+        self.product_nt(layout, product);
         // The gradient of `score` [in, out] is G^T d_projected.
         let to = (self.folded.d_score[stack], width);
         let product = Product::new((width, width, rows), (*g, width), (*d_projected, width), to);

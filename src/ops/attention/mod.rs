@@ -12,6 +12,7 @@ mod cuda;
 pub(super) use cpu::{Softmax, SoftmaxBackward};
 
 use super::Backend;
+use super::dropout::Mask;
 
 pub trait Attention: Backend {
     /// `g` `[R, 2d]` to `projected` `[R, 2d]` (`G score`) and `probabilities` (a block of n x n a sample); both are
@@ -35,30 +36,22 @@ pub trait Attention: Backend {
         attended: &mut Self::Buffer,
     );
 
-    /// Back through [`Attention::attend`]: adds to `d_probabilities` and `d_g`.
-    fn attend_backward(
-        &mut self,
-        layout: &Self::Layout,
-        probabilities: &Self::Buffer,
-        g: &Self::Buffer,
-        d_attended: &Self::Buffer,
-        d_probabilities: &mut Self::Buffer,
-        d_g: &mut Self::Buffer,
-    );
-
     /// Adds `from` to `to`, `[R, 2d]` both: where a stack reads G itself, two gradients meet at it.
     fn add_rows(&mut self, layout: &Self::Layout, from: &Self::Buffer, to: &mut Self::Buffer);
 
-    /// Back through [`Attention::attention`]: adds to `d_g`; `d_probabilities` is spent, `d_projected` scratch.
+    /// Back through [`Attention::attention`], and through [`Attention::attend`] with the gradient at what the next stack reads, if it
+    /// does: adds to `d_g` and masks it as dropout masked the stack's states; `d_probabilities` is spent, `d_projected` scratch.
     #[allow(clippy::too_many_arguments, reason = "the operands of the equation")]
     fn attention_backward(
         &mut self,
         layout: &Self::Layout,
         stack: usize,
         weights: &Self::Weights,
+        mask: &Mask,
         g: &Self::Buffer,
         projected: &Self::Buffer,
         probabilities: &Self::Buffer,
+        d_attended: Option<&Self::Buffer>,
         d_probabilities: &mut Self::Buffer,
         d_projected: &mut Self::Buffer,
         d_g: &mut Self::Buffer,

@@ -523,17 +523,50 @@ impl Worker {
         &mut self,
         of: Window,
         indices: &Indices,
+        a: (Buffer, Of),
+        b: (Buffer, Of),
+        c: (Buffer, Of),
+        accumulate: bool,
+    ) {
+        let product = self.window_product(indices, a, b, c, accumulate);
+        self.launch_window(of, indices, a.0, product);
+    }
+
+    /// `C += A^T B` and one more of the same shapes, for each window.
+    pub(super) fn add_two_windows(
+        &mut self,
+        indices: &Indices,
+        [a, a_second]: [Buffer; 2],
+        [b, b_second]: [Buffer; 2],
+        c: Buffer,
+    ) {
+        let distance = |from: Buffer, to: Buffer| {
+            (to.address as i64 - from.address as i64) / from.element.bytes() as i64
+        };
+        let product = WindowProduct {
+            a_second: distance(a, a_second),
+            b_second: distance(b, b_second),
+            ..self.window_product(indices, (a, Of::Pairs), (b, Of::Rows), (c, Of::Rows), true)
+        };
+        self.launch_window(Window::Tn, indices, a, product);
+    }
+
+    fn window_product(
+        &self,
+        indices: &Indices,
         (a, a_of): (Buffer, Of),
         (b, b_of): (Buffer, Of),
         (c, c_of): (Buffer, Of),
         accumulate: bool,
-    ) {
-        let product = WindowProduct {
+    ) -> WindowProduct {
+        WindowProduct {
             a: a.address,
             b: b.address,
             c: c.address,
             offset: indices.offset.address,
             pairs: indices.pairs.address,
+            a_second: 0,
+            b_second: 0,
             run_stride: self.run_stride,
             width: 2 * self.d as u32,
             a_of,
@@ -541,7 +574,10 @@ impl Worker {
             c_of,
             accumulate: u32::from(accumulate),
             longest: indices.capacity.longest as u32,
-        };
+        }
+    }
+
+    fn launch_window(&mut self, of: Window, indices: &Indices, a: Buffer, product: WindowProduct) {
         let shape = product.shape(indices.capacity.samples as u32, self.runs);
         let kernels = match of {
             Window::Nt => ["window_nt", "window_nt_f16"],
