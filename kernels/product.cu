@@ -48,6 +48,19 @@ enum class Epilogue : unsigned { None, Sigmoid, TanhOfSum, Dropout };
 // Which tile a launch of product_* is made for; Broad is product_tn's alone.
 enum class Size : unsigned { Tall, Broad, Narrow };
 
+// (tn) What a second product beside the first has of its own: it has the same A, of which it may take other columns, and the same m, so
+// that A is read from DRAM once for both. Fields mean what they mean in `Product`.
+struct Second {
+    const void *b;
+    void *c;
+    const unsigned *index;
+    float *sums;
+    long long b_inner, b_outer, c_inner, c_outer, bias_inner, bias_outer, index_inner, beyond, beyond_inner;
+    unsigned n, b_stride, c_stride, split;
+    unsigned first_tile;  // of blockIdx.x; ~0: there is no second product
+    unsigned unused;
+};
+
 // `Product` in src/device/cuda/product.rs has the same fields.
 struct Product {
     const void *a, *b;  // elements of the kernel's family, as C's
@@ -67,6 +80,7 @@ struct Product {
     unsigned long long mask;
     long long beyond, beyond_inner;  // from row `split` of B on (nn), or from column `split` of A on (tn), elements lie so many further
     unsigned long long run_stride;
+    Second second;
     unsigned m, n, k;  // the one that runs over the batch's rows is its capacity
     unsigned a_stride, b_stride, c_stride;
     unsigned split;
@@ -78,7 +92,7 @@ struct Product {
     Size size;
     unsigned exact, element;  // which kernel the host takes
 };
-static_assert(sizeof(Product) == 26 * 8 + 16 * 4, "as in src/device/cuda/product.rs");
+static_assert(sizeof(Product) == 26 * 8 + 13 * 8 + 6 * 4 + 16 * 4, "as in src/device/cuda/product.rs");
 
 __device__ __forceinline__ void rows_of(const Header &header, Extent extent, unsigned outer, unsigned fixed, unsigned &first,
                                         unsigned &count) {
@@ -224,25 +238,29 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
 }
 
-// Columns of C, with the one that the sums are.
-__device__ __forceinline__ unsigned columns_of(const Product &p) {
-    return p.n + (p.sums ? 1 : 0);
-}
-
 // Rows of a chunk of k rows: whole steps of every tile.
 __device__ __forceinline__ unsigned chunk_of(unsigned k, unsigned chunks) {
     return (k + 32 * chunks - 1) / (32 * chunks) * 32;
 }
 
-// product_tn: blockIdx.y = chunk * products + product, or without chunks the product.
+// product_tn: blockIdx.x the tile, those of a second product behind those of the first; blockIdx.y = chunk * products + product, or
+// without chunks the product.
 template <class Element, class T>
 __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Across, Rows::Across> &shared, const Header *header,
                                             const Product &p) {
-    const unsigned columns = columns_of(p), tiles = (columns + T::BN - 1) / T::BN;
+    const Second &other = p.second;
+    const bool second = blockIdx.x >= other.first_tile;
+    const auto of = [&](auto of_first, auto of_second) { return second ? of_second : of_first; };
+    const unsigned n = of(p.n, other.n);
+    float *sums = of(p.sums, other.sums);
+    // The sums are one more column.
+    const unsigned columns = n + (sums ? 1 : 0), tiles = (columns + T::BN - 1) / T::BN;
     // Tensor cores' tiles share the columns out in pairs of fragments: none has much less to do than the others.
     const unsigned share = T::SKIPS_COLUMNS ? (columns + 16 * tiles - 1) / (16 * tiles) * 16 : T::BN;
-    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * share;
+    const unsigned tile_of_c = blockIdx.x - (second ? other.first_tile : 0);
+    const unsigned first_row = tile_of_c / tiles * T::BM, first_column = tile_of_c % tiles * share;
     const unsigned end_column = T::SKIPS_COLUMNS ? min(first_column + share, columns) : columns;
+    // Of products beside each other one may have fewer tiles.
     if (first_column >= columns) return;
     const unsigned products = p.inner * p.outer, product = blockIdx.y % products, chunk = blockIdx.y / products;
     const unsigned inner = product % p.inner, outer = product / p.inner;
@@ -253,16 +271,18 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const unsigned length = p.chunks ? chunk_of(k, p.chunks) : k;
     const unsigned begin = chunk * length, end = min(begin + length, k);
     if (begin >= k && p.chunks) return;
-    const auto placed = [&](const void *data, long long by_inner, long long by_outer) {
-        return of_run(static_cast<const Element *>(data), p.run_stride) + inner * by_inner + outer * by_outer;
-    };
-    const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
+    const unsigned *all_rows = of(p.index, other.index);
+    const unsigned *index = all_rows ? of_run(all_rows, p.run_stride) + inner * of(p.index_inner, other.index_inner) + first : nullptr;
     const float *scale = p.scale ? of_run(p.scale, p.run_stride) + first : nullptr;
-    const Element *a_data = placed(p.a, p.a_inner, p.a_outer) + static_cast<size_t>(first) * p.a_stride;
-    const Element *b_data = placed(p.b, p.b_inner, p.b_outer) + (index ? 0 : static_cast<size_t>(first) * p.b_stride);
-    const unsigned gap = static_cast<unsigned>(p.beyond + inner * p.beyond_inner);
-    const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? p.split : 0, gap};
-    const Operand<Rows::Across, Element> b = {b_data, p.b_stride, index, scale, ~0u, 0, end_column > p.n};
+    const Element *a_data = of_run(static_cast<const Element *>(p.a), p.run_stride) + inner * p.a_inner + outer * p.a_outer +
+                            static_cast<size_t>(first) * p.a_stride;
+    const unsigned b_stride = of(p.b_stride, other.b_stride);
+    const Element *b_data = of_run(static_cast<const Element *>(of(p.b, other.b)), p.run_stride) +
+                            inner * of(p.b_inner, other.b_inner) + outer * of(p.b_outer, other.b_outer) +
+                            (index ? 0 : static_cast<size_t>(first) * b_stride);
+    const unsigned gap = static_cast<unsigned>(of(p.beyond, other.beyond) + inner * of(p.beyond_inner, other.beyond_inner));
+    const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? of(p.split, other.split) : 0, gap};
+    const Operand<Rows::Across, Element> b = {b_data, b_stride, index, scale, ~0u, 0, end_column > n};
     // Leaves a chunk's results, or has the sum of all of them.
     __shared__ unsigned others;
     const auto gather = [&](auto &results, bool works) {
@@ -297,20 +317,22 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
         }
         return true;
     };
-    float *c = of_run(static_cast<float *>(p.c), p.run_stride) + inner * p.c_inner + outer * p.c_outer;
-    float *sums = p.sums ? of_run(p.sums, p.run_stride) + inner * p.bias_inner + outer * p.bias_outer : nullptr;
-    const bool aligned = is_aligned(c, p.c_stride, p.n, T::STRIP);
+    float *c = of_run(static_cast<float *>(of(p.c, other.c)), p.run_stride) + inner * of(p.c_inner, other.c_inner) +
+               outer * of(p.c_outer, other.c_outer);
+    const unsigned c_stride = of(p.c_stride, other.c_stride);
+    if (sums) sums = of_run(sums, p.run_stride) + inner * of(p.bias_inner, other.bias_inner) + outer * of(p.bias_outer, other.bias_outer);
+    const bool aligned = is_aligned(c, c_stride, n, T::STRIP);
     const auto look = [&](unsigned row, unsigned column) {
-        const bool adds = p.accumulate && column < p.n;
-        return look_before<T::STRIP>(c + static_cast<size_t>(row) * p.c_stride + column, p.n - column, aligned, adds);
+        const bool adds = p.accumulate && column < n;
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * c_stride + column, n - column, aligned, adds);
     };
     const auto out = [&](unsigned row, unsigned column, auto &strip, Nothing, const auto &before) {
-        const unsigned count = p.n - column;
+        const unsigned count = n - column;
 #pragma unroll
         for (int e = 0; e < T::STRIP; e++) {
             if (sums && count == e) sums[row] = p.accumulate ? sums[row] + strip[e] : strip[e];
         }
-        if (count) store_sum(c + static_cast<size_t>(row) * p.c_stride + column, strip, before, count, aligned, p.accumulate);
+        if (count) store_sum(c + static_cast<size_t>(row) * c_stride + column, strip, before, count, aligned, p.accumulate);
     };
     const auto beside = [](unsigned) { return Nothing{}; };
     T::multiply(shared, a, b, p.m, end_column, begin, end, first_row, first_column, gather, beside, look, out);

@@ -57,7 +57,7 @@ fn bytes<T>(value: &T) -> Vec<u8> {
 }
 
 fn run(card: &Card, (kernel, (family, size)): (&str, (&str, Size)), header: u64, product: Product) {
-    run_all(card, &format!("{kernel}{family}"), header, Product { size, ..product }, 1);
+    run_all(card, &format!("{kernel}{family}"), header, product.with_tile(size), 1);
 }
 
 /// A sum in chunks, added to what is in C.
@@ -382,6 +382,52 @@ fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
             let of_role = (0..rows).filter(|row| role_of(*row) == role);
             let sum: f32 = of_role.map(|row| gate(row, direction, i)).sum();
             assert_eq!(*got, sums_before[place] + sum, "sum {i} of role {role}, direction {direction}");
+        }
+
+        // Beside those of the input weights, in one launch, with sums of either.
+        let zeros = |len: usize| buffer(card.upload(&vec![0f32; len]), len);
+        let (inputs, input_sums) = (zeros(4 * 3 * d * width), zeros(4 * 3 * d));
+        let (recurrent, recurrent_sums) = (zeros(4 * 3 * d * d), zeros(4 * 3 * d));
+        let second = Product { c: recurrent.address, scale: 0, ..product }.sums(recurrent_sums);
+        let mut first =
+            Product::new((3 * d, width, capacity), (gates, 8 * d), (input, width), (inputs, width))
+                .extent(Extent::Roles)
+                .sums(input_sums);
+        first.inner = 2;
+        first.a_inner = (3 * d) as i64;
+        first.c_inner = (3 * d * width) as i64;
+        first.c_outer = 2 * first.c_inner;
+        (first.bias_inner, first.bias_outer) = (product.bias_inner, product.bias_outer);
+        first.chunks = 4;
+        sum(&card, kind, header, first.beside(second));
+        for (place, got) in card.read::<f32>(inputs.address, 4 * 3 * d * width).iter().enumerate() {
+            let (batch, i, j) = (place / (3 * d * width), place / width % (3 * d), place % width);
+            let of_role = (0..rows).filter(|row| role_of(*row) == batch / 2);
+            let expected: f32 =
+                of_role.map(|row| g[row * 8 * d + batch % 2 * 3 * d + i] * x[row * width + j]).sum();
+            assert_eq!(*got, expected, "input gradient {i}, {j} of product {batch}");
+        }
+        for (place, got) in card.read::<f32>(recurrent.address, 4 * 3 * d * d).iter().enumerate() {
+            let (batch, i, j) = (place / (3 * d * d), place / d % (3 * d), place % d);
+            let of_role = (0..rows).filter(|row| role_of(*row) == batch / 2);
+            let expected: f32 = of_role
+                .filter_map(|row| {
+                    let from = index[batch % 2 * capacity + row];
+                    let state = (from != u32::MAX).then(|| h[from as usize * 2 * d + batch % 2 * d + j])?;
+                    Some(gate(row, batch % 2, i) * state)
+                })
+                .sum();
+            assert_eq!(*got, expected, "recurrent gradient {i}, {j} of product {batch}");
+        }
+        let [input_sums, recurrent_sums] =
+            [input_sums, recurrent_sums].map(|sums| card.read::<f32>(sums.address, 4 * 3 * d));
+        for (place, (by_input, by_state)) in input_sums.iter().zip(&recurrent_sums).enumerate() {
+            let (batch, i) = (place / (3 * d), place % (3 * d));
+            let of_role = || (0..rows).filter(|row| role_of(*row) == batch / 2);
+            let expected: f32 = of_role().map(|row| g[row * 8 * d + batch % 2 * 3 * d + i]).sum();
+            assert_eq!(*by_input, expected, "input sum {i} of product {batch}");
+            let expected: f32 = of_role().map(|row| gate(row, batch % 2, i)).sum();
+            assert_eq!(*by_state, expected, "recurrent sum {i} of product {batch}");
         }
     }
 }
@@ -869,7 +915,8 @@ fn chunks_fill_the_card_once() {
         (128, 64, 20480, 4, Size::Tall, 40),
         (200, 200, 20480, 1, Size::Tall, 25),
         (150, 101, 2560, 2, Size::Narrow, 5),
-        (6, 201, 512, 1, Size::Narrow, 1),
+        (6, 201, 512, 1, Size::Narrow, 4),
+        (6, 201, 100, 1, Size::Narrow, 1),
     ] {
         let mut product = Product::new((m, n, k), none(), none(), none());
         product.inner = products;

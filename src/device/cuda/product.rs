@@ -81,6 +81,7 @@ pub struct Product {
     pub beyond: i64,
     pub beyond_inner: i64,
     pub run_stride: u64,
+    pub second: Second,
     pub m: u32,
     pub n: u32,
     pub k: u32,
@@ -100,7 +101,66 @@ pub struct Product {
     pub element: Element,
 }
 
-const _: () = assert!(size_of::<Product>() == 26 * 8 + 16 * 4);
+const _: () = assert!(size_of::<Product>() == 26 * 8 + 13 * 8 + 6 * 4 + 16 * 4);
+
+/// What a second product beside the first has of its own: `Second` in `kernels/product.cu`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Second {
+    b: u64,
+    c: u64,
+    index: u64,
+    sums: u64,
+    b_inner: i64,
+    b_outer: i64,
+    c_inner: i64,
+    c_outer: i64,
+    bias_inner: i64,
+    bias_outer: i64,
+    index_inner: i64,
+    beyond: i64,
+    beyond_inner: i64,
+    n: u32,
+    b_stride: u32,
+    c_stride: u32,
+    split: u32,
+    /// Of the grid; `u32::MAX`: there is no second product.
+    first_tile: u32,
+    unused: u32,
+}
+
+impl Second {
+    const NONE: Second = Second {
+        b: 0,
+        c: 0,
+        index: 0,
+        sums: 0,
+        b_inner: 0,
+        b_outer: 0,
+        c_inner: 0,
+        c_outer: 0,
+        bias_inner: 0,
+        bias_outer: 0,
+        index_inner: 0,
+        beyond: 0,
+        beyond_inner: 0,
+        n: 0,
+        b_stride: 0,
+        c_stride: 0,
+        split: 0,
+        first_tile: u32::MAX,
+        unused: 0,
+    };
+
+    fn exists(&self) -> bool {
+        self.first_tile != u32::MAX
+    }
+
+    /// Columns of C, with the one that the sums are.
+    fn columns(&self) -> u32 {
+        self.n + u32::from(self.sums != 0)
+    }
+}
 
 /// Blocks of a launch from which on large tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
@@ -113,6 +173,10 @@ const WINDOW: (u32, u32) = (32, 32);
 
 /// Rows of the batch that one block of a weight's gradient sums at least, where there are as many.
 const CHUNK: u32 = 512;
+
+/// But so many chunks there are even where they then have fewer rows, down to `SHORT`: a launch of few rows waits for its longest block.
+const FEW: u32 = 4;
+const SHORT: u32 = 128;
 
 impl Product {
     /// One product of `m` x `k` by `k` x `n`, operands of these row strides and one kind of elements, nothing else.
@@ -150,6 +214,7 @@ impl Product {
             beyond: 0,
             beyond_inner: 0,
             run_stride: 0,
+            second: Second::NONE,
             m: m as u32,
             n: n as u32,
             k: k as u32,
@@ -188,6 +253,49 @@ impl Product {
         self
     }
 
+    /// Of `product_tn`: with a second product of the same A, of which it may take other columns, and of the same m and k. A is read from
+    /// memory once for both.
+    pub fn beside(mut self, other: Product) -> Self {
+        assert_eq!(
+            (self.a, self.a_stride, self.a_inner, self.a_outer, self.m, self.k, self.inner, self.outer),
+            (
+                other.a,
+                other.a_stride,
+                other.a_inner,
+                other.a_outer,
+                other.m,
+                other.k,
+                other.inner,
+                other.outer
+            ),
+            "products beside each other"
+        );
+        assert!(self.extent == other.extent && self.scale == 0 && other.scale == 0);
+        self.second = Second {
+            b: other.b,
+            c: other.c,
+            index: other.index,
+            sums: other.sums,
+            b_inner: other.b_inner,
+            b_outer: other.b_outer,
+            c_inner: other.c_inner,
+            c_outer: other.c_outer,
+            bias_inner: other.bias_inner,
+            bias_outer: other.bias_outer,
+            index_inner: other.index_inner,
+            beyond: other.beyond,
+            beyond_inner: other.beyond_inner,
+            n: other.n,
+            b_stride: other.b_stride,
+            c_stride: other.c_stride,
+            split: other.split,
+            // Known when the tile is: `sized`.
+            first_tile: 0,
+            unused: 0,
+        };
+        self
+    }
+
     /// Multiplied in float32 in mixed precision too.
     pub fn exact(mut self) -> Self {
         self.exact = 1;
@@ -209,7 +317,8 @@ impl Product {
     pub fn chunked(mut self) -> Self {
         let large = self.large(true);
         let [x, y] = Product { size: large, ..self }.blocks();
-        self.chunks = (AT_ONCE / (x * y).max(1)).clamp(1, self.k.div_ceil(CHUNK).max(1));
+        let most = self.k.div_ceil(CHUNK).max(FEW.min(self.k / SHORT)).max(1);
+        self.chunks = (AT_ONCE / (x * y).max(1)).clamp(1, most);
         self
     }
 
@@ -217,7 +326,9 @@ impl Product {
     fn large(&self, has_broad: bool) -> Size {
         let area = |size: Size| {
             let (rows, columns) = size.tile();
-            u64::from(self.m.next_multiple_of(rows)) * u64::from(self.columns().next_multiple_of(columns))
+            let all =
+                self.columns().next_multiple_of(columns) + self.second.columns().next_multiple_of(columns);
+            u64::from(self.m.next_multiple_of(rows)) * u64::from(all)
         };
         if has_broad && area(Size::Broad) < area(Size::Tall) { Size::Broad } else { Size::Tall }
     }
@@ -230,6 +341,15 @@ impl Product {
         if self.columns() <= Size::Narrow.tile().1 || x * y * z < ENOUGH {
             self.size = Size::Narrow;
         }
+        self.with_tile(self.size)
+    }
+
+    pub fn with_tile(mut self, size: Size) -> Self {
+        self.size = size;
+        if self.second.exists() {
+            let (rows, columns) = size.tile();
+            self.second.first_tile = self.m.div_ceil(rows) * self.columns().div_ceil(columns);
+        }
         self
     }
 
@@ -240,7 +360,8 @@ impl Product {
 
     pub fn blocks(self) -> [u32; 2] {
         let (rows, columns) = self.size.tile();
-        [self.m.div_ceil(rows) * self.columns().div_ceil(columns), self.inner * self.outer]
+        let across = self.columns().div_ceil(columns) + self.second.columns().div_ceil(columns);
+        [self.m.div_ceil(rows) * across, self.inner * self.outer]
     }
 
     /// Tiles of all products, and the words that their chunks leave in the workspace, whichever tile it is made with.
@@ -269,8 +390,12 @@ impl Product {
         // Operands that the products side by side have in common are read once.
         let apart = |distance: i64| if distance == 0 { 1 } else { inner };
         let weights = if over_k { 1 } else { self.outer as usize };
-        let a = m * k * apart(self.a_inner) * outer;
-        let b = k * n * apart(self.b_inner) * weights;
+        let second = if self.second.exists() { self.second.n as usize } else { 0 };
+        // Of A a second product takes what lies behind its split elsewhere.
+        let more_a = if second > 0 && self.second.beyond != 0 { m - self.second.split as usize } else { 0 };
+        let a = (m + more_a) * k * apart(self.a_inner) * outer;
+        let b = k * (n * apart(self.b_inner) + second * apart(self.second.b_inner)) * weights;
+        let n = n + second;
         let c = m * n * inner * outer;
         let moved = if over_k {
             (a + b) * element + 2 * c * Element::Word.bytes()

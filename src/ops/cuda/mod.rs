@@ -316,22 +316,27 @@ impl Worker {
     pub fn workspace(layout: &Layout, capacity: Capacity) -> (usize, usize) {
         let Sizes { d, features, classes, .. } = layout.sizes;
         let Capacity { rows, distinct, samples, .. } = capacity;
-        // The sums of all operations: C with the column of sums, products side by side, and what k runs over.
+        // The sums of all operations: rows of C, columns with the one of sums, those of a second product, products side by side, and
+        // what k runs over.
         let sums = [
-            ((3 * d, 2 * d + 1), 2, rows), // a stack's gates by direction: inputs, ..
-            ((3 * d, d + 1), 4, rows),     // .. states; the speakers' both, by role
-            ((2 * d, 2 * d), 1, rows),     // scores
-            ((d, d + 1), 4, rows),         // gates of the interaction
-            ((d, d), 1, rows),             // the perturbation's
-            ((d, features + 1), 1, distinct),
-            ((2 * d, features + 1), 1, samples),
-            ((2 * d, 2 * d), 1, samples), // values, and the perturbation's
-            ((classes, 2 * d + 1), 1, samples),
+            (3 * d, [2 * d + 1, d + 1], 2, rows), // a stack's gates by direction: inputs and states
+            (3 * d, [d + 1, d + 1], 4, rows),     // the speakers', by role
+            (2 * d, [2 * d, 0], 1, rows),         // scores
+            (d, [d + 1, 0], 4, rows),             // gates of the interaction
+            (d, [d, 0], 1, rows),                 // the perturbation's
+            (d, [features + 1, 0], 1, distinct),
+            (2 * d, [features + 1, 0], 1, samples),
+            (2 * d, [2 * d, 0], 1, samples), // values, and the perturbation's
+            (classes, [2 * d + 1, 0], 1, samples),
         ];
         let nowhere = (Buffer { address: 0, len: 0, element: Element::Word }, 0);
-        let most = sums.into_iter().fold((0, 0), |most, ((m, n), products, k)| {
-            let mut product = Product::new((m, n, k), nowhere, nowhere, nowhere);
-            product.inner = products;
+        let most = sums.into_iter().fold((0, 0), |most, (m, columns, products, k)| {
+            let [first, second] = columns.map(|n| {
+                let mut product = Product::new((m, n, k), nowhere, nowhere, nowhere);
+                product.inner = products;
+                product
+            });
+            let product = if columns[1] > 0 { first.beside(second) } else { first };
             let (tiles, words) = product.chunked().left();
             (words.max(most.0), tiles.max(most.1))
         });

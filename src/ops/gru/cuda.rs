@@ -261,7 +261,7 @@ impl Gru for Worker {
         let bias_apart = self.distance(forward.bias_ih, backward.bias_ih);
         let bias_roles = by_group.get(1).map_or(0, |other| self.distance(forward.bias_ih, other[0].bias_ih));
         (product.bias_inner, product.bias_outer) = (bias_apart, bias_roles);
-        self.sum_products(layout, product.sums(self.gradient(forward.bias_ih)));
+        let inputs = product.sums(self.gradient(forward.bias_ih));
 
         let previous = if layer == Layer::Speaker { layout.previous_turn } else { layout.previous };
         let apart = self.distance(forward.weight_hh, backward.weight_hh);
@@ -278,6 +278,6 @@ impl Gru for Worker {
         product.index = previous.address;
         product.index_inner = rows as i64;
         (product.bias_inner, product.bias_outer) = (bias_apart, bias_roles);
-        self.sum_products(layout, product.sums(self.gradient(forward.bias_hh)));
+        self.sum_products(layout, inputs.beside(product.sums(self.gradient(forward.bias_hh))));
     }
 }
