@@ -781,10 +781,10 @@ impl<R: Real> Engine for CpuEngine<R> {
         Ok(started.elapsed().as_secs_f64())
     }
 
-    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
+    fn profile_steps(&mut self, steps: &[Option<Step>]) -> Result<Vec<Piece>> {
         self.clock.start();
         self.workers.iter().for_each(|desk| lock(desk).ops.clock.start());
-        let stepped = self.train_steps(&[Some(step)]);
+        let stepped = self.train_steps(steps);
         let mut seconds = self.clock.stop();
         // Of the time of the passes, which all threads have, each spends its own way; what is left it waits.
         let threads = self.workers.len().max(1) as f64;

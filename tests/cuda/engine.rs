@@ -627,8 +627,8 @@ fn a_timed_step_is_a_step() {
             plain.train_step(batch, step as u64, 1e-3).unwrap();
         }
         assert!(timed.time_step(&batches[0], 0, 1e-3).unwrap() > 0.0);
-        let pieces =
-            timed.profile_step(Step { targets: &batches[1], number: 1, learning_rate: 1e-3 }).unwrap();
+        let step = Step { targets: &batches[1], number: 1, learning_rate: 1e-3 };
+        let pieces = timed.profile_steps(&[Some(step)]).unwrap();
         assert!(pieces.len() > 100 && pieces.iter().all(|piece| piece.seconds > 0.0), "{}", pieces.len());
         timed.train_step(&batches[2], 2, 1e-3).unwrap();
         assert_eq!(timed.losses(true).unwrap(), plain.losses(true).unwrap());
@@ -644,8 +644,15 @@ fn launches_tell_their_work() {
         for (base, unit) in [(config(), Unit::Fma), (mixed(), Unit::Tensor)] {
             let config = Config { adversarial: false, stack_input, stacks: 3, ..base };
             let mut engine = on(&config, &corpus, CARD);
-            let pieces =
-                engine.profile_step(Step { targets: &targets, number: 0, learning_rate: 1e-3 }).unwrap();
+            let step = Step { targets: &targets, number: 0, learning_rate: 1e-3 };
+            let pieces = engine.profile_steps(&[Some(step)]).unwrap();
+            // Of several runs it is the sum over those that have a batch.
+            let mut several = side_by_side(&[config.clone(), config.clone(), config.clone()], &corpus);
+            let several = several.profile_steps(&[Some(step), None, Some(step)]).unwrap();
+            assert_eq!(several.len(), pieces.len());
+            for (all, one) in several.iter().zip(&pieces) {
+                assert_eq!((all.kernel, all.work), (one.kernel, one.work.and(one.work)));
+            }
             // Products of weights with each other and sums are in no count of the step's, nor are the norms at the features, which
             // a step without the adversarial pass makes too.
             let beside = [Part::Folding, Part::Perturbation];
