@@ -19,6 +19,9 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 pub trait Simd: Copy + 'static {
     type Scalar: Real;
     type Vector: Copy;
+    /// Vectors of half as many lanes, for a last few columns, where this instruction set has them and they are cheaper;
+    /// otherwise the vectors themselves.
+    type Half: Simd<Scalar = Self::Scalar>;
     const LANES: usize;
     /// Rows of a register tile in a product: with three vectors a row, accumulators, a row of the right operand
     /// and one broadcast fit the register file.
@@ -205,6 +208,7 @@ macro_rules! portable {
         impl Simd for Portable<$real> {
             type Scalar = $real;
             type Vector = [$real; 8];
+            type Half = Self;
             const LANES: usize = 8;
             const TILE_ROWS: usize = 2;
 
@@ -354,13 +358,14 @@ mod x86 {
     }
 
     macro_rules! avx512 {
-        ($name:ident, $real:ty, $vector:ty, $lanes:literal, $mask:ty, $load_mask:ident, $store_mask:ident,
+        ($name:ident, $half:ident, $real:ty, $vector:ty, $lanes:literal, $mask:ty, $load_mask:ident, $store_mask:ident,
          $compare:ident, $blend:ident, $abs:ident, $round:ident, $scalef:ident, $keep:ident, $reciprocal:ident,
          $steps:literal, $negated_fma:ident, $splat:ident,
          $($common:ident),*) => {
             impl Simd for $name {
                 type Scalar = $real;
                 type Vector = $vector;
+                type Half = $half;
                 const LANES: usize = $lanes;
                 const TILE_ROWS: usize = 8;
                 common!($real, $vector, $splat, $($common),*);
@@ -406,6 +411,7 @@ mod x86 {
 
     avx512!(
         Avx512F32,
+        Avx2F32,
         f32,
         __m512,
         16,
@@ -434,6 +440,7 @@ mod x86 {
     );
     avx512!(
         Avx512F64,
+        Avx2F64,
         f64,
         __m512d,
         8,
@@ -464,6 +471,7 @@ mod x86 {
     impl Simd for Avx2F32 {
         type Scalar = f32;
         type Vector = __m256;
+        type Half = Self;
         const LANES: usize = 8;
         const TILE_ROWS: usize = 4;
         common!(
@@ -523,6 +531,7 @@ mod x86 {
     impl Simd for Avx2F64 {
         type Scalar = f64;
         type Vector = __m256d;
+        type Half = Self;
         const LANES: usize = 4;
         const TILE_ROWS: usize = 4;
         common!(
