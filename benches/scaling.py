@@ -5,7 +5,7 @@
 
 Runs `coin bench --turing` over batch sizes, window lengths, embedding sizes and numbers of stacks, one changed at a time, and prints
 docs/scaling.md's tables as Markdown. Data-parallel training is computed from the predicted steps and the bytes of a gradient; what is
-assumed of the links is below. Python alone is needed. All of it takes about half an hour on two cores.
+assumed of the links is below. Python alone is needed. All of it takes about an hour on two cores.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from pathlib import Path
 BASE = {"batch_size": 512, "history_length": 40, "embedding_size": 100, "stacks": 3}
 SWEEPS = {
     "batch_size": [32, 64, 128, 256, 512, 1024],
-    "history_length": [20, 40, 80],
-    "embedding_size": [50, 100, 150, 200],
+    "history_length": [10, 20, 40, 80],
+    "embedding_size": [50, 100, 150, 200, 256],
     "stacks": [1, 2, 3, 6],
 }
 SYMBOLS = {"batch_size": "B", "history_length": "K", "embedding_size": "d", "stacks": "L"}

@@ -23,23 +23,25 @@ pub mod purpose {
     pub const TEST: u32 = 6;
 }
 
-const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const MULTIPLIER: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 /// Four random words at `counter` under `key`: Philox4x32 with ten rounds (Salmon et al., *Parallel random
 /// numbers: as easy as 1, 2, 3*, SC 2011).
 #[inline]
 pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
+    // Words are the low halves of 64 bits, whatever is above them: blocks drawn side by side in vectors then stay in their lanes
+    // from round to round.
+    let [mut c0, mut c1, mut c2, mut c3] = counter.map(u64::from);
     let [mut k0, mut k1] = key;
+    let low = |x: u64| x & 0xFFFF_FFFF;
     for _ in 0..10 {
-        let p0 = u64::from(MULTIPLIER[0]) * u64::from(c0);
-        let p1 = u64::from(MULTIPLIER[1]) * u64::from(c2);
-        (c0, c1, c2, c3) = ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
+        let (p0, p1) = (MULTIPLIER[0] * low(c0), MULTIPLIER[1] * low(c2));
+        (c0, c1, c2, c3) = (p1 >> 32 ^ c1 ^ u64::from(k0), p1, p0 >> 32 ^ c3 ^ u64::from(k1), p0);
         k0 = k0.wrapping_add(WEYL[0]);
         k1 = k1.wrapping_add(WEYL[1]);
     }
-    [c0, c1, c2, c3]
+    [c0, c1, c2, c3].map(|x| x as u32)
 }
 
 /// The key of a seed: its low and its high word.

@@ -16,7 +16,8 @@ use coin::model::Values;
 use coin::model::config::Config;
 use coin::random::{Stream, purpose};
 use coin::training::checkpoint::Checkpoint;
-use coin::training::report::{RunReport, Summary, SweepSummary};
+use coin::training::report::{RunReport, Summary, SweepSummary, Together};
+use coin::training::run_folder::RunFolder;
 use coin::training::settings;
 use common::{assert_same_run, metrics};
 use safetensors::SafeTensors;
@@ -312,6 +313,71 @@ fn several_seeds_are_several_runs_and_a_summary() {
     assert_eq!(read_json::<Summary>(&place.path("seeds/summary.json")), summary);
 }
 
+/// A run that is over is in the summary whoever has its folder; one that cannot be gone on with is named there.
+#[test]
+fn a_run_in_another_process_is_in_the_summary_or_named_as_left_out() {
+    let place = Place::new();
+    let output = place.train("seeds", "1", &["--seeds", "2"]);
+    let summary = std::fs::read(place.path("seeds/summary.json")).unwrap();
+    let seeds = place.text("seeds");
+    let (held, _) = RunFolder::open(&place.path("seeds/seed-2")).unwrap();
+    let resumed = succeeds(&["train", "--resume", &seeds]);
+    assert_eq!(out(&resumed), out(&output));
+    assert_eq!(std::fs::read(place.path("seeds/summary.json")).unwrap(), summary);
+
+    std::fs::remove_file(place.path("seeds/seed-2/report.json")).unwrap();
+    let resumed = coin(&["train", "--resume", &seeds]);
+    assert_eq!(resumed.status.code(), Some(2));
+    assert!(
+        err(&resumed).contains("seed-2: another process is training in this folder"),
+        "{}",
+        err(&resumed)
+    );
+    assert!(out(&resumed).ends_with("\nleft out, since not at their end: seed-2\n"), "{}", out(&resumed));
+    let left: Together<Summary> = read_json(&place.path("seeds/summary.json"));
+    assert_eq!(
+        (left.summary.seeds.as_slice(), left.left_out.as_slice()),
+        (&[1][..], &["seed-2".to_string()][..])
+    );
+    assert!(std::fs::read_to_string(place.path("seeds/summary.txt")).unwrap().ends_with(": seed-2\n"));
+
+    drop(held);
+    succeeds(&["train", "--resume", &seeds]);
+    assert_eq!(std::fs::read(place.path("seeds/summary.json")).unwrap(), summary);
+}
+
+/// What is given with --resume is in the settings of the runs that begin then; one of several runs is to be chosen.
+#[test]
+fn of_several_runs_one_is_chosen_and_a_later_one_has_what_resuming_gave() {
+    let place = Place::new();
+    place.train("seeds", "1", &["--seeds", "3"]);
+    let (seeds, data) = (place.text("seeds"), place.data());
+    for command in ["evaluate", "predict"] {
+        refused(
+            &[command, "--checkpoint", &seeds, "--data", &data],
+            &[
+                "seeds: holds several runs (seed-1, seed-2, seed-3): choose one, as in --checkpoint ",
+                "seeds/seed-1",
+            ],
+        );
+    }
+    let nothing = place.text(".");
+    refused(
+        &["evaluate", "--checkpoint", &nothing, "--data", &data],
+        &[
+            "there is no best.safetensors in it: name a checkpoint file, or the folder of a run that has made an epoch",
+        ],
+    );
+
+    std::fs::remove_dir_all(place.path("seeds/seed-3")).unwrap();
+    succeeds(&["train", "--resume", &seeds, "--threads", "2", "--checkpoint-minutes", "3"]);
+    let settings = |run: &str| RunFolder::settings_of(&place.path(run)).unwrap().run;
+    let (before, later) = (settings("seeds/seed-2"), settings("seeds/seed-3"));
+    assert_eq!((before.threads, before.checkpoint_minutes), (Some(1), 10.0));
+    assert_eq!((later.threads, later.checkpoint_minutes), (Some(2), 3.0));
+    assert_eq!(later.data, before.data);
+}
+
 #[test]
 fn a_sweep_is_a_run_for_each_combination_and_one_that_diverges_is_told_of() {
     let place = Place::new();
@@ -329,10 +395,13 @@ fn a_sweep_is_a_run_for_each_combination_and_one_that_diverges_is_told_of() {
     place.train("single", "2", &["--seed", "2", "--epsilon", "0.5"]);
     assert_same_run(&place.path("single"), &place.path("grid/epsilon=0.5,learning_rate=0.01,seed=2"));
     let summary: SweepSummary = read_json(&place.path("grid/summary.json"));
+    let left: Together<SweepSummary> = read_json(&place.path("grid/summary.json"));
+    assert_eq!(left.left_out.len(), 4);
+    assert_eq!(left.left_out[0], "epsilon=1,learning_rate=1e39,seed=1");
     let [one, half] = &summary.combinations[..] else { panic!("{summary:?}") };
     assert_eq!(one.settings, "epsilon=1,learning_rate=0.01");
     assert_eq!((half.summary.seeds.as_slice(), half.summary.runs.len()), (&[1, 2][..], 2));
-    assert!(out(&output).ends_with(&summary.text()), "{}", out(&output));
+    assert!(out(&output).ends_with(&(summary.text() + &left.left_out_text())), "{}", out(&output));
     assert!(summary.text().contains("\nepsilon=0.5,learning_rate=0.01      2  "), "{}", summary.text());
 
     for (sweep, expected) in [
@@ -347,6 +416,11 @@ fn a_sweep_is_a_run_for_each_combination_and_one_that_diverges_is_told_of() {
             &[expected.trim_start_matches("--sweep: ")],
         );
     }
+    let off = ["train", "--adversarial", "false", "--out", &place.text("never")];
+    refused(
+        &[&off[..], &["--sweep", "eps=1,3"]].concat(),
+        &["sweep eps=1,3: without the adversarial pass epsilon changes nothing", "set adversarial to true"],
+    );
     refused(&["train", "--at-once", "0"], &["at_once is 0; it must be 1 to 10000"]);
     assert!(!place.path("never").exists());
 }
@@ -915,6 +989,30 @@ fn a_run_whose_parameters_overflow_keeps_the_checkpoint_from_before() {
     }
     refused(&texts(&arguments), &["training diverged: ", " is not finite in epoch 1, after update 1"]);
     assert!(!place.path("run/last.safetensors").exists());
+}
+
+/// The loss of an epoch's only step is from before its update: what that did shows in the validation.
+#[test]
+fn a_run_that_diverges_in_an_epochs_only_step_is_told_so() {
+    let place = Place::new();
+    let one_batch = ["--quiet", "--epsilon", "1"];
+    let mut arguments = place.training("run", "2", &one_batch);
+    for argument in &mut arguments {
+        match argument.as_str() {
+            "16" => *argument = "4096".to_string(),
+            "0.01" => *argument = "1e30".to_string(),
+            _ => {}
+        }
+    }
+    refused(
+        &texts(&arguments),
+        &[
+            "training diverged: the model's output for utterance ",
+            " is not finite at the end of epoch 1, after update 1. The checkpoints in ",
+            "Try a lower learning_rate",
+        ],
+    );
+    assert!(!place.path("run/best.safetensors").exists());
 }
 
 #[test]

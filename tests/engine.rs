@@ -794,8 +794,8 @@ fn a_timed_step_is_a_step() {
         }
         assert!(timed.time_step(&batches[0], 0, 1e-3).unwrap() > 0.0);
         let started = std::time::Instant::now();
-        let pieces =
-            timed.profile_step(Step { targets: &batches[1], number: 1, learning_rate: 1e-3 }).unwrap();
+        let step = Step { targets: &batches[1], number: 1, learning_rate: 1e-3 };
+        let pieces = timed.profile_steps(&[Some(step)]).unwrap();
         let whole = started.elapsed().as_secs_f64();
         let seconds: f64 = pieces.iter().map(|piece| piece.seconds).sum();
         assert!(seconds > 0.0 && seconds <= 1.01 * whole, "{seconds} s of {whole}");

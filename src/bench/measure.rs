@@ -290,11 +290,11 @@ impl Bench {
         let batch = Draw::new(&self.config, pool).batch();
         let mut repeats: Vec<Vec<Together>> = Vec::new();
         for repeat in 0..plan.steps + 1 {
-            let pieces = self.engine.profile_step(Step {
+            let pieces = self.engine.profile_steps(&[Some(Step {
                 targets: &batch,
                 number: self.steps,
                 learning_rate: self.config.learning_rate,
-            })?;
+            })])?;
             self.steps += 1;
             // The first one warms up.
             if repeat > 0 {
@@ -417,8 +417,7 @@ fn together(ceilings: &Ceilings, pieces: &[Piece]) -> Vec<Together> {
                 one.launches += 1;
                 one.seconds += seconds;
                 one.floor += floor;
-                one.work.bytes += work.bytes;
-                one.work.flops += work.flops;
+                one.work = one.work.and(work);
             }
             None => all.push(Together { part, kernel, launches: 1, seconds, work, floor }),
         }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::Engine;
 use crate::model::device::{Compute, Device};
 use crate::training::checkpoint::Checkpoint;
-use crate::training::run_folder;
+use crate::training::run_folder::RunFolder;
 
 #[derive(Debug, clap::Args)]
 pub struct Threads {
@@ -46,7 +46,7 @@ pub fn threads(wanted: Option<usize>) -> usize {
 
 /// A checkpoint file; of a run folder, its best one.
 pub fn read(path: &Path) -> Result<(PathBuf, Checkpoint)> {
-    let path = if path.is_dir() { path.join(run_folder::BEST) } else { path.to_path_buf() };
+    let path = if path.is_dir() { RunFolder::best_of(path)? } else { path.to_path_buf() };
     let checkpoint = Checkpoint::read(&path)?;
     Ok((path, checkpoint))
 }

@@ -17,7 +17,7 @@ use crate::model::{fitting, room};
 use crate::training::display::Display;
 use crate::training::interrupt::Interrupt;
 use crate::training::partition::Partition;
-use crate::training::report::{Combination, RunReport, Summary, SweepSummary};
+use crate::training::report::{Combination, RunReport, Summary, SweepSummary, Together};
 use crate::training::run_folder::RunFolder;
 use crate::training::settings::{self, Layer, RunSettings, SEPARATOR, Setting, Settings};
 use crate::training::setup::Setup;
@@ -171,13 +171,7 @@ impl Job {
         Partition::draw(&corpus, &settings.config)?;
         settings.run.modalities =
             Some(corpus.modalities.iter().map(|modality| modality.name.clone()).collect());
-        if let Some(data) = settings.run.data.as_mut().filter(|data| *data != SYNTHETIC) {
-            // The run may be resumed, or its configuration used again, from another folder.
-            *data = std::path::absolute(&data)
-                .map_err(|error| Error::io("resolve", Path::new(&*data), &error))?
-                .display()
-                .to_string();
-        }
+        settings.run = anywhere(settings.run)?;
         let runs = sweep::runs(&settings)?;
         let at_once = at_once(&settings.run, runs.len(), &settings.config, &corpus)?;
         let folder = match &settings.run.out {
@@ -208,7 +202,7 @@ impl Job {
         if layers.iter().flat_map(Layer::keys).any(|key| key == "out") {
             return Err(Error::input(format!("--out: a resumed run goes on in its own folder, {path}")));
         }
-        let settings = layers.iter().try_fold(own.clone(), |settings, layer| settings.with(layer))?;
+        let mut settings = own.with(layers)?;
         const FREE: [&str; 6] = ["data", "format", "device", "threads", "at_once", "checkpoint_minutes"];
         let differences = own.differences(&settings)?;
         if let Some((key, own, given)) = differences.iter().find(|(key, ..)| !FREE.contains(&key.as_str())) {
@@ -219,8 +213,9 @@ impl Job {
             )));
         }
         let corpus = read(&settings.run)?;
+        settings.run = anywhere(settings.run)?;
         let computed = compute(&settings.run).settings(&settings.config);
-        let (runs, fingerprint) = (sweep::runs(&own)?, corpus.fingerprint());
+        let (runs, fingerprint) = (sweep::runs(&settings)?, corpus.fingerprint());
         // Of several runs those that have not begun have nothing to hold other data against: one that has speaks for all.
         for path in runs.iter().filter(|run| !run.name.is_empty()).map(|run| folder.path().join(&run.name)) {
             if let Ok(Some(last)) = RunFolder::last_of(&path) {
@@ -313,8 +308,12 @@ impl Job {
     /// Mean and deviation over the seeds, of each combination in a sweep; of the runs that ended well.
     fn summarise(&self, ended: &[Option<trainer::Outcome>]) -> Result<()> {
         let mut combinations: Vec<(&str, Vec<RunReport>)> = Vec::new();
+        let mut left_out = Vec::new();
         for (run, ended) in self.runs.iter().zip(ended) {
-            let Some(trainer::Outcome::Finished(report)) = ended else { continue };
+            let Some(trainer::Outcome::Finished(report)) = ended else {
+                left_out.push(run.name.clone());
+                continue;
+            };
             match combinations.iter_mut().find(|(combination, _)| *combination == run.combination) {
                 Some((_, reports)) => reports.push((**report).clone()),
                 None => combinations.push((&run.combination, vec![(**report).clone()])),
@@ -330,13 +329,14 @@ impl Job {
         }
         let text = if self.settings.run.sweep.is_empty() {
             let Some(Combination { summary, .. }) = combinations.into_iter().next() else { return Ok(()) };
-            let text = summary.text();
-            self.folder.write_summary(&text, &summary)?;
+            let all = Together { summary, left_out };
+            let text = all.summary.text() + &all.left_out_text();
+            self.folder.write_summary(&text, &all)?;
             text
         } else {
-            let summary = SweepSummary { combinations };
-            let text = summary.text();
-            self.folder.write_summary(&text, &summary)?;
+            let all = Together { summary: SweepSummary { combinations }, left_out };
+            let text = all.summary.text() + &all.left_out_text();
+            self.folder.write_summary(&text, &all)?;
             text
         };
         print(&text).map(drop)
@@ -379,33 +379,34 @@ impl<'a> Work<'a> {
         planned: &'a Planned,
     ) -> Result<std::result::Result<Run<'a>, Box<RunReport>>> {
         let Job { folder: all, corpus, fingerprint, .. } = self.job;
-        let folder = match planned.name.as_str() {
-            "" => all.clone(),
-            name => {
-                let path = all.path().join(name);
-                if RunFolder::exists(&path) {
-                    let (folder, own) = RunFolder::open(&path)?;
-                    let own = Settings { run: planned.settings.run.clone(), ..own };
-                    if let Some((key, wanted, found)) = planned.settings.differences(&own)?.first() {
-                        return Err(Error::input(format!(
-                            "{}: {key} is {found} in its config.toml and {wanted} in this training: put back what was \
-                             changed there, or begin anew in another folder",
-                            path.display()
-                        )));
-                    }
-                    folder
-                } else {
-                    RunFolder::create(&path, &planned.settings)?
-                }
-            }
+        let path = match planned.name.as_str() {
+            "" => all.path().to_path_buf(),
+            name => all.path().join(name),
         };
-        if let Some(report) = folder.report()? {
-            if let Some(last) = folder.last()? {
-                last.check_fingerprint(folder.path(), &corpus.source, fingerprint)?;
+        let (single, begun) = (planned.name.is_empty(), RunFolder::exists(&path));
+        if !single && begun {
+            let own = Settings { run: planned.settings.run.clone(), ..RunFolder::settings_of(&path)? };
+            if let Some((key, wanted, found)) = planned.settings.differences(&own)?.first() {
+                return Err(Error::input(format!(
+                    "{}: {key} is {found} in its config.toml and {wanted} in this training: put back what was \
+                     changed there, or begin anew in another folder",
+                    path.display()
+                )));
             }
-            self.display.line(&format!("{}: this run is over already", folder.path().display()));
+        }
+        // One that is over is read alone, whichever process has its folder.
+        if let Some(report) = RunFolder::report_of(&path)? {
+            if let Some(last) = RunFolder::last_of(&path)? {
+                last.check_fingerprint(&path, &corpus.source, fingerprint)?;
+            }
+            self.display.line(&format!("{}: this run is over already", path.display()));
             return Ok(Err(Box::new(report)));
         }
+        let folder = match (single, begun) {
+            (true, _) => all.clone(),
+            (false, true) => RunFolder::open(&path)?.0,
+            (false, false) => RunFolder::create(&path, &planned.settings)?,
+        };
         let setup = Setup::new(planned.settings.config.clone(), corpus, fingerprint)?;
         let parts = [&setup.partition.train, &setup.partition.validation, &setup.partition.test];
         let [train_on, validate_on, test_on] =
@@ -492,6 +493,17 @@ fn at_once(settings: &RunSettings, runs: usize, config: &Config, corpus: &Corpus
 fn read(run: &RunSettings) -> Result<Corpus> {
     let data = run.data.as_deref().unwrap_or(SYNTHETIC);
     source::read(data, run.format.as_deref(), run.modalities.clone())
+}
+
+/// Settings that mean the same in another folder, from where a run may be resumed, or its configuration used again.
+fn anywhere(mut run: RunSettings) -> Result<RunSettings> {
+    if let Some(data) = run.data.as_mut().filter(|data| *data != SYNTHETIC) {
+        *data = std::path::absolute(&data)
+            .map_err(|error| Error::io("resolve", Path::new(&*data), &error))?
+            .display()
+            .to_string();
+    }
+    Ok(run)
 }
 
 /// The data's name, for the folder of a run that was given none.

@@ -1,13 +1,14 @@
 //! `coin bench --turing`: a training step on an RTX 2080 Ti, predicted without the card.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use serde::Serialize;
 use turing::counters::{self, Launch};
 use turing::predict::predict;
 use turing::report::{self, costliest};
-use turing::sass;
 use turing::tools::Disassembler;
+use turing::{card as rates, sass};
 
 use super::output;
 use crate::atomic_file;
@@ -15,6 +16,7 @@ use crate::data::Corpus;
 use crate::data::standardise::Standardisation;
 use crate::data::windows::Windows;
 use crate::device::cuda::card;
+use crate::device::work::{Unit, Work};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::device::{Compute, Device};
@@ -89,6 +91,62 @@ fn batches(windows: &Windows, samples: &[u32], size: usize, sizes: &[usize], see
     Ok(Batches { distinct: all, parts: sizes.iter().map(|&count| part(count)).collect() })
 }
 
+/// The least that all launches of a step do together, every operand read once and every result written once, and how long that
+/// takes the card.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+struct Least {
+    bytes: f64,
+    tensor_flops: f64,
+    fma_flops: f64,
+    dram_microseconds: f64,
+    tensor_microseconds: f64,
+    fma_microseconds: f64,
+}
+
+impl Least {
+    /// Of `size` samples, on the line through steps on `sizes.0` and `sizes.1` samples. What launches must do grows with the
+    /// counts of samples, rows, pairs and distinct utterances alone.
+    fn of(one: &[Work], two: &[Work], sizes: (usize, usize), size: usize) -> Least {
+        let along = (size as f64 - sizes.0 as f64) / (sizes.1 as f64 - sizes.0 as f64);
+        let line = |of: &dyn Fn(&Work) -> f64| {
+            let [one, two] = [one, two].map(|launches| launches.iter().map(of).sum::<f64>());
+            one + (two - one) * along
+        };
+        let flops = |unit: Unit| line(&|work: &Work| if work.unit == unit { work.flops } else { 0.0 });
+        let bytes = line(&|work: &Work| work.bytes);
+        let (tensor_flops, fma_flops) = (flops(Unit::Tensor), flops(Unit::Fma));
+        Least {
+            bytes,
+            tensor_flops,
+            fma_flops,
+            dram_microseconds: 1e6 * bytes / rates::DRAM_RATE,
+            tensor_microseconds: 1e6 * tensor_flops / rates::TENSOR_RATE,
+            fma_microseconds: 1e6 * fma_flops / rates::FMA_RATE,
+        }
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "at least, with every operand read once and every result written once by each launch: {:.2} GB, {:.2} ms of DRAM; \
+             {:.1} GFLOP on tensor cores, {:.2} ms; {:.1} GFLOP in float32, {:.2} ms\n",
+            self.bytes / 1e9,
+            self.dram_microseconds / 1e3,
+            self.tensor_flops / 1e9,
+            self.tensor_microseconds / 1e3,
+            self.fma_flops / 1e9,
+            self.fma_microseconds / 1e3,
+        )
+    }
+}
+
+/// What `--turing-json` writes.
+#[derive(Serialize)]
+struct Json<'a> {
+    #[serde(flatten)]
+    step: &'a report::Step,
+    least: Least,
+}
+
 /// A step of `runs` runs side by side.
 pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32], runs: usize) -> Result<()> {
     let windows = Windows::new(corpus, config.history_length);
@@ -113,15 +171,16 @@ pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32], run
         kernels
             .extend(sass::read(&text).map_err(|what| Error::System(format!("kernels/{name}.cu: {what}")))?);
     }
-    let launches = simulate(&library, &scratch.0)?;
+    let (launches, works) = simulate(&library, &scratch.0)?;
     // Before the first step features are standardised; then both steps launch the same graph.
     let first = launches.iter().rposition(|launch| launch.kernel == STANDARDISE).map_or(0, |place| place + 1);
     let (small, large) = launches[first..].split_at(launches[first..].len() / 2);
     let whole = counters::extrapolate(small, large, (one, two), config.batch_size).map_err(Error::System)?;
     let predictions = predict(&kernels, &whole).map_err(Error::System)?;
     let step = report::Step::of(&predictions);
+    let least = Least::of(&works[0], &works[1], (one, two), config.batch_size);
     if let Some(path) = &flags.turing_json {
-        let mut text = serde_json::to_string_pretty(&step)
+        let mut text = serde_json::to_string_pretty(&Json { step: &step, least })
             .map_err(|error| Error::System(format!("cannot write as JSON: {error}")))?;
         text.push('\n');
         atomic_file::write(path, text.as_bytes())?;
@@ -133,7 +192,7 @@ pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32], run
         "a training step{several} on an RTX 2080 Ti, predicted: {}, {} samples of {} utterances, {} distinct, {adversarial} the \
          adversarial pass\n\
          {:.2} ms in {} launches, {megabytes:.0} MB of memory, {} parameters; extrapolated from simulated steps on {one} and {two} samples\n\
-         columns: what each part of the card needs, in us; docs/turing.md says how that is found\n\n{}\n{}",
+         columns: what each part of the card needs, in us; docs/turing.md says how that is found\n\n{}\n{}\n{}",
         config.dtype,
         config.batch_size,
         config.history_length,
@@ -142,6 +201,7 @@ pub fn run(flags: &Flags, config: &Config, corpus: &Corpus, samples: &[u32], run
         step.launches,
         parameters(config, corpus),
         step.table(),
+        least.text(),
         costliest(&predictions, 20),
     );
     output::print(&text).map(drop)
@@ -170,8 +230,9 @@ fn simulated_driver() -> Result<PathBuf> {
     })
 }
 
-/// Runs this program again as a worker, on the simulated GPU. Returns the counters of all its launches.
-fn simulate(library: &Path, scratch: &Path) -> Result<Vec<Launch>> {
+/// Runs this program again as a worker, on the simulated GPU. Returns the counters of all its launches, and what those of either
+/// step must do at least.
+fn simulate(library: &Path, scratch: &Path) -> Result<(Vec<Launch>, [Vec<Work>; 2])> {
     let system =
         |doing: &str, error: std::io::Error| Error::System(format!("--turing: cannot {doing}: {error}"));
     let folder = scratch.join("driver");
@@ -182,18 +243,24 @@ fn simulate(library: &Path, scratch: &Path) -> Result<Vec<Launch>> {
     }
     let profile = scratch.join("profile.json");
     let own = std::env::current_exe().map_err(|error| system("find this program's own file", error))?;
-    let status = Command::new(own)
+    let output = Command::new(own)
         .args(std::env::args_os().skip(1))
         .arg("--turing-worker")
         .env("LD_LIBRARY_PATH", &folder)
         .env("SIMULATED_GPU_PROFILE", &profile)
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .map_err(|error| system("start the simulated GPU", error))?;
-    if !status.success() {
+    if !output.status.success() {
+        let status = output.status;
         return Err(Error::System(format!("--turing: the steps on the simulated GPU ended with {status}")));
     }
-    let text = std::fs::read_to_string(&profile).map_err(|error| system("read the counters", error))?;
-    serde_json::from_str(&text).map_err(|error| Error::System(format!("--turing: the counters: {error}")))
+    let text = std::fs::read(&profile).map_err(|error| system("read the counters", error))?;
+    let wrong = |error| Error::System(format!("--turing: the counters: {error}"));
+    Ok((
+        serde_json::from_slice(&text).map_err(wrong)?,
+        serde_json::from_slice(&output.stdout).map_err(wrong)?,
+    ))
 }
 
 /// A folder that goes when this does.
@@ -214,15 +281,38 @@ impl Drop for Scratch {
     }
 }
 
-/// Trains every run on each batch once. The simulated driver, which this runs on, counts what the launches do.
+/// Trains every run on each batch once, and prints what each step's launches must do at least. The simulated driver, which this
+/// runs on, counts what they do.
 fn work(config: &Config, corpus: &Corpus, batches: &[Vec<u32>], runs: usize) -> Result<()> {
     let everything = Standardisation::fit(corpus, 0..corpus.conversations.len());
     let compute = Compute { device: Device::Cuda(0), threads: 1 };
     let mut engine = engines_of_seeds(config, corpus, &everything, compute, runs)?;
+    let mut works: Vec<Vec<Work>> = Vec::new();
     for (number, targets) in (0..).zip(batches) {
         let step = Step { targets, number, learning_rate: config.learning_rate };
-        engine.train_steps(&vec![Some(step); runs])?;
+        let pieces = engine.profile_steps(&vec![Some(step); runs])?;
+        works.push(pieces.iter().map(|piece| piece.work).collect());
     }
-    // Until the card is done.
-    engine.losses_of(0, true).map(drop)
+    output::print(&output::json_line(&works)?).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_of_a_step_is_the_sum_over_its_launches() {
+        let step = |samples: f64| {
+            let moving = |bytes: f64| Work { bytes, ..Work::default() };
+            [
+                moving(1e6 + 100.0 * samples).flops(4000.0 * samples, Unit::Tensor),
+                moving(50.0 * samples).flops(7.0 * samples, Unit::Fma),
+                moving(50.0 * samples).flops(3.0 * samples, Unit::Fma),
+            ]
+        };
+        let least = Least::of(&step(64.0), &step(128.0), (64, 128), 512);
+        let Least { bytes, tensor_flops, fma_flops, dram_microseconds, .. } = least;
+        assert_eq!([bytes, tensor_flops, fma_flops], [1e6 + 200.0 * 512.0, 4000.0 * 512.0, 10.0 * 512.0]);
+        assert!((dram_microseconds - 1e6 * bytes / 523.6e9).abs() < 1e-9, "{least:?}");
+    }
 }

@@ -11,7 +11,7 @@ use super::windows::Windows;
 
 /// Samples of a shard on the CPU. Sharding is part of the arithmetic (it fixes the order of every sum over samples), so
 /// this does not depend on the machine.
-pub const SHARD_SAMPLES: usize = 32;
+pub const SHARD_SAMPLES: usize = 16;
 
 /// No such row: the other role has not spoken yet.
 pub const NONE: u32 = u32::MAX;

@@ -40,10 +40,8 @@ impl Work {
         self
     }
 
-    /// So many times this work.
-    pub fn times(mut self, count: u32) -> Work {
-        self.bytes *= f64::from(count);
-        self.flops *= f64::from(count);
-        self
+    /// This work and some more by the same unit.
+    pub fn and(self, more: Work) -> Work {
+        Work { bytes: self.bytes + more.bytes, flops: self.flops + more.flops, unit: self.unit }
     }
 }

@@ -114,14 +114,15 @@ struct Sample<R> {
 struct Desk<R: Real> {
     ops: Worker<R>,
     activations: Activations<Vec<R>, Vec<f64>>,
+    /// `[utterances, d]`: gradients at the embeddings by utterance, of one lane after the other.
+    delta: Vec<R>,
+    /// The features that they belong to.
+    features: Panels<R>,
 }
 
 struct Lane<R> {
     gradients: Gradients<R>,
     correlation: Correlation<Vec<R>>,
-    /// `[utterances, d]`: gradients at the embeddings by utterance.
-    delta: Vec<R>,
-    panels: Panels<R>,
 }
 
 /// Refuses what would not fit into the memory that is free now, before any of it is taken: parameters, optimiser
@@ -278,7 +279,7 @@ impl<R: Real> CpuEngine<R> {
                     pairs: SHARD_SAMPLES * longest * longest,
                 };
                 let activations = Activations::new(self.graph, d, classes, size, zeros, zeros, wide);
-                Mutex::new(Desk { ops: worker, activations })
+                Mutex::new(Desk { ops: worker, activations, delta: Vec::new(), features: Panels::default() })
             };
             self.workers = (0..self.pool.threads()).map(|_| worker()).collect();
         }
@@ -364,8 +365,6 @@ impl<R: Real> CpuEngine<R> {
             self.lanes.push(Mutex::new(Lane {
                 gradients: Gradients::new(Arc::clone(&self.layout)),
                 correlation: Correlation { history: vec![R::ZERO; d * d], target: vec![R::ZERO; 4 * d * d] },
-                delta: Vec::new(),
-                panels: Panels::default(),
             }));
         }
         self.pool.run(self.lanes(), |lane, _| {
@@ -383,7 +382,7 @@ impl<R: Real> CpuEngine<R> {
         let lanes = self.lanes();
         let Sizes { d, classes, features: width, .. } = self.layout.sizes;
         self.pool.run(lanes, |lane, worker| {
-            let Desk { ops, activations } = &mut *lock(&self.workers[worker]);
+            let Desk { ops, activations, .. } = &mut *lock(&self.workers[worker]);
             let mut sums = backward.then(|| lock(&self.lanes[lane]));
             for i in (lane..shards.len()).step_by(lanes) {
                 let shard = &shards[i];
@@ -488,15 +487,20 @@ impl<R: Real> CpuEngine<R> {
         let lanes = self.lanes();
         let Sizes { d, features: width, .. } = self.layout.sizes;
         let distinct = &self.batch.distinct;
-        // The most that a lane can have of any batch of this size: a warm step then takes no memory, whatever its
-        // windows share.
+        // The most that a lane can have of any batch of this size, at every desk: a warm step then takes no memory, whatever
+        // its windows share and whoever runs a lane.
         let most = self.windows.len().min(self.batch.len() * self.windows.longest()).div_ceil(lanes);
-        self.pool.run(lanes, |lane, _| {
-            let Lane { gradients, delta, panels, .. } = &mut *lock(&self.lanes[lane]);
-            let (from, to) = (lane * distinct.len() / lanes, (lane + 1) * distinct.len() / lanes);
-            panels.reserve(most.max(SHARD_SAMPLES) * width.next_multiple_of(PANEL));
+        for desk in &self.workers {
+            let Desk { delta, features, .. } = &mut *lock(desk);
+            features.reserve(most.max(SHARD_SAMPLES) * width.next_multiple_of(PANEL));
             delta.clear();
             delta.reserve((most * d).max(SHARD_SAMPLES * 2 * d));
+        }
+        self.pool.run(lanes, |lane, worker| {
+            let Lane { gradients, .. } = &mut *lock(&self.lanes[lane]);
+            let Desk { delta, features: panels, .. } = &mut *lock(&self.workers[worker]);
+            let (from, to) = (lane * distinct.len() / lanes, (lane + 1) * distinct.len() / lanes);
+            delta.clear();
             delta.resize(((to - from) * d).max(SHARD_SAMPLES * 2 * d), R::ZERO);
             let rows = &mut delta[..(to - from) * d];
             for (i, shard) in shards.iter().enumerate() {
@@ -781,10 +785,10 @@ impl<R: Real> Engine for CpuEngine<R> {
         Ok(started.elapsed().as_secs_f64())
     }
 
-    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
+    fn profile_steps(&mut self, steps: &[Option<Step>]) -> Result<Vec<Piece>> {
         self.clock.start();
         self.workers.iter().for_each(|desk| lock(desk).ops.clock.start());
-        let stepped = self.train_steps(&[Some(step)]);
+        let stepped = self.train_steps(steps);
         let mut seconds = self.clock.stop();
         // Of the time of the passes, which all threads have, each spends its own way; what is left it waits.
         let threads = self.workers.len().max(1) as f64;

@@ -970,23 +970,24 @@ impl Engine for CudaEngine {
         Ok(recorder.finish()?.iter().map(|(_, seconds)| seconds).sum())
     }
 
-    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
-        let mut steps = vec![None; self.runs.len()];
-        steps[0] = Some(step);
-        self.send_steps(&steps)?;
-        let batch = &self.runs[0].batch;
-        let mut counts = Counts { distinct: batch.distinct.len(), ..Counts::default() };
-        for shard in batch.shards() {
-            counts.samples += shard.samples();
-            counts.rows += shard.rows();
-            counts.rows_a += shard.rows_a;
-            counts.pairs += shard.pairs.last().map_or(0, |&pairs| pairs as usize);
-        }
-        self.place.worker.record(counts)?;
+    fn profile_steps(&mut self, steps: &[Option<Step>]) -> Result<Vec<Piece>> {
+        self.send_steps(steps)?;
+        let stepping = self.runs.iter().zip(steps).filter(|(_, step)| step.is_some());
+        let counts = stepping.map(|(run, _)| {
+            let mut counts = Counts { distinct: run.batch.distinct.len(), ..Counts::default() };
+            for shard in run.batch.shards() {
+                counts.samples += shard.samples();
+                counts.rows += shard.rows();
+                counts.rows_a += shard.rows_a;
+                counts.pairs += shard.pairs.last().map_or(0, |&pairs| pairs as usize);
+            }
+            counts
+        });
+        self.place.worker.record(counts.collect())?;
         let launched = self.launch(Purpose::Train);
         let recorded = self.place.worker.recorded();
         launched?;
-        self.count(&steps);
+        self.count(steps);
         let piece = |((part, kernel, work), seconds)| Piece { part, kernel: Some(kernel), seconds, work };
         Ok(recorded?.into_iter().map(piece).collect())
     }

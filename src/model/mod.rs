@@ -92,9 +92,9 @@ pub trait Engine: Send {
     /// its own events, its L2 cache full of something else at first; what the host does for the step is left out then.
     fn time_steps(&mut self, steps: &[Option<Step>]) -> Result<f64>;
 
-    /// A training step of the first run piece by piece: on a card every launch, one at a time and with nothing in its L2 cache;
-    /// on the CPU every [`Part`], in seconds of the step's time.
-    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>>;
+    /// A training step of all runs, as [`Engine::train_steps`], piece by piece: on a card every launch, one at a time and with
+    /// nothing in its L2 cache; on the CPU every [`Part`], in seconds of the step's time, a run after the other.
+    fn profile_steps(&mut self, steps: &[Option<Step>]) -> Result<Vec<Piece>>;
 
     /// One update of the first run over `targets`; `step` numbers the updates from 0.
     fn train_step(&mut self, targets: &[u32], step: u64, learning_rate: f64) -> Result<()> {

@@ -131,8 +131,12 @@ impl<E: Engine> Engine for SideBySide<E> {
         Ok(started.elapsed().as_secs_f64())
     }
 
-    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
-        self.run(0).profile_step(step)
+    fn profile_steps(&mut self, steps: &[Option<Step>]) -> Result<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        for run in 0..self.runs.len() {
+            pieces.append(&mut self.run(run).profile_steps(&steps[run..=run])?);
+        }
+        Ok(pieces)
     }
 
     fn flops(&self) -> f64 {

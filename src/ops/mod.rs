@@ -1,7 +1,7 @@
 //! The operations of COIN, one folder each: a contract every device implements, and the CPU's code.
 //!
 //! A contract works on one [`Shard`](crate::data::batch::Shard) of a batch: the CPU cuts a batch into shards of
-//! 32 samples and runs the graph on each in one thread; another device may take the whole batch as one shard.
+//! 16 samples and runs the graph on each in one thread; another device may take the whole batch as one shard.
 //! Shapes in the docs use S samples, R rows (utterances of all windows together), d, C as in the paper. Saved
 //! values are arguments: nothing is kept between calls but what the caller holds.
 //!

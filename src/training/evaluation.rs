@@ -1,10 +1,38 @@
 //! Loss and confusion of a set of targets under the model as it stands.
 
+use std::fmt;
+
 use super::interrupt::Interrupt;
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::metrics::Evaluation;
 use crate::model::Engine;
+
+/// A model's output that is not finite.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotFinite {
+    /// The first utterance that has one, where there is one by itself.
+    utterance: Option<u32>,
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.utterance {
+            Some(utterance) => write!(f, "the model's output for utterance {utterance} is not finite"),
+            None => write!(f, "the model's output is not finite"),
+        }
+    }
+}
+
+impl NotFinite {
+    /// Of a trained model.
+    pub fn error(&self, corpus: &Corpus) -> Error {
+        Error::input(format!(
+            "{}: {self}: its parameters, or the features it reads, are beyond what it can compute with",
+            corpus.source
+        ))
+    }
+}
 
 /// Of an engine of one run over `targets`, all of them labelled; `None` when interrupted.
 pub fn evaluate(
@@ -14,17 +42,17 @@ pub fn evaluate(
     interrupt: &Interrupt,
 ) -> Result<Option<Evaluation>> {
     let evaluations = evaluate_each(engine, corpus, &[targets], interrupt)?;
-    evaluations.and_then(|mut each| each.pop()).transpose()
+    let evaluation = evaluations.and_then(|mut each| each.pop()).transpose();
+    evaluation.map_err(|broken| broken.error(corpus))
 }
 
-/// Of each run over its own targets, all of them labelled; `None` when interrupted. A run whose output is not finite is an error
-/// of its own.
+/// Of each run over its own targets, all of them labelled; `None` when interrupted.
 pub fn evaluate_each(
     engine: &mut dyn Engine,
     corpus: &Corpus,
     targets: &[&[u32]],
     interrupt: &Interrupt,
-) -> Result<Option<Vec<Result<Evaluation>>>> {
+) -> Result<Option<Vec<std::result::Result<Evaluation, NotFinite>>>> {
     let Some(evaluations) = engine.evaluate_each(targets, &|| interrupt.requested())? else {
         return Ok(None);
     };
@@ -38,22 +66,16 @@ pub fn evaluate_each(
     Ok(Some(checked))
 }
 
-/// The error of a loss that is not finite: names the first utterance for which the run's output is not.
-fn not_finite(engine: &mut dyn Engine, corpus: &Corpus, run: usize, targets: &[&[u32]]) -> Result<Error> {
+/// Looks for what made a run's loss not finite.
+fn not_finite(engine: &mut dyn Engine, corpus: &Corpus, run: usize, targets: &[&[u32]]) -> Result<NotFinite> {
     let classes = corpus.classes.len().max(1);
-    let mut utterance = String::new();
     let mut each = vec![&[][..]; targets.len()];
     for target in targets[run].chunks(1) {
         each[run] = target;
         let logits = &engine.predict_each(&each)?[run].logits;
         if logits.chunks(classes).flatten().any(|logit| !logit.is_finite()) {
-            utterance = format!(" for utterance {}", target[0]);
-            break;
+            return Ok(NotFinite { utterance: Some(target[0]) });
         }
     }
-    Ok(Error::input(format!(
-        "{}: the model's output{utterance} is not finite: its parameters, or the features it reads, are beyond what it \
-         can compute with",
-        corpus.source
-    )))
+    Ok(NotFinite { utterance: None })
 }

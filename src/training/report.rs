@@ -41,6 +41,35 @@ impl RunReport {
     }
 }
 
+/// What a training of several runs comes to: a [`Summary`] or a [`SweepSummary`] of those that came to their end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Together<S> {
+    #[serde(flatten)]
+    pub summary: S,
+    /// Folders of the runs that did not.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub left_out: Vec<String>,
+}
+
+impl<S> Together<S> {
+    /// What follows the summary's text.
+    pub fn left_out_text(&self) -> String {
+        match self.left_out.as_slice() {
+            [] => String::new(),
+            left_out => format!("\nleft out, since not at their end: {}\n", listed(left_out)),
+        }
+    }
+}
+
+/// Names one behind the other; of many the first.
+pub(super) fn listed(names: &[String]) -> String {
+    const MOST: usize = 12;
+    match names.len().checked_sub(MOST) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..MOST].join(", ")),
+    }
+}
+
 /// Several seeds of one configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -175,6 +204,14 @@ mod tests {
         assert!(summary.text().contains("accuracy               70.00 ± 14.14\n"), "{}", summary.text());
         assert!(summary.text().contains("F1 no                   0.00 ± 0.00\n"), "{}", summary.text());
         assert_eq!(Summary::new(Vec::new()), None);
+    }
+
+    #[test]
+    fn of_many_names_the_first_are_listed() {
+        let names: Vec<String> = (1..=14).map(|seed| format!("seed-{seed}")).collect();
+        assert_eq!(listed(&names[..2]), "seed-1, seed-2");
+        assert!(listed(&names[..12]).ends_with(", seed-12"));
+        assert!(listed(&names).ends_with(", seed-12 and 2 more"));
     }
 
     #[test]

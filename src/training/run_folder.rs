@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::checkpoint::Checkpoint;
 use super::progress::EpochRecord;
-use super::report::RunReport;
+use super::report::{RunReport, listed};
 use super::settings::{Layer, Settings};
 use crate::atomic_file;
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ const LOCK: &str = ".lock";
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 const LAST: &str = "last.safetensors";
-pub const BEST: &str = "best.safetensors";
+const BEST: &str = "best.safetensors";
 
 #[derive(Debug, Clone)]
 pub struct RunFolder {
@@ -84,8 +84,12 @@ impl RunFolder {
         }
         let folder = Self::locked(path)?;
         atomic_file::remove_leftovers(path)?;
-        let settings = Settings::resolve(&[Layer::file(&folder.file(CONFIG))?])?;
-        Ok((folder, settings))
+        Ok((folder, Self::settings_of(path)?))
+    }
+
+    /// Settings of the run at `path`, which need not be this process's.
+    pub fn settings_of(path: &Path) -> Result<Settings> {
+        Settings::resolve(&[Layer::file(&path.join(CONFIG))?])
     }
 
     /// Whether there is a run at `path` that [`RunFolder::open`] opens.
@@ -130,6 +134,34 @@ impl RunFolder {
         Checkpoint::read(&self.file(BEST))
     }
 
+    /// The file of the best weights of the run at `path`, which need not be this process's.
+    ///
+    /// # Errors
+    /// Where there are none; where there are several runs it names those that have some.
+    pub fn best_of(path: &Path) -> Result<PathBuf> {
+        let best = path.join(BEST);
+        if best.is_file() {
+            return Ok(best);
+        }
+        let entries = fs::read_dir(path).map_err(|error| Error::io("read", path, &error))?;
+        let folders = entries.flatten().filter(|entry| entry.path().join(BEST).is_file());
+        let mut runs: Vec<String> =
+            folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        // seed-2 before seed-10.
+        runs.sort_by_key(|name| (name.len(), name.clone()));
+        let shown = path.display();
+        Err(Error::input(match runs.first() {
+            Some(first) => format!(
+                "{shown}: holds several runs ({}): choose one, as in --checkpoint {}",
+                listed(&runs),
+                path.join(first).display()
+            ),
+            None => format!(
+                "{shown}: there is no {BEST} in it: name a checkpoint file, or the folder of a run that has made an epoch"
+            ),
+        }))
+    }
+
     pub fn write_last(&self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.write(&self.file(LAST))
     }
@@ -152,9 +184,9 @@ impl RunFolder {
         self.write_text_and_json("report", &report.text(), report)
     }
 
-    /// The report of a run that is over; `None` while it is not.
-    pub fn report(&self) -> Result<Option<RunReport>> {
-        let path = self.file("report.json");
+    /// The report of the run at `path` if that is over, which need not be this process's; `None` while it is not.
+    pub fn report_of(path: &Path) -> Result<Option<RunReport>> {
+        let path = path.join("report.json");
         path.exists().then(|| read_json(&path)).transpose()
     }
 
@@ -217,7 +249,7 @@ mod tests {
         assert_eq!(read, settings);
         assert!(!folder.path().join(".last.safetensors.1.tmp").exists());
         assert_eq!(opened.last().unwrap(), None);
-        assert_eq!(opened.report().unwrap(), None);
+        assert_eq!(RunFolder::report_of(opened.path()).unwrap(), None);
     }
 
     #[test]

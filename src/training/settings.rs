@@ -221,17 +221,20 @@ pub struct Settings {
 impl Settings {
     /// Defaults with the layers over them, the later over the earlier.
     pub fn resolve(layers: &[Layer]) -> Result<Self> {
-        let defaults = Ok(Settings::default());
-        layers.iter().fold(defaults, |settings, layer| settings?.with(layer))
+        Settings::default().with(layers)
     }
 
-    /// These settings with the layer's over them.
-    pub fn with(&self, layer: &Layer) -> Result<Self> {
+    /// These settings with the layers over them, the later over the earlier. What two settings are to each other counts when all
+    /// are there.
+    pub fn with(&self, layers: &[Layer]) -> Result<Self> {
         let mut run = table_of(&self.run)?;
-        let of_run = layer.0.iter().filter(|(key, _)| !is_model_key(key));
-        run.extend(of_run.map(|(key, value)| (key.clone(), value.clone())));
-        let settings =
-            Settings { run: run.try_into().map_err(unreadable)?, config: layer.over(&self.config)? };
+        let mut config = self.config.clone();
+        for layer in layers {
+            let of_run = layer.0.iter().filter(|(key, _)| !is_model_key(key));
+            run.extend(of_run.map(|(key, value)| (key.clone(), value.clone())));
+            config = layer.over(&config)?;
+        }
+        let settings = Settings { run: run.try_into().map_err(unreadable)?, config };
         settings.validate()?;
         Ok(settings)
     }

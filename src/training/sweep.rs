@@ -73,6 +73,13 @@ fn combinations(settings: &Settings) -> Result<Vec<Combination>> {
                 SWEPT.join(", ")
             )));
         }
+        if key == "epsilon" && !settings.config.adversarial {
+            return Err(wrong(
+                "without the adversarial pass epsilon changes nothing, and all runs would be the same: set adversarial to \
+                 true, or leave this sweep out"
+                    .to_string(),
+            ));
+        }
         if key == "seed" && settings.run.seeds > 1 {
             return Err(wrong(format!("seeds is {} besides: give one of the two", settings.run.seeds)));
         }
@@ -168,6 +175,19 @@ mod tests {
         assert_eq!((seed, learning_rate, epsilon), (2, 0.1, 2.0));
         assert_eq!(last.settings.run, RunSettings::default());
         assert!(runs.iter().all(|run| run.settings.config.same_shape(&all.config)));
+    }
+
+    #[test]
+    fn what_would_train_the_same_run_again_is_refused() {
+        let mut settings = settings(&["dropout_keep=0.5,0.7", "eps=1,3"], 1);
+        assert_eq!(runs(&settings).unwrap().len(), 4);
+        settings.config.adversarial = false;
+        let error = check(&settings).unwrap_err();
+        let expected = "sweep eps=1,3: without the adversarial pass epsilon changes nothing";
+        assert!(error.to_string().starts_with(expected), "{error}");
+        assert_eq!(error.exit_code(), 2);
+        settings.run.sweep.pop();
+        assert_eq!(runs(&settings).unwrap().len(), 2);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, Training};
 use super::display::{Display, Pace};
-use super::evaluation::evaluate_each;
+use super::evaluation::{NotFinite, evaluate_each};
 use super::interrupt::Interrupt;
 use super::progress::{EpochRecord, Progress, Time};
 use super::report::RunReport;
@@ -209,7 +209,12 @@ impl<'a> Trainer<'_, 'a> {
         }
         self.each(|engine, slot, live| live.collect(engine, slot, true))?;
         pace.trained();
-        let Some(validations) = self.evaluate(|live| &live.validation)? else {
+        // Where the epoch's last update made the model diverge its outputs tell, before a loss in training does.
+        let diverged = |live: &Live, broken: &NotFinite| {
+            let Progress { epoch, updates, .. } = live.progress;
+            live.diverged(&format!("{broken} at the end of epoch {epoch}, after update {updates}"))
+        };
+        let Some(validations) = self.evaluate(|live| &live.validation, diverged)? else {
             return Ok(false);
         };
         self.end_epoch(&pace, validations)?;
@@ -272,11 +277,13 @@ impl<'a> Trainer<'_, 'a> {
             }
             Ok(())
         })?;
-        let Some(validations) = self.evaluate(|live| if live.is_over() { &live.validation } else { &[] })?
+        let broken = |live: &Live, broken: &NotFinite| broken.error(live.run.setup.corpus);
+        let Some(validations) =
+            self.evaluate(|live| if live.is_over() { &live.validation } else { &[] }, broken)?
         else {
             return Ok(false);
         };
-        let Some(tests) = self.evaluate(|live| if live.is_over() { &live.test } else { &[] })? else {
+        let Some(tests) = self.evaluate(|live| if live.is_over() { &live.test } else { &[] }, broken)? else {
             return Ok(false);
         };
         let mut reports: Vec<Option<RunReport>> = validations.iter().map(|_| None).collect();
@@ -296,10 +303,11 @@ impl<'a> Trainer<'_, 'a> {
         Ok(true)
     }
 
-    /// Of each run, by the engine's; `None` when interrupted. A run whose evaluation fails is ended.
+    /// Of each run, by the engine's; `None` when interrupted. A run whose output is not finite is ended with `error`.
     fn evaluate(
         &mut self,
         targets: impl for<'l> Fn(&'l Live<'a>) -> &'l [u32],
+        error: impl Fn(&Live<'a>, &NotFinite) -> Error,
     ) -> Result<Option<Vec<Option<Evaluation>>>> {
         let Some(corpus) = self.live().next().map(|live| live.run.setup.corpus) else {
             return Ok(Some(self.slots.iter().map(|_| None).collect()));
@@ -310,9 +318,14 @@ impl<'a> Trainer<'_, 'a> {
         let Some(found) = found else { return Ok(None) };
         let mut evaluations = Vec::with_capacity(found.len());
         for (slot, evaluation) in found.into_iter().enumerate() {
+            let Some(live) = &self.slots[slot] else {
+                evaluations.push(None);
+                continue;
+            };
             match evaluation {
-                Ok(evaluation) => evaluations.push(self.slots[slot].is_some().then_some(evaluation)),
-                Err(error) => {
+                Ok(evaluation) => evaluations.push(Some(evaluation)),
+                Err(broken) => {
+                    let error = error(live, &broken);
                     self.end(slot, Outcome::Failed(error))?;
                     evaluations.push(None);
                 }

@@ -108,8 +108,8 @@ impl Engine for Tampered {
         self.engine.time_steps(steps)
     }
 
-    fn profile_step(&mut self, step: Step) -> Result<Vec<Piece>> {
-        self.engine.profile_step(step)
+    fn profile_steps(&mut self, steps: &[Option<Step>]) -> Result<Vec<Piece>> {
+        self.engine.profile_steps(steps)
     }
 
     fn losses_of(&mut self, run: usize, wait: bool) -> Result<Option<Losses>> {

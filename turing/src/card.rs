@@ -12,6 +12,7 @@ pub const CLOCK: f64 = 1.545e9;
 pub const DRAM_PEAK: f64 = 616e9;
 /// .. and the share of it that streaming kernels get. Assumed: copies reach 80 to 90% on cards of the time.
 pub const DRAM_SHARE: f64 = 0.85;
+pub const DRAM_RATE: f64 = DRAM_PEAK * DRAM_SHARE;
 
 /// L2: bytes, and bytes a second: 22 slices of 64 bytes a cycle, of which Jia et al. (Dissecting the Turing T4, 2019) got 78% on
 /// a T4.
@@ -31,8 +32,12 @@ pub const BLOCKS: u32 = 16;
 ///
 /// HMMA.1688 with float32 sums runs at half rate on GeForce: 512 FLOP a multiprocessor and cycle are measured.
 pub const TENSOR_CYCLES: f64 = 16.0;
+/// Operations a second: each instruction multiplies 16 by 8 with 8 by 8, and adds.
+pub const TENSOR_RATE: f64 = 2.0 * 16.0 * 8.0 * 8.0 / TENSOR_CYCLES * SUB_CORES * MULTIPROCESSORS * CLOCK;
 /// FFMA, FADD, FMUL, IMAD: 16 lanes (programming guide: 64 results a cycle and multiprocessor).
 pub const FMA_CYCLES: f64 = 2.0;
+/// Operations a second: a multiplication and an addition in each of a warp's lanes.
+pub const FMA_RATE: f64 = 2.0 * 32.0 / FMA_CYCLES * SUB_CORES * MULTIPROCESSORS * CLOCK;
 /// Integers, logic, comparisons, moves: 16 lanes.
 pub const ALU_CYCLES: f64 = 2.0;
 /// Half precision: 16 lanes of pairs.
@@ -82,6 +87,13 @@ pub fn blocks_at_once(registers: u32, threads: u32, shared: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_those_of_the_data_sheet() {
+        // 13.45 TFLOPS in float32; four times that on tensor cores with float32 sums.
+        assert!((FMA_RATE / 13.45e12 - 1.0).abs() < 1e-3, "{FMA_RATE:e}");
+        assert_eq!(TENSOR_RATE, 4.0 * FMA_RATE);
+    }
 
     #[test]
     fn occupancy_is_what_nvidias_calculator_says() {

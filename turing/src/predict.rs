@@ -165,7 +165,7 @@ fn one(kernel: &Kernel, launch: &Launch, dram: f64) -> Result<Prediction, String
                 * cycle,
         ),
         (Bound::L2, traffic / card::L2_RATE),
-        (Bound::Dram, dram / (card::DRAM_PEAK * card::DRAM_SHARE)),
+        (Bound::Dram, dram / card::DRAM_RATE),
         (Bound::Latency, alone / (blocks * warps) * waves * cycle),
         (Bound::Launch, card::LAUNCH),
     ]);

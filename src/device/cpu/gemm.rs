@@ -224,6 +224,24 @@ pub unsafe fn tile<S: Simd, const M: usize, const V: usize, const PARTIAL: bool>
     }
 }
 
+/// How many vectors cover n columns, and whether one of [`Simd::Half`] covers what is left behind them.
+#[inline(always)]
+pub fn columns<S: Simd>(n: usize) -> (usize, bool) {
+    let rest = n % S::LANES;
+    let half = rest > 0 && rest <= S::Half::LANES && S::Half::LANES < S::LANES;
+    (if half { n / S::LANES } else { n.div_ceil(S::LANES) }, half)
+}
+
+/// The vectors that [`columns`] tells, in groups for a tile: the first of each and how many, up to [`TILE_VECTORS`], shared out
+/// evenly (four are two and two, not three and one). The half one is last, as a group of none.
+#[inline(always)]
+pub fn groups<S: Simd>(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    let (vectors, half) = columns::<S>(n);
+    let tiles = vectors.div_ceil(TILE_VECTORS);
+    let first = move |t| t * vectors / tiles;
+    (0..tiles).map(move |t| (first(t), first(t + 1) - first(t))).chain(half.then_some((vectors, 0)))
+}
+
 /// Covers `$range` with tiles of `$rows` rows, then of 4, 2 and 1 (few sizes, because each is compiled apart):
 /// evaluates `$body` for each with the constant `$M`, its rows, from row `$i` on.
 macro_rules! each_tile {
@@ -264,8 +282,8 @@ struct Tile<R> {
     /// First step of the sum and number of steps.
     from: usize,
     k: usize,
-    /// The copy of the left operand's tile, instead of the operand itself.
-    copied: Option<*const R>,
+    /// The copy of the left operand's tile, instead of the operand itself, and how far its steps of k are apart.
+    copied: Option<(*const R, usize)>,
 }
 
 impl<R: Real> Product<'_, R> {
@@ -281,7 +299,7 @@ impl<R: Real> Product<'_, R> {
             let mut c = [self.c.as_mut_ptr(); M];
             for m in 0..M {
                 a[m] = match (copied, self.index) {
-                    (Some(tile), _) => tile.add(m),
+                    (Some((tile, _)), _) => tile.add(m),
                     (None, Some(index)) => {
                         a[m].add(*index.get_unchecked(i + m) as usize * self.a.row + from * self.a.column)
                     }
@@ -289,7 +307,7 @@ impl<R: Real> Product<'_, R> {
                 };
                 c[m] = c[m].add((i + m) * self.c_row + j);
             }
-            let step = if copied.is_some() { S::TILE_ROWS } else { self.a.column };
+            let step = copied.map_or(self.a.column, |(_, step)| step);
             let mut sum = [[S::splat(R::ZERO); V]; M];
             match self.start {
                 Start::Zero if from == 0 => {}
@@ -347,20 +365,18 @@ impl<R: Real> Product<'_, R> {
         (from, k): (usize, usize),
         copy: Option<*const R>,
     ) {
-        let vectors = self.n.div_ceil(S::LANES);
-        let tiles = vectors.div_ceil(TILE_VECTORS);
-        for t in 0..tiles {
-            // Vectors shared out evenly: four are two and two, not three and one.
-            let (first, end) = (t * vectors / tiles, (t + 1) * vectors / tiles);
-            let (v, j) = (end - first, first * S::LANES);
+        for (first, count) in groups::<S>(self.n) {
+            let j = first * S::LANES;
             each_tile!(rows.clone(), S::TILE_ROWS, |i, M| unsafe {
                 // Within the block that `copy_across` filled: a tile of fewer rows lies in the last whole one.
                 let copied = copy.map(|copy| {
                     let row = i - rows.start;
-                    copy.add(row / S::TILE_ROWS * S::TILE_ROWS * ACROSS_K + row % S::TILE_ROWS)
+                    let tile = row / S::TILE_ROWS * S::TILE_ROWS * ACROSS_K + row % S::TILE_ROWS;
+                    (copy.add(tile), S::TILE_ROWS)
                 });
                 let at = Tile { i, j, from, k, copied };
-                match v {
+                match count {
+                    0 => self.tile::<S::Half, M, 1>(at),
                     1 => self.tile::<S, M, 1>(at),
                     2 => self.tile::<S, M, 2>(at),
                     _ => self.tile::<S, M, 3>(at),

@@ -19,6 +19,9 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 pub trait Simd: Copy + 'static {
     type Scalar: Real;
     type Vector: Copy;
+    /// Vectors of half as many lanes, for a last few columns, where this instruction set has them and they are cheaper;
+    /// otherwise the vectors themselves.
+    type Half: Simd<Scalar = Self::Scalar>;
     const LANES: usize;
     /// Rows of a register tile in a product: with three vectors a row, accumulators, a row of the right operand
     /// and one broadcast fit the register file.
@@ -36,8 +39,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn div(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `1 / a` for normal `a`, to two units in the last place.
     unsafe fn reciprocal(a: Self::Vector) -> Self::Vector;
-    /// Lanes whose bit is set; the others become zero.
-    unsafe fn keep(a: Self::Vector, bits: u32) -> Self::Vector;
+    /// Lanes whose word is below `bound`; the others become zero.
+    unsafe fn keep_below(a: Self::Vector, words: *const u32, bound: u32) -> Self::Vector;
     /// `a * b + c`
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -205,6 +208,7 @@ macro_rules! portable {
         impl Simd for Portable<$real> {
             type Scalar = $real;
             type Vector = [$real; 8];
+            type Half = Self;
             const LANES: usize = 8;
             const TILE_ROWS: usize = 2;
 
@@ -251,8 +255,8 @@ macro_rules! portable {
                 std::array::from_fn(|i| 1.0 / a[i])
             }
             #[inline(always)]
-            unsafe fn keep(a: Self::Vector, bits: u32) -> Self::Vector {
-                std::array::from_fn(|i| if bits >> i & 1 == 1 { a[i] } else { 0.0 })
+            unsafe fn keep_below(a: Self::Vector, words: *const u32, bound: u32) -> Self::Vector {
+                std::array::from_fn(|i| if unsafe { *words.add(i) } < bound { a[i] } else { 0.0 })
             }
             #[inline(always)]
             unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
@@ -354,13 +358,15 @@ mod x86 {
     }
 
     macro_rules! avx512 {
-        ($name:ident, $real:ty, $vector:ty, $lanes:literal, $mask:ty, $load_mask:ident, $store_mask:ident,
-         $compare:ident, $blend:ident, $abs:ident, $round:ident, $scalef:ident, $keep:ident, $reciprocal:ident,
+        ($name:ident, $half:ident, $real:ty, $vector:ty, $lanes:literal, $mask:ty, $load_mask:ident, $store_mask:ident,
+         $compare:ident, $blend:ident, $abs:ident, $round:ident, $scalef:ident, $keep:ident, $words_below:ident,
+         $load_words:ident, $splat_word:ident, $reciprocal:ident,
          $steps:literal, $negated_fma:ident, $splat:ident,
          $($common:ident),*) => {
             impl Simd for $name {
                 type Scalar = $real;
                 type Vector = $vector;
+                type Half = $half;
                 const LANES: usize = $lanes;
                 const TILE_ROWS: usize = 8;
                 common!($real, $vector, $splat, $($common),*);
@@ -385,8 +391,8 @@ mod x86 {
                     unsafe { $scalef(a, n) }
                 }
                 #[inline(always)]
-                unsafe fn keep(a: $vector, bits: u32) -> $vector {
-                    unsafe { $keep(bits as $mask, a) }
+                unsafe fn keep_below(a: $vector, words: *const u32, bound: u32) -> $vector {
+                    unsafe { $keep($words_below($load_words(words.cast()), $splat_word(bound as i32)), a) }
                 }
                 #[inline(always)]
                 unsafe fn reciprocal(a: $vector) -> $vector {
@@ -406,6 +412,7 @@ mod x86 {
 
     avx512!(
         Avx512F32,
+        Avx2F32,
         f32,
         __m512,
         16,
@@ -418,6 +425,9 @@ mod x86 {
         _mm512_roundscale_ps,
         _mm512_scalef_ps,
         _mm512_maskz_mov_ps,
+        _mm512_cmplt_epu32_mask,
+        _mm512_loadu_epi32,
+        _mm512_set1_epi32,
         _mm512_rcp14_ps,
         1,
         _mm512_fnmadd_ps,
@@ -434,6 +444,7 @@ mod x86 {
     );
     avx512!(
         Avx512F64,
+        Avx2F64,
         f64,
         __m512d,
         8,
@@ -446,6 +457,9 @@ mod x86 {
         _mm512_roundscale_pd,
         _mm512_scalef_pd,
         _mm512_maskz_mov_pd,
+        _mm256_cmplt_epu32_mask,
+        _mm256_loadu_epi32,
+        _mm256_set1_epi32,
         _mm512_rcp14_pd,
         2,
         _mm512_fnmadd_pd,
@@ -464,6 +478,7 @@ mod x86 {
     impl Simd for Avx2F32 {
         type Scalar = f32;
         type Vector = __m256;
+        type Half = Self;
         const LANES: usize = 8;
         const TILE_ROWS: usize = 4;
         common!(
@@ -500,11 +515,14 @@ mod x86 {
             unsafe { _mm256_div_ps(_mm256_set1_ps(1.0), a) }
         }
         #[inline(always)]
-        unsafe fn keep(a: __m256, bits: u32) -> __m256 {
+        unsafe fn keep_below(a: __m256, words: *const u32, bound: u32) -> __m256 {
             unsafe {
-                let lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-                let set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits as i32), lane), lane);
-                _mm256_and_ps(a, _mm256_castsi256_ps(set))
+                // Compared as signed numbers, so half of the range is subtracted from both.
+                let half = _mm256_set1_epi32(i32::MIN);
+                let words = _mm256_xor_si256(_mm256_loadu_si256(words.cast()), half);
+                let below =
+                    _mm256_cmpgt_epi32(_mm256_xor_si256(_mm256_set1_epi32(bound as i32), half), words);
+                _mm256_and_ps(a, _mm256_castsi256_ps(below))
             }
         }
         #[inline(always)]
@@ -523,6 +541,7 @@ mod x86 {
     impl Simd for Avx2F64 {
         type Scalar = f64;
         type Vector = __m256d;
+        type Half = Self;
         const LANES: usize = 4;
         const TILE_ROWS: usize = 4;
         common!(
@@ -559,12 +578,13 @@ mod x86 {
             unsafe { _mm256_div_pd(_mm256_set1_pd(1.0), a) }
         }
         #[inline(always)]
-        unsafe fn keep(a: __m256d, bits: u32) -> __m256d {
+        unsafe fn keep_below(a: __m256d, words: *const u32, bound: u32) -> __m256d {
             unsafe {
-                let lane = _mm256_setr_epi64x(1, 2, 4, 8);
-                let set =
-                    _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(i64::from(bits)), lane), lane);
-                _mm256_and_pd(a, _mm256_castsi256_pd(set))
+                // As in f32.
+                let half = _mm_set1_epi32(i32::MIN);
+                let words = _mm_xor_si128(_mm_loadu_si128(words.cast()), half);
+                let below = _mm_cmpgt_epi32(_mm_xor_si128(_mm_set1_epi32(bound as i32), half), words);
+                _mm256_and_pd(a, _mm256_castsi256_pd(_mm256_cvtepi32_epi64(below)))
             }
         }
         #[inline(always)]

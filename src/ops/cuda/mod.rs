@@ -131,7 +131,8 @@ pub type Launched = (Part, &'static str, Work);
 /// The launches of a step that is timed.
 struct Recording {
     recorder: Recorder<Launched>,
-    counts: Counts,
+    /// Of each run that has a batch.
+    counts: Vec<Counts>,
 }
 
 /// Products of weights that a step multiplies with, and their gradients: `super::projection`.
@@ -419,7 +420,7 @@ impl Worker {
         &mut self,
         kernel: &'static str,
         shape: Shape,
-        work: impl FnOnce(&Counts) -> Work,
+        work: impl Fn(&Counts) -> Work,
         arguments: &[(*mut c_void, usize)],
     ) {
         if self.failed.is_some() || shape.grid.contains(&0) {
@@ -435,7 +436,8 @@ impl Worker {
         let launched = match &mut self.recording {
             None => Ok(launch()),
             Some(Recording { recorder, counts }) => {
-                recorder.around((self.part, kernel, work(counts).times(self.runs)), launch)
+                let all = counts.iter().map(work).reduce(Work::and).unwrap_or_default();
+                recorder.around((self.part, kernel, all), launch)
             }
         };
         match launched {
@@ -445,8 +447,8 @@ impl Worker {
         }
     }
 
-    /// Times every launch from now on; not while work is captured. The batch has `counts`.
-    pub fn record(&mut self, counts: Counts) -> Result<()> {
+    /// Times every launch from now on; not while work is captured. The runs' batches have `counts`.
+    pub fn record(&mut self, counts: Vec<Counts>) -> Result<()> {
         self.recording = Some(Recording { recorder: Recorder::new(&self.card)?, counts });
         Ok(())
     }

@@ -23,31 +23,24 @@ struct Apply<'a, R> {
     values: &'a mut [R],
 }
 
-/// Bit 4b + w of the result: whether word w of block `first + b` is below the threshold.
+/// The words of blocks from `counter` on, in order.
 #[inline(always)]
-fn kept(key: [u32; 2], counter: [u32; 4], threshold: u32) -> u64 {
-    let mut words = [[0u32; BLOCKS]; 4];
+fn draw(key: [u32; 2], counter: [u32; 4]) -> [u32; 4 * BLOCKS] {
+    let mut drawn = [[0u32; BLOCKS]; 4];
     for b in 0..BLOCKS {
         let [first, rest @ ..] = counter;
-        let drawn = philox4x32([first.wrapping_add(b as u32), rest[0], rest[1], rest[2]], key);
+        let block = philox4x32([first.wrapping_add(b as u32), rest[0], rest[1], rest[2]], key);
         for w in 0..4 {
-            words[w][b] = drawn[w];
+            drawn[w][b] = block[w];
         }
     }
-    let mut bits = 0;
-    for w in 0..4 {
-        let mut mask = 0u64;
-        for b in 0..BLOCKS {
-            mask |= u64::from(words[w][b] < threshold) << b;
+    let mut words = [0; 4 * BLOCKS];
+    for b in 0..BLOCKS {
+        for w in 0..4 {
+            words[4 * b + w] = drawn[w][b];
         }
-        // Four zeros between neighbours: bit b goes to bit 4b.
-        mask = (mask | mask << 24) & 0x0000_00FF_0000_00FF;
-        mask = (mask | mask << 12) & 0x000F_000F_000F_000F;
-        mask = (mask | mask << 6) & 0x0303_0303_0303_0303;
-        mask = (mask | mask << 3) & 0x1111_1111_1111_1111;
-        bits |= mask << w;
     }
-    bits
+    words
 }
 
 impl<R: Real> Kernel<R> for Apply<'_, R> {
@@ -55,16 +48,19 @@ impl<R: Real> Kernel<R> for Apply<'_, R> {
 
     #[inline(always)]
     unsafe fn run<S: Simd<Scalar = R>>(self) {
-        let blocks = self.width.div_ceil(4);
+        // Rows of whole blocks are one long row: no vector of blocks is drawn for a row's last few.
+        let width = if self.width.is_multiple_of(4) { self.values.len().max(1) } else { self.width };
+        let blocks = width.div_ceil(4);
         let scale = unsafe { S::splat(self.scale) };
-        for (row, values) in self.values.chunks_exact_mut(self.width).enumerate() {
+        for (row, values) in self.values.chunks_exact_mut(width).enumerate() {
             for (group, values) in values.chunks_mut(4 * BLOCKS).enumerate() {
                 let first = (row * blocks + group * BLOCKS) as u32;
-                let bits = kept(self.key, [first, self.target, self.step, self.word], self.threshold);
+                let words = draw(self.key, [first, self.target, self.step, self.word]);
                 vectors!(S, values.len(), |j, count| unsafe {
                     let at = values.as_mut_ptr().add(j);
                     let scaled = S::mul(S::load_first(at, count), scale);
-                    S::store_first(at, S::keep(scaled, (bits >> j) as u32), count);
+                    // `j` is a whole number of vectors below the group's end: so many words lie behind it.
+                    S::store_first(at, S::keep_below(scaled, words.as_ptr().add(j), self.threshold), count);
                 });
             }
         }

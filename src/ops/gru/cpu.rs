@@ -5,7 +5,7 @@
 use super::{Gru, Layer};
 use crate::data::batch::{Sequences, Shard};
 use crate::device::cpu::elementary;
-use crate::device::cpu::gemm::{PANEL, Panels, Product, Right, Start, View, each_tile, tile};
+use crate::device::cpu::gemm::{self, PANEL, Panels, Product, Right, Start, View, columns, each_tile, tile};
 use crate::device::cpu::simd::{Kernel, Real, Simd};
 use crate::ops::cpu::{Gradients, Weights, Worker, add, sum_rows};
 use crate::ops::parameters;
@@ -93,17 +93,16 @@ impl<R: Real> Kernel<R> for Forward<'_, R> {
         let d = self.recurrence.d;
         for t in 0..self.recurrence.sequences.longest() {
             let running = self.recurrence.sequences.running(t);
-            for j in (0..d).step_by(S::LANES) {
+            let (vectors, half) = columns::<S>(d);
+            for v in 0..vectors + usize::from(half) {
                 // SAFETY: rows of the sequences lie within `saved` and `hidden`, checked by the caller.
                 each_tile!(0..running, S::TILE_ROWS, |s, M| unsafe {
-                    step::<S, M>(
-                        &self.recurrence,
-                        t,
-                        s,
-                        j,
-                        self.saved.as_mut_ptr(),
-                        self.hidden.as_mut_ptr(),
-                    );
+                    let (saved, hidden) = (self.saved.as_mut_ptr(), self.hidden.as_mut_ptr());
+                    if v < vectors {
+                        step::<S, M>(&self.recurrence, t, s, v * S::LANES, saved, hidden);
+                    } else {
+                        step::<S::Half, M>(&self.recurrence, t, s, v * S::LANES, saved, hidden);
+                    }
                 });
             }
         }
@@ -208,15 +207,13 @@ impl<R: Real> Kernel<R> for Backward<'_, R> {
                 break;
             }
             // carry += [dr, dz, dhn] Whh
-            let vectors = d.div_ceil(S::LANES);
-            let tiles = vectors.div_ceil(3);
-            for group in 0..tiles {
-                let (first, end) = (group * vectors / tiles, (group + 1) * vectors / tiles);
+            for (first, count) in gemm::groups::<S>(d) {
                 let j = first * S::LANES;
                 // SAFETY: as above.
                 each_tile!(0..running, S::TILE_ROWS, |s, M| unsafe {
                     let (gates, carry) = (saved.as_ptr(), carry.as_mut_ptr());
-                    match end - first {
+                    match count {
+                        0 => hand_back::<S::Half, M, 1>(&recurrence, t, s, j, gates, carry),
                         1 => hand_back::<S, M, 1>(&recurrence, t, s, j, gates, carry),
                         2 => hand_back::<S, M, 2>(&recurrence, t, s, j, gates, carry),
                         _ => hand_back::<S, M, 3>(&recurrence, t, s, j, gates, carry),
