@@ -84,9 +84,11 @@ impl Indices {
         let windows = Windows::new(&corpus, longest);
         let targets: Vec<u32> =
             targets.iter().map(|&(c, i)| (corpus.conversations[c].first + i) as u32).collect();
-        let mut batch = Batch::default();
+        // As a card has it: one shard.
+        let samples = targets.len();
+        let mut batch = Batch::with_capacity(samples, samples, longest, windows.len());
         batch.fill(&windows, &targets);
-        assert_eq!(batch.shards().len(), 1, "at most 32 samples");
+        assert_eq!(batch.shards().len(), 1);
         Indices::of(batch.shards()[0].clone(), batch.distinct.len())
     }
 

@@ -60,12 +60,20 @@ pub fn extrapolate(
                 a.kernel, a.grid, b.kernel, b.grid
             ));
         }
-        let ages: BTreeMap<u32, f64> = (a.sectors_read.keys().chain(b.sectors_read.keys()))
+        let mut ages: BTreeMap<u32, f64> = (a.sectors_read.keys().chain(b.sectors_read.keys()))
             .map(|age| {
                 let of = |launch: &Launch| launch.sectors_read.get(age).copied().unwrap_or(0.0);
                 (*age, line(of(a), of(b)))
             })
             .collect();
+        // Where sectors went from one age to another the line has too many of the one and none of the other. How many there are in
+        // all is on a line of its own.
+        let all = |launch: &Launch| launch.sectors_read.values().sum::<f64>();
+        let continued = ages.values().sum::<f64>();
+        if continued > 0.0 {
+            let share = line(all(a), all(b)) / continued;
+            ages.values_mut().for_each(|sectors| *sectors *= share);
+        }
         let key = |place: &Place| (place.file.clone(), place.line, place.kernel_line, place.class.clone());
         let mut places: BTreeMap<_, [(f64, f64); 2]> = BTreeMap::new();
         for (which, launch) in [a, b].into_iter().enumerate() {
@@ -130,6 +138,16 @@ mod tests {
     fn a_line_is_continued() {
         let whole = extrapolate(&[launch(32.0)], &[launch(64.0)], (32, 64), 512).unwrap();
         assert_eq!(whole, [launch(512.0)]);
+    }
+
+    /// Sectors that the first step has at one age and the second at another are no more than there are.
+    #[test]
+    fn sectors_are_not_made_by_changing_their_age() {
+        let [mut one, mut two] = [launch(64.0), launch(128.0)];
+        one.sectors_read = BTreeMap::from([(3, 100.0), (7, 20.0)]);
+        two.sectors_read = BTreeMap::from([(3, 90.0), (7, 20.0), (8, 10.0)]);
+        let whole = extrapolate(&[one], &[two], (64, 128), 512).unwrap();
+        assert!((whole[0].sectors_read.values().sum::<f64>() - 120.0).abs() < 1e-9);
     }
 
     #[test]
