@@ -20,17 +20,17 @@
 // Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which tile it is made for
 // (`Size`): large ones read operands less often, narrow ones are for few rows or columns. A weight's gradient has as few rows as columns:
 // of two large ones it takes that which stands over less.
-// Chunks are as many as fill the card once, and share out the rows that there are. Each block leaves its part of the sum in the workspace,
-// in the order of its threads, and counts itself; the last one of a tile adds them up and stores C. Parts are so few that L2 has them.
-// Chunks of the products that share an operand are side by side in the grid.
+// Chunks are as many as fill the card once, if none gets too short, and share out the rows that there are. Each block leaves its part of
+// the sum in the workspace, in the order of its threads, and counts itself; the last one of a tile adds them up and stores C. A part is
+// written once and read once, 4 bytes an element, mostly in L2. Products that share an operand are side by side in the grid, chunk by chunk.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
-//     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        153, 157, 161                    3
-//     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 140, 160                    4, 3, 3
-//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        165, 167, 212                    3, 3, 2
+//     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        155, 157, 168                    3
+//     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 143, 168                    4, 3, 3
+//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        168, 167, 255                    3, 3, 2
 //         product_tn and its namesakes also 64 x 128
-//     window_nt, _nn, _tn         64      32 x 32                         93, 101, 98                      7
-//     window_nt_f16, ..           64      32 x 32                         64, 66, 76                       12
+//     window_nt, _nn, _tn         64      32 x 32                         93, 99, 103                      7
+//     window_nt_f16, ..           64      32 x 32                         65, 67, 77                       12
 // Floor: 2 m n k FLOPs; A, B and C once, C once more where it is added to, and as much for an addend. An element is 4 bytes, in
 // the kernels `_f16` 2, but 4 of what product_tn_f16 writes. An operand that the products side by side share counts once; biases, sums,
 // scales and indices are not counted.
@@ -88,7 +88,7 @@ struct Product {
     Extent extent;
     Epilogue epilogue;
     unsigned accumulate;
-    unsigned chunks;          // of k (tn); 0: one block sums all of k and writes to C itself
+    unsigned chunks;          // of k, at most (tn); 0: one block sums all of k and writes to C itself
     Size size;
     unsigned exact, element;  // which kernel the host takes
 };
@@ -238,8 +238,10 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
 }
 
-// Rows of a chunk of k rows: whole steps of every tile.
-__device__ __forceinline__ unsigned chunk_of(unsigned k, unsigned chunks) {
+// Rows of a chunk, of k that there are: whole steps of every tile. `Product::cut` in src/device/cuda/product.rs has the same chunks. They
+// depend on the batch and not on what there is room for, as then does the order of the sum.
+__device__ __forceinline__ unsigned chunk_of(unsigned k, unsigned at_most) {
+    const unsigned chunks = min(at_most, max(max((k + 511) / 512, min(k / 128, 4u)), 1u));
     return (k + 32 * chunks - 1) / (32 * chunks) * 32;
 }
 
@@ -288,8 +290,8 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const auto gather = [&](auto &results, bool works) {
         if (!p.chunks) return true;
         constexpr int PARTS = sizeof(results) / sizeof(float4);
-        const unsigned tile = product * gridDim.x + blockIdx.x, filled = (k + length - 1) / length;
-        float4 *first_part = of_run(p.workspace, p.run_stride) + static_cast<size_t>(tile) * p.chunks * PARTS * T::THREADS + threadIdx.x;
+        const unsigned tile = product * gridDim.x + blockIdx.x, filled = (k + length - 1) / length, room = gridDim.y / products;
+        float4 *first_part = of_run(p.workspace, p.run_stride) + static_cast<size_t>(tile) * room * PARTS * T::THREADS + threadIdx.x;
         const auto part = [&](unsigned of, int i) { return first_part + (of * PARTS + i) * T::THREADS; };
         if (works) {
 #pragma unroll

@@ -275,7 +275,9 @@ fn directions_and_roles() {
 fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
     let element = element_of(kind.0);
     let of_rows = if kind.1 == Size::Broad { (kind.0, Size::Tall) } else { kind };
-    for counts in [COUNTS, Counts { rows_a: 0, ..COUNTS }, Counts { rows_a: 150, ..COUNTS }] {
+    // Roles of three chunks and of two, and of one.
+    for (rows, rows_a) in [(700, 400), (700, 0), (150, 150)] {
+        let counts = Counts { rows, rows_a, ..COUNTS };
         let card = Card::new(1);
         let mut random = Random(6);
         let header = header(&card, counts);
@@ -738,13 +740,13 @@ fn overflow_is_seen() {
 fn runs_side_by_side() {
     let card = Card::new(1);
     let mut random = Random(13);
-    let (m, n, k, chunks) = (150usize, 40usize, 60usize, 2usize);
+    let (m, n, k, chunks) = (150usize, 40usize, 600usize, 4usize);
     // A run's memory: header, A, B, index, C, what chunks leave, and their counters.
-    let sizes = [16, m * k, k * n, k.max(m) + 2, m * n, chunks * 3 * 64 * 128, 8];
+    let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * 3 * 64 * 128, 8];
     let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
     let stride = 4 * sizes.iter().sum::<usize>().next_multiple_of(4);
     let header: [[u32; 14]; 2] =
-        [[9, 60, 40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [4, 43, 30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
+        [[9, 60, 40, 600, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [4, 43, 30, 430, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
     let inputs: Vec<[Vec<f32>; 2]> =
         (0..2).map(|_| [random.floats(m * k, 2.0), random.floats(k * n, 2.0)]).collect();
     let index: Vec<Vec<u32>> = (0..2).map(|_| (0..m).map(|_| random.below(43) as u32).collect()).collect();
@@ -776,7 +778,7 @@ fn runs_side_by_side() {
                 let a = Buffer { address: at(1), len: m * k, element };
                 let b = Buffer { address: at(2), len: k * n, element };
                 let mut product = Product::new((m, n, k), (a, a_stride), (b, b_stride), (c, n));
-                product = product.extent(Extent::Rows);
+                product = product.extent(if sum { Extent::Distinct } else { Extent::Rows });
                 product.run_stride = stride as u64;
                 product.size = kind.1;
                 if sum {
@@ -922,10 +924,10 @@ fn chunks_fill_the_card_once() {
         product.inner = products;
         let product = product.chunked();
         let sized = product.sized(1, true);
-        assert_eq!((sized.size, sized.chunks), (size, chunks), "{m} x {n} x {k}, {products}");
         let [_, y, _] = sized.shape(1).grid;
-        assert_eq!(y, chunks * products);
-        assert_eq!(product.sized(8, true).chunks, chunks);
+        assert_eq!((sized.size, y), (size, chunks * products), "{m} x {n} x {k}, {products}");
+        let [_, y, _] = product.sized(8, true).shape(8).grid;
+        assert_eq!(y, chunks * products, "with other runs");
     }
 }
 
@@ -979,14 +981,14 @@ fn sums_beside_a_product() {
     let mut random = Random(23);
     let header = header(&card, COUNTS);
     for (m, n, k, chunks) in [
-        (5, 31, 40, 3),
+        (5, 31, 400, 3),
         (70, 32, 33, 1),
-        (64, 63, 100, 2),
+        (64, 63, 300, 2),
         (9, 64, 17, 2),
-        (130, 100, 90, 3),
+        (130, 100, 1900, 3),
         (1, 1, 3, 2),
         (3, 66, 50, 1),
-        (66, 129, 200, 4),
+        (66, 129, 520, 4),
     ] {
         let (a, x) = matrix(&card, &mut random, k, m, m);
         let (b, y) = matrix(&card, &mut random, k, n, n);

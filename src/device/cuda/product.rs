@@ -312,14 +312,18 @@ impl Product {
         self
     }
 
-    /// Of a sum over the batch's rows: cut into as many chunks as fill a card once on large tiles. Neither the runs nor the card nor
-    /// the rows of a batch change their number, so that a run has the same bits wherever it is made.
+    /// Of a sum over the batch's rows: cut into as many chunks as fill a card once on large tiles, at most. Neither the runs nor the
+    /// card nor the room for a batch change them, so that a run has the same bits wherever it is made.
     pub fn chunked(mut self) -> Self {
         let large = self.large(true);
         let [x, y] = Product { size: large, ..self }.blocks();
-        let most = self.k.div_ceil(CHUNK).max(FEW.min(self.k / SHORT)).max(1);
-        self.chunks = (AT_ONCE / (x * y).max(1)).clamp(1, most);
+        self.chunks = (AT_ONCE / (x * y).max(1)).max(1);
         self
+    }
+
+    /// Chunks of as many rows as there is room for: no batch has more. `chunk_of` in `kernels/product.cu` has the same.
+    fn cut(&self) -> u32 {
+        self.chunks.min(self.k.div_ceil(CHUNK).max(FEW.min(self.k / SHORT)).max(1))
     }
 
     /// The large tile of which less stands over at C's edges: `Broad` only if the kernel has it.
@@ -369,13 +373,13 @@ impl Product {
         [Size::Tall, Size::Broad, Size::Narrow].into_iter().fold((0, 0), |most, size| {
             let ([x, y], (rows, columns)) = (Product { size, ..*self }.blocks(), size.tile());
             let tiles = (x * y) as usize;
-            (tiles.max(most.0), (tiles * (self.chunks * rows * columns) as usize).max(most.1))
+            (tiles.max(most.0), (tiles * (self.cut() * rows * columns) as usize).max(most.1))
         })
     }
 
     pub fn shape(&self, runs: u32) -> Shape {
         let [x, y] = self.blocks();
-        Shape { grid: [x, y * self.chunks.max(1), runs], block: 128, shared: 0 }
+        Shape { grid: [x, y * self.cut().max(1), runs], block: 128, shared: 0 }
     }
 
     /// The least that the product does where its extent has `rows`. C is of the operands' elements, a sum over the rows float32.
