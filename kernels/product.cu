@@ -14,7 +14,7 @@
 // The number of rows is in the header, by `Extent`: launches are made for the capacity, and blocks beyond return at once.
 // Elsewhere blockIdx.y counts products of one shape side by side (directions, roles); blockIdx.z counts runs.
 //
-// Results do not depend on the order of blocks: each element of C has one block, and chunks are summed in their order.
+// Results do not depend on the order of blocks: each element of C is one block's, and of a sum in chunks all are added in their order.
 // Nor on the tile: k is summed in one order. A value that f16 cannot hold becomes infinite, so that what scales the loss sees it.
 //
 // Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which tile it is made for
@@ -262,8 +262,6 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const unsigned tile_of_c = blockIdx.x - (second ? other.first_tile : 0);
     const unsigned first_row = tile_of_c / tiles * T::BM, first_column = tile_of_c % tiles * share;
     const unsigned end_column = T::SKIPS_COLUMNS ? min(first_column + share, columns) : columns;
-    // Of products beside each other one may have fewer tiles.
-    if (first_column >= columns) return;
     const unsigned products = p.inner * p.outer, product = blockIdx.y % products, chunk = blockIdx.y / products;
     const unsigned inner = product % p.inner, outer = product / p.inner;
     const Header &own = *of_run(header, p.run_stride);
@@ -286,13 +284,14 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? of(p.split, other.split) : 0, gap};
     const Operand<Rows::Across, Element> b = {b_data, b_stride, index, scale, ~0u, 0, end_column > n};
     // Leaves a chunk's results, or has the sum of all of them.
-    __shared__ unsigned others;
+    __shared__ unsigned arrived_before;
     const auto gather = [&](auto &results, bool works) {
-        if (!p.chunks) return true;
+        const unsigned filled = p.chunks ? (k + length - 1) / length : 1;
+        if (filled == 1) return true;
         constexpr int PARTS = sizeof(results) / sizeof(float4);
-        const unsigned tile = product * gridDim.x + blockIdx.x, filled = (k + length - 1) / length, room = gridDim.y / products;
+        const unsigned tile = product * gridDim.x + blockIdx.x, room = gridDim.y / products;
         float4 *first_part = of_run(p.workspace, p.run_stride) + static_cast<size_t>(tile) * room * PARTS * T::THREADS + threadIdx.x;
-        const auto part = [&](unsigned of, int i) { return first_part + (of * PARTS + i) * T::THREADS; };
+        const auto part = [&](unsigned from, int i) { return first_part + (from * PARTS + i) * T::THREADS; };
         if (works) {
 #pragma unroll
             for (int i = 0; i < PARTS; i++) {
@@ -302,17 +301,17 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
         __threadfence();
         __syncthreads();
         // The last one to arrive leaves 0 for the next launch.
-        if (threadIdx.x == 0) others = atomicInc(of_run(p.arrivals, p.run_stride) + tile, filled - 1);
+        if (threadIdx.x == 0) arrived_before = atomicInc(of_run(p.arrivals, p.run_stride) + tile, filled - 1);
         __syncthreads();
-        if (others != filled - 1) return false;
+        if (arrived_before != filled - 1) return false;
         __threadfence();
         if (works) {
 #pragma unroll
             for (float &result : results) result = 0.0f;
-            for (unsigned of = 0; of < filled; of++) {
+            for (unsigned from = 0; from < filled; from++) {
 #pragma unroll
                 for (int i = 0; i < PARTS; i++) {
-                    const float4 four = *part(of, i);
+                    const float4 four = *part(from, i);
                     results[4 * i] += four.x, results[4 * i + 1] += four.y, results[4 * i + 2] += four.z, results[4 * i + 3] += four.w;
                 }
             }

@@ -7,7 +7,7 @@
 // A tile lies as its operand does, and what runs across k is transposed when it is loaded. Its rows are padded to an odd multiple of
 // 16 bytes: neither `ldmatrix` nor stores have bank conflicts. Operands are read as operand.cuh says.
 //
-// A step of the wide tile is 64 HMMA a warp, 1024 cycles of its tensor core, in some 430 instructions.
+// A step of a large tile is 64 HMMA a warp, 1024 cycles of its tensor core, in some 430 instructions.
 #pragma once
 
 #include "operand.cuh"
@@ -64,12 +64,13 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
                                                     unsigned first_column, Gather gather, Beside beside, Look look,
                                                     Out out) {
         constexpr int ROW_FRAGMENTS = WM / 16, COLUMN_FRAGMENTS = WN / 8, WARPS = THREADS / 32;
-        // A block's warps are on one sub-core each. Blocks at the edge of C leave some idle: not the same ones in every block.
-        const unsigned warp = (threadIdx.x / 32 + first_row / BM + first_column / BN) % WARPS, lane = threadIdx.x % 32;
+        // A block's warps are on one sub-core each. Blocks at C's last columns leave some idle: not the same ones in every row of tiles.
+        // All chunks of a tile do alike, as `gather` takes a thread's results to be of the same place in each.
+        const unsigned warp = (threadIdx.x / 32 + first_row / BM) % WARPS, lane = threadIdx.x % 32;
         const unsigned warp_row = warp % (BM / WM) * WM, warp_column = warp / (BM / WM) * WN;
         // A warp whose part is outside of C only reads and stores for the others.
         const bool works = first_row + warp_row < m && first_column + warp_column < n;
-        // Pairs of fragments beyond C are not multiplied where C has few columns: in sums over the batch's rows.
+        // Pairs of fragments beyond C are not multiplied where C has few columns: in products whose A runs across k, weights' gradients.
         constexpr bool SKIPS = A == Rows::Across;
         const unsigned pairs = works ? (n - first_column - warp_column + 15) / 16 : 0;
         Reader<A, Element, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);

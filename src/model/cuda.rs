@@ -248,7 +248,7 @@ impl CudaEngine {
         if all == have {
             return Ok(());
         }
-        check_capacity(all)?;
+        check_capacity(all, self.layout.sizes.d)?;
         self.relocate(Room { capacity: all, ..self.place.room })
     }
 
@@ -835,7 +835,7 @@ pub(super) fn foresee(
     let card = Card::open(index, KERNELS)?;
     let needed = |batch_size| needed(&Config { batch_size, ..config.clone() }, sizes, windows);
     let (free, total) = card.memory()?;
-    check_capacity(capacity(windows, config.batch_size))?;
+    check_capacity(capacity(windows, config.batch_size), sizes.d)?;
     let raw = Raw::new(0, sizes.features).bytes;
     let left = free.saturating_sub(raw);
     let one = needed(config.batch_size);
@@ -884,11 +884,11 @@ fn join(a: Capacity, b: Capacity) -> Capacity {
     }
 }
 
-/// Refuses a batch whose rows or pairs of utterances are more than kernels can number.
-fn check_capacity(capacity: Capacity) -> Result<()> {
-    // Chunks of rows and their products are counted in the second dimension of a grid, which ends at 65,535.
-    const ROWS: usize = 8_000_000;
-    if capacity.rows > ROWS || u32::try_from(capacity.pairs).is_err() {
+/// Refuses a batch whose rows or pairs of utterances have more elements than kernels can number.
+fn check_capacity(capacity: Capacity, d: usize) -> Result<()> {
+    // The widest rows are those of a recurrence's gates.
+    let elements = [capacity.rows.saturating_mul(8 * d), capacity.pairs];
+    if elements.into_iter().any(|count| u32::try_from(count).is_err()) {
         return Err(Error::input(format!(
             "a batch of {} samples with {} utterances in their windows is more than a card's kernels can number: take a smaller \
              batch_size",

@@ -989,6 +989,12 @@ fn sums_beside_a_product() {
         (1, 1, 3, 2),
         (3, 66, 50, 1),
         (66, 129, 520, 4),
+        // Where one chunk more begins.
+        (5, 7, 255, 9),
+        (5, 7, 256, 9),
+        (5, 7, 512, 9),
+        (5, 7, 2048, 9),
+        (5, 7, 2049, 9),
     ] {
         let (a, x) = matrix(&card, &mut random, k, m, m);
         let (b, y) = matrix(&card, &mut random, k, n, n);

@@ -99,8 +99,8 @@ pub fn extrapolate(
             shared_wavefronts: line(a.shared_wavefronts, b.shared_wavefronts),
             sectors_read: ages,
             sectors_written: line(a.sectors_written, b.sectors_written),
-            // A block's own work does not grow with the batch; what does is the number of blocks.
-            longest_block: a.longest_block.max(b.longest_block),
+            // Where blocks grow in number their own work stays; where they share out the batch it grows.
+            longest_block: line(a.longest_block, b.longest_block).max(a.longest_block).max(b.longest_block),
             places: places.collect(),
         })
     };

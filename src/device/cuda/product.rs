@@ -165,7 +165,7 @@ impl Second {
 /// Blocks of a launch from which on large tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
 
-/// Blocks of a weight's gradient that the same card has at once.
+/// Blocks of a weight's gradient that the same card has at once, with operands in f16 or in float32.
 const AT_ONCE: u32 = 3 * 68;
 
 /// Tile of `window_*`: rows, columns.
@@ -270,7 +270,8 @@ impl Product {
             ),
             "products beside each other"
         );
-        assert!(self.extent == other.extent && self.scale == 0 && other.scale == 0);
+        assert!(self.extent == other.extent && self.scale == 0 && other.scale == 0 && self.beyond == 0);
+        assert_eq!((self.element, self.exact), (other.element, other.exact), "products beside each other");
         self.second = Second {
             b: other.b,
             c: other.c,
@@ -348,6 +349,7 @@ impl Product {
         self.with_tile(self.size)
     }
 
+    /// With this tile: where a second product's tiles begin depends on it.
     pub fn with_tile(mut self, size: Size) -> Self {
         self.size = size;
         if self.second.exists() {
@@ -385,7 +387,7 @@ impl Product {
     /// The least that the product does where its extent has `rows`. C is of the operands' elements, a sum over the rows float32.
     pub fn work(&self, rows: Option<usize>, unit: Unit) -> Work {
         let element = self.element.bytes();
-        // In chunks, or transposed with a fixed k, it is k that runs over the rows; the outer products share the rows out.
+        // In chunks it is k that runs over the rows; the outer products share the rows out, and each has a C.
         let over_k = self.chunks > 0;
         let outer = if rows.is_some() { 1 } else { self.outer as usize };
         let m = if over_k { self.m as usize } else { rows.unwrap_or(self.m as usize) };
@@ -400,7 +402,7 @@ impl Product {
         let a = (m + more_a) * k * apart(self.a_inner) * outer;
         let b = k * (n * apart(self.b_inner) + second * apart(self.second.b_inner)) * weights;
         let n = n + second;
-        let c = m * n * inner * outer;
+        let c = m * n * inner * if over_k { self.outer as usize } else { outer };
         let moved = if over_k {
             (a + b) * element + 2 * c * Element::Word.bytes()
         } else {

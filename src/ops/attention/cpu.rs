@@ -88,11 +88,11 @@ impl<R: Real> Worker<R> {
     fn attend_backward(
         &mut self,
         layout: &Shard,
-        probabilities: &Vec<R>,
-        g: &Vec<R>,
-        d_attended: &Vec<R>,
-        d_probabilities: &mut Vec<R>,
-        d_g: &mut Vec<R>,
+        probabilities: &[R],
+        g: &[R],
+        d_attended: &[R],
+        d_probabilities: &mut [R],
+        d_g: &mut [R],
     ) {
         let width = 2 * self.d;
         for s in 0..layout.samples() {
