@@ -232,7 +232,7 @@ pub fn columns<S: Simd>(n: usize) -> (usize, bool) {
     (if half { n / S::LANES } else { n.div_ceil(S::LANES) }, half)
 }
 
-/// The vectors that [`columns`] tells, in groups for a tile: the first of each and how many, up to [`TILE_VECTORS`], shared out
+/// The vectors that [`columns`] tells, in groups for a tile: the first of each and how many, up to `TILE_VECTORS`, shared out
 /// evenly (four are two and two, not three and one). The half one is last, as a group of none.
 #[inline(always)]
 pub fn groups<S: Simd>(n: usize) -> impl Iterator<Item = (usize, usize)> {
