@@ -723,7 +723,7 @@ fn launches_tell_their_work() {
 fn memory_is_foreseen() {
     let corpus = talk::corpus(5, &[512; 40], 2, 4, 6);
     let config =
-        Config { embedding_size: 256, history_length: 512, stacks: 6, batch_size: 7_500, ..config() };
+        Config { embedding_size: 256, history_length: 512, stacks: 6, batch_size: 4_000, ..config() };
     let error = engine(&config, &corpus, &Standardisation::none(4), CARD).err().unwrap().to_string();
     assert!(error.contains("the largest batch_size that fits is "), "{error}");
     // Taking what fits would need as much memory of this machine where the card is simulated: one more than that is refused.
