@@ -1,5 +1,4 @@
-//! Compiles `kernels/*.cu` for the CUDA engine. Without nvcc the project is built for the CPU alone, and says so; tests that need the
-//! kernels (`cfg(nvcc)`) are ignored then, and say what they need.
+//! Compiles `kernels/*.cu` for the CUDA engine. Without nvcc the project is built for the CPU alone, and says so.
 //!
 //! Each source becomes a fatbin (machine code for the cards from Turing to Hopper, and PTX), which the program carries. The same
 //! PTX is what the simulated GPU runs in the tests. What `ptxas` says of each kernel's registers and spills is kept beside.
@@ -13,7 +12,6 @@ use nvcc::{CompileError, Fatbin, Options, Toolkit};
 fn main() -> Result<(), Box<dyn Error>> {
     // A kernel that is new is no change to any file that was compiled.
     println!("cargo:rerun-if-changed=kernels");
-    println!("cargo:rustc-check-cfg=cfg(nvcc)");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     let package =
         PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?);
@@ -23,7 +21,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             let fatbins = compile(&toolkit, &sources, &Options::new(&out))?;
             let outputs: Vec<PathBuf> = fatbins.iter().map(|fatbin| fatbin.path.clone()).collect();
             toolkit.tell_cargo(&outputs);
-            println!("cargo:rustc-cfg=nvcc");
             // A driver has to be of this generation of CUDA, or newer.
             println!("cargo:rustc-env=COIN_CUDA_MAJOR={}", toolkit.version().major);
             fatbins

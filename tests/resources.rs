@@ -60,7 +60,6 @@ fn resources() -> BTreeMap<(String, String), Resources> {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn no_kernel_spills_on_turing_beyond_what_is_written_down() {
     let all = resources();
     for (name, _) in SPILLS {
@@ -80,7 +79,6 @@ fn no_kernel_spills_on_turing_beyond_what_is_written_down() {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn every_kernel_is_built_for_every_architecture() {
     let all = resources();
     let kernels: Vec<&String> =

@@ -59,13 +59,11 @@ fn check(dtype: &str) {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn a_step_in_float32_is_predicted_no_slower() {
     check("f32");
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn a_step_in_mixed_precision_is_predicted_no_slower() {
     check("mixed");
 }

@@ -1,37 +1,9 @@
-//! Compiles with a real nvcc. Without one these tests are ignored, and say how to get it.
+//! Compiles with a real nvcc. Without one these tests fail, and say how to get it.
 
-use libtest_mimic::{Arguments, Trial};
 use nvcc::{Options, Toolkit};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use tempfile::TempDir;
-
-fn main() -> ExitCode {
-    let tests: [(&str, fn()); 6] = [
-        ("ptx_is_for_turing_and_names_lines", ptx_is_for_turing_and_names_lines),
-        (
-            "nvcc_is_called_when_something_has_changed_and_else_not",
-            nvcc_is_called_when_something_has_changed_and_else_not,
-        ),
-        ("an_error_names_file_and_line_and_the_command", an_error_names_file_and_line_and_the_command),
-        ("an_output_does_not_outlive_its_source", an_output_does_not_outlive_its_source),
-        ("a_source_that_is_not_there_is_an_error", a_source_that_is_not_there_is_an_error),
-        ("a_fatbin_tells_what_each_card_needs", a_fatbin_tells_what_each_card_needs),
-    ];
-    let missing = Toolkit::find().err();
-    if let Some(missing) = &missing {
-        eprintln!("the tests that compile are ignored: {missing}");
-    }
-    let trial = |(name, test): (&str, fn())| {
-        let test = move || {
-            test();
-            Ok(())
-        };
-        Trial::test(name, test).with_ignored_flag(missing.is_some())
-    };
-    libtest_mimic::run(&Arguments::from_args(), tests.map(trial).into()).exit_code()
-}
 
 fn toolkit() -> Toolkit {
     Toolkit::find().unwrap_or_else(|missing| panic!("this test needs nvcc: {missing}"))
@@ -73,6 +45,7 @@ fn makes(output: &Path, compile: impl FnOnce()) -> bool {
     fs::metadata(output).unwrap().modified().unwrap() != old
 }
 
+#[test]
 fn ptx_is_for_turing_and_names_lines() {
     let sources = Sources::new();
     let ptx = toolkit().compile_ptx(&sources.source(), &sources.options()).unwrap();
@@ -85,6 +58,7 @@ fn ptx_is_for_turing_and_names_lines() {
     assert!(text.contains("0f41A80000"), "3 * 7 is 21: {text}");
 }
 
+#[test]
 fn nvcc_is_called_when_something_has_changed_and_else_not() {
     let (toolkit, sources) = (toolkit(), Sources::new());
     let compile = |options: &Options| {
@@ -109,6 +83,7 @@ fn nvcc_is_called_when_something_has_changed_and_else_not() {
     assert!(!makes(&ptx, || compile(&sources.options())), "nothing has changed");
 }
 
+#[test]
 fn an_error_names_file_and_line_and_the_command() {
     let sources = Sources::new();
     let text = fs::read_to_string(sources.source()).unwrap();
@@ -126,6 +101,7 @@ fn an_error_names_file_and_line_and_the_command() {
     }
 }
 
+#[test]
 fn an_output_does_not_outlive_its_source() {
     let (toolkit, sources) = (toolkit(), Sources::new());
     let ptx = toolkit.compile_ptx(&sources.source(), &sources.options()).unwrap();
@@ -138,12 +114,14 @@ fn an_output_does_not_outlive_its_source() {
     assert!(fs::read_to_string(ptx).unwrap().contains(".entry scale"));
 }
 
+#[test]
 fn a_source_that_is_not_there_is_an_error() {
     let sources = Sources::new();
     let error = toolkit().compile_ptx(&sources.path("absent.cu"), &sources.options()).unwrap_err();
     assert!(error.to_string().contains("absent.cu"), "{error}");
 }
 
+#[test]
 fn a_fatbin_tells_what_each_card_needs() {
     let (toolkit, sources) = (toolkit(), Sources::new());
     let fatbin = toolkit.compile_fatbin(&sources.source(), &sources.options()).unwrap();

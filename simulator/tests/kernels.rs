@@ -74,14 +74,12 @@ fn product(m: usize, n: usize, k: usize) {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn gemm_of_whole_tiles() {
     product(64, 64, 32);
     product(128, 192, 96);
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn gemm_of_aligned_edges() {
     product(1, 8, 8);
     product(70, 72, 40);
@@ -89,7 +87,6 @@ fn gemm_of_aligned_edges() {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn gemm_of_ragged_edges() {
     product(1, 1, 1);
     product(17, 9, 3);
@@ -100,7 +97,6 @@ fn gemm_of_ragged_edges() {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn gemm_without_depth_is_zero() {
     product(10, 10, 0);
 }
@@ -175,14 +171,12 @@ fn recurrent(hidden: usize, steps: usize, lengths: &[u32]) {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn gru_of_whole_tiles() {
     recurrent(32, 4, &[4; 8]);
     recurrent(64, 3, &[3; 16]);
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn gru_of_samples_with_different_lengths() {
     recurrent(32, 7, &[7, 0, 1, 6, 3, 7, 2, 5, 4, 1, 0]);
     recurrent(64, 5, &[2, 0, 5]);
@@ -190,13 +184,11 @@ fn gru_of_samples_with_different_lengths() {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn gru_of_nothing_but_padding() {
     recurrent(100, 3, &[0, 0]);
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn gru_over_a_long_time() {
     recurrent(100, 60, &[60, 59, 30]);
 }
@@ -294,7 +286,6 @@ fn softmax(how: &Softmax, width: usize, lengths: &[u32], scale: f32) {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn softmax_with_a_warp_for_each_row() {
     let how = narrow("softmax_narrow", false);
     softmax(&how, 1, &[1, 0], 1.0);
@@ -303,7 +294,6 @@ fn softmax_with_a_warp_for_each_row() {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn softmax_with_a_block_for_each_row() {
     softmax(&wide(32), 5, &[5, 0, 1], 1.0);
     softmax(&wide(64), 100, &[100, 99, 64, 65, 0, 1], 20.0);
@@ -312,7 +302,6 @@ fn softmax_with_a_block_for_each_row() {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn softmax_of_pairs() {
     let how = narrow("softmax_pairs", true);
     softmax(&how, 2, &[2, 1, 0], 1.0);
@@ -322,7 +311,6 @@ fn softmax_of_pairs() {
 
 /// What a launch touches of memory, against the sizes of its operands.
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn distinct_sectors_are_counted_once() {
     let card = Card::new(0);
     let (m, n, k) = (64, 128, 64);

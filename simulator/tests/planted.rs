@@ -16,31 +16,26 @@ const MARKER: &str = "// BUG";
 const SEEDS: [u64; 5] = [0, 1, 2, 3, 4];
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn memory() {
     check(&cases::memory());
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn races() {
     check(&cases::races());
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn barriers() {
     check(&cases::barriers());
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn endings() {
     check(&cases::endings());
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc: run scripts/install-nvcc")]
 fn clean() {
     check(&cases::clean());
 }

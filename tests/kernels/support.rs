@@ -68,6 +68,10 @@ impl Argument {
 impl Card {
     /// `seed` is the simulated card's schedule; a real one has its own.
     pub fn new(seed: u64) -> Card {
+        assert!(
+            !MODULES.is_empty(),
+            "the kernels were not compiled because there was no nvcc: run scripts/install-nvcc, which needs no GPU, and run the tests again"
+        );
         if std::env::var_os("COIN_TEST_CARD").is_some_and(|card| card == "real") {
             let kernels = [KERNELS, cuda::peak::KERNELS].concat();
             let card = cuda::card::Card::open(0, &kernels).unwrap_or_else(|error| panic!("{error}"));
