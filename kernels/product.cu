@@ -27,7 +27,7 @@
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
 //     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        155, 157, 168                    3
 //     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 143, 168                    4, 3, 3
-//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        168, 167, 255                    3, 3, 2
+//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        168, 167, 252                    3, 3, 2
 //         product_tn and its namesakes also 64 x 128
 //     window_nt, _nn, _tn         64      32 x 32                         93, 99, 103                      7
 //     window_nt_f16, ..           64      32 x 32                         65, 67, 77                       12
@@ -48,42 +48,39 @@ enum class Epilogue : unsigned { None, Sigmoid, TanhOfSum, Dropout };
 // Which tile a launch of product_* is made for; Broad is product_tn's alone.
 enum class Size : unsigned { Tall, Broad, Narrow };
 
-// (tn) What a second product beside the first has of its own: it has the same A, of which it may take other columns, and the same m, so
-// that A is read from DRAM once for both. Fields mean what they mean in `Product`.
-struct Second {
-    const void *b;
+// What a product has of its own where another one has the same A; `Side` in src/device/cuda/product.rs has the same fields.
+struct Side {
+    const void *b;          // elements of the kernel's family, as A's and C's
     void *c;
-    const unsigned *index;
-    float *sums;
-    long long b_inner, b_outer, c_inner, c_outer, bias_inner, bias_outer, index_inner, beyond, beyond_inner;
+    const unsigned *index;  // rows of A (nt) or of B (tn)
+    float *sums;            // [m], of A's columns (tn), or null
+    // Elements from one product of blockIdx.y = outer * inner + i to the next.
+    long long b_inner, b_outer, c_inner, c_outer;
+    long long bias_inner, bias_outer;  // of the bias, or of the sums
+    long long index_inner;
+    long long beyond, beyond_inner;  // from row `split` of B on (nn), or from column `split` of A on (tn), elements lie so many further
     unsigned n, b_stride, c_stride, split;
-    unsigned first_tile;  // of blockIdx.x; ~0: there is no second product
-    unsigned unused;
+
+    // Columns of C, with the one that the sums are.
+    __device__ __forceinline__ unsigned columns() const { return n + (sums ? 1 : 0); }
 };
 
 // `Product` in src/device/cuda/product.rs has the same fields.
 struct Product {
-    const void *a, *b;  // elements of the kernel's family, as C's
+    const void *a;
     const float *bias, *addend;
-    void *c;
-    const unsigned *index;  // rows of A (nt) or of B (tn)
     const float *scale;     // of B's rows (tn)
-    float *sums;            // [m], of A's columns (tn), or null
     float4 *workspace;      // (tn in chunks) [product, tile, chunk, PARTS, 128]
     unsigned *arrivals;     // (tn in chunks) [product, tile], 0 between launches: chunks that are there
-    // Elements from one product of blockIdx.y = outer * inner + i to the next.
-    long long a_inner, a_outer, b_inner, b_outer, c_inner, c_outer;
-    long long bias_inner, bias_outer;  // of the bias, or of the sums
-    long long index_inner;
+    long long a_inner, a_outer;
     // (Dropout, over rows) [samples], [samples + 1], [rows], and the counter's last word, as in dropout.cu
     const unsigned *target, *offset, *owner;
     unsigned long long mask;
-    long long beyond, beyond_inner;  // from row `split` of B on (nn), or from column `split` of A on (tn), elements lie so many further
     unsigned long long run_stride;
-    Second second;
-    unsigned m, n, k;  // the one that runs over the batch's rows is its capacity
-    unsigned a_stride, b_stride, c_stride;
-    unsigned split;
+    Side side;
+    Side second;            // (tn) of a second product in the same launch, so that A is read from DRAM once for both; n 0: there is none
+    unsigned m, k;          // the one that runs over the batch's rows is its capacity
+    unsigned a_stride;
     unsigned inner, outer;
     Extent extent;
     Epilogue epilogue;
@@ -92,7 +89,7 @@ struct Product {
     Size size;
     unsigned exact, element;  // which kernel the host takes
 };
-static_assert(sizeof(Product) == 26 * 8 + 13 * 8 + 6 * 4 + 16 * 4, "as in src/device/cuda/product.rs");
+static_assert(sizeof(Side) == 13 * 8 + 4 * 4 && sizeof(Product) == 13 * 8 + 2 * sizeof(Side) + 12 * 4, "as in src/device/cuda/product.rs");
 
 __device__ __forceinline__ void rows_of(const Header &header, Extent extent, unsigned outer, unsigned fixed, unsigned &first,
                                         unsigned &count) {
@@ -173,7 +170,8 @@ __device__ __forceinline__ void store_sum(Element *to, float (&strip)[W], const 
 template <class Element, class T, Rows B>
 __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::OfK, B> &shared, const Header *header,
                                              const Product &p) {
-    const unsigned tiles = (p.n + T::BN - 1) / T::BN;
+    const Side &side = p.side;
+    const unsigned tiles = (side.n + T::BN - 1) / T::BN;
     const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
     const Header &own = *of_run(header, p.run_stride);
@@ -183,32 +181,32 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     const auto placed = [&](const auto *pointer, long long by_inner, long long by_outer) {
         return of_run(pointer, p.run_stride) + inner * by_inner + outer * by_outer;
     };
-    const unsigned *index = p.index ? of_run(p.index, p.run_stride) + inner * p.index_inner + first : nullptr;
+    const unsigned *index = side.index ? of_run(side.index, p.run_stride) + inner * side.index_inner + first : nullptr;
     const Element *a_data = placed(static_cast<const Element *>(p.a), p.a_inner, p.a_outer) +
                             (index ? 0 : static_cast<size_t>(first) * p.a_stride);
     const Operand<Rows::OfK, Element> a = {a_data, p.a_stride, index, nullptr, ~0u, 0, false};
-    const Element *b_data = placed(static_cast<const Element *>(p.b), p.b_inner, p.b_outer);
-    const Operand<B, Element> b = {b_data, p.b_stride, nullptr, nullptr, p.split, B == Rows::Across ? p.beyond : 0, false};
-    const float *bias = p.bias ? placed(p.bias, p.bias_inner, p.bias_outer) : nullptr;
+    const Element *b_data = placed(static_cast<const Element *>(side.b), side.b_inner, side.b_outer);
+    const Operand<B, Element> b = {b_data, side.b_stride, nullptr, nullptr, side.split, B == Rows::Across ? side.beyond : 0, false};
+    const float *bias = p.bias ? placed(p.bias, side.bias_inner, side.bias_outer) : nullptr;
     const float *addend = p.addend ? of_run(p.addend, p.run_stride) : nullptr;
-    Element *c = of_run(static_cast<Element *>(p.c), p.run_stride) + inner * p.c_inner + outer * p.c_outer +
-                 static_cast<size_t>(first) * p.c_stride;
-    const bool aligned = is_aligned(c, p.c_stride, p.n, T::STRIP) && is_aligned(addend, 0, 0, T::STRIP);
+    Element *c = of_run(static_cast<Element *>(side.c), p.run_stride) + inner * side.c_inner + outer * side.c_outer +
+                 static_cast<size_t>(first) * side.c_stride;
+    const bool aligned = is_aligned(c, side.c_stride, side.n, T::STRIP) && is_aligned(addend, 0, 0, T::STRIP);
     struct Bias {
         float x[T::STRIP];
     };
     const auto beside = [&](unsigned column) {
         Bias of;
 #pragma unroll
-        for (int e = 0; e < T::STRIP; e++) of.x[e] = bias && e < p.n - column ? __ldg(bias + column + e) : 0.0f;
+        for (int e = 0; e < T::STRIP; e++) of.x[e] = bias && e < side.n - column ? __ldg(bias + column + e) : 0.0f;
         return of;
     };
     const auto look = [&](unsigned row, unsigned column) {
-        return look_before<T::STRIP>(c + static_cast<size_t>(row) * p.c_stride + column, p.n - column, aligned, p.accumulate);
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * side.c_stride + column, side.n - column, aligned, p.accumulate);
     };
     const auto out = [&](unsigned row, unsigned column, auto &strip, const Bias &of, const auto &before) {
-        const size_t at = static_cast<size_t>(row) * p.c_stride + column;
-        const unsigned count = p.n - column;
+        const size_t at = static_cast<size_t>(row) * side.c_stride + column;
+        const unsigned count = side.n - column;
         if (bias) {
 #pragma unroll
             for (int e = 0; e < T::STRIP; e++) strip[e] += of.x[e];
@@ -229,13 +227,13 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
             const unsigned sample = of_run(p.owner, p.run_stride)[row];
             const unsigned of_sample = row - of_run(p.offset, p.run_stride)[sample];
             Quad quad = {strip[0], strip[1], strip[2], strip[3]};
-            drop(quad, own, p.mask, of_run(p.target, p.run_stride)[sample], of_sample, quads_of(p.n), column / 4);
+            drop(quad, own, p.mask, of_run(p.target, p.run_stride)[sample], of_sample, quads_of(side.n), column / 4);
 #pragma unroll
             for (int e = 0; e < T::STRIP; e++) strip[e] = quad.x[e];
         }
         write_strip(c + at, strip, count, aligned);
     };
-    T::multiply(shared, a, b, m, p.n, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
+    T::multiply(shared, a, b, m, side.n, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
 }
 
 // Rows of a chunk, of k that there are: whole steps of every tile. `Product::cut` in src/device/cuda/product.rs has the same chunks. They
@@ -250,16 +248,15 @@ __device__ __forceinline__ unsigned chunk_of(unsigned k, unsigned at_most) {
 template <class Element, class T>
 __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Across, Rows::Across> &shared, const Header *header,
                                             const Product &p) {
-    const Second &other = p.second;
-    const bool second = blockIdx.x >= other.first_tile;
-    const auto of = [&](auto of_first, auto of_second) { return second ? of_second : of_first; };
-    const unsigned n = of(p.n, other.n);
-    float *sums = of(p.sums, other.sums);
-    // The sums are one more column.
+    const unsigned tiles_of_first = (p.m + T::BM - 1) / T::BM * ((p.side.columns() + T::BN - 1) / T::BN);
+    const bool second = blockIdx.x >= tiles_of_first;
+    const auto of = [&](auto Side::*field) { return second ? p.second.*field : p.side.*field; };
+    const unsigned n = of(&Side::n);
+    float *sums = of(&Side::sums);
     const unsigned columns = n + (sums ? 1 : 0), tiles = (columns + T::BN - 1) / T::BN;
     // Tensor cores' tiles share the columns out in pairs of fragments: none has much less to do than the others.
     const unsigned share = T::SKIPS_COLUMNS ? (columns + 16 * tiles - 1) / (16 * tiles) * 16 : T::BN;
-    const unsigned tile_of_c = blockIdx.x - (second ? other.first_tile : 0);
+    const unsigned tile_of_c = blockIdx.x - (second ? tiles_of_first : 0);
     const unsigned first_row = tile_of_c / tiles * T::BM, first_column = tile_of_c % tiles * share;
     const unsigned end_column = T::SKIPS_COLUMNS ? min(first_column + share, columns) : columns;
     const unsigned products = p.inner * p.outer, product = blockIdx.y % products, chunk = blockIdx.y / products;
@@ -271,17 +268,17 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const unsigned length = p.chunks ? chunk_of(k, p.chunks) : k;
     const unsigned begin = chunk * length, end = min(begin + length, k);
     if (begin >= k && p.chunks) return;
-    const unsigned *all_rows = of(p.index, other.index);
-    const unsigned *index = all_rows ? of_run(all_rows, p.run_stride) + inner * of(p.index_inner, other.index_inner) + first : nullptr;
+    const unsigned *all_rows = of(&Side::index);
+    const unsigned *index = all_rows ? of_run(all_rows, p.run_stride) + inner * of(&Side::index_inner) + first : nullptr;
     const float *scale = p.scale ? of_run(p.scale, p.run_stride) + first : nullptr;
     const Element *a_data = of_run(static_cast<const Element *>(p.a), p.run_stride) + inner * p.a_inner + outer * p.a_outer +
                             static_cast<size_t>(first) * p.a_stride;
-    const unsigned b_stride = of(p.b_stride, other.b_stride);
-    const Element *b_data = of_run(static_cast<const Element *>(of(p.b, other.b)), p.run_stride) +
-                            inner * of(p.b_inner, other.b_inner) + outer * of(p.b_outer, other.b_outer) +
+    const unsigned b_stride = of(&Side::b_stride);
+    const Element *b_data = of_run(static_cast<const Element *>(of(&Side::b)), p.run_stride) +
+                            inner * of(&Side::b_inner) + outer * of(&Side::b_outer) +
                             (index ? 0 : static_cast<size_t>(first) * b_stride);
-    const unsigned gap = static_cast<unsigned>(of(p.beyond, other.beyond) + inner * of(p.beyond_inner, other.beyond_inner));
-    const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? of(p.split, other.split) : 0, gap};
+    const unsigned gap = static_cast<unsigned>(of(&Side::beyond) + inner * of(&Side::beyond_inner));
+    const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? of(&Side::split) : 0, gap};
     const Operand<Rows::Across, Element> b = {b_data, b_stride, index, scale, ~0u, 0, end_column > n};
     // Leaves a chunk's results, or has the sum of all of them.
     __shared__ unsigned arrived_before;
@@ -318,10 +315,10 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
         }
         return true;
     };
-    float *c = of_run(static_cast<float *>(of(p.c, other.c)), p.run_stride) + inner * of(p.c_inner, other.c_inner) +
-               outer * of(p.c_outer, other.c_outer);
-    const unsigned c_stride = of(p.c_stride, other.c_stride);
-    if (sums) sums = of_run(sums, p.run_stride) + inner * of(p.bias_inner, other.bias_inner) + outer * of(p.bias_outer, other.bias_outer);
+    float *c = of_run(static_cast<float *>(of(&Side::c)), p.run_stride) + inner * of(&Side::c_inner) +
+               outer * of(&Side::c_outer);
+    const unsigned c_stride = of(&Side::c_stride);
+    if (sums) sums = of_run(sums, p.run_stride) + inner * of(&Side::bias_inner) + outer * of(&Side::bias_outer);
     const bool aligned = is_aligned(c, c_stride, n, T::STRIP);
     const auto look = [&](unsigned row, unsigned column) {
         const bool adds = p.accumulate && column < n;

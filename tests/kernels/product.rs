@@ -57,7 +57,7 @@ fn bytes<T>(value: &T) -> Vec<u8> {
 }
 
 fn run(card: &Card, (kernel, (family, size)): (&str, (&str, Size)), header: u64, product: Product) {
-    run_all(card, &format!("{kernel}{family}"), header, product.with_tile(size), 1);
+    run_all(card, &format!("{kernel}{family}"), header, Product { size, ..product }, 1);
 }
 
 /// A sum in chunks, added to what is in C.
@@ -292,9 +292,9 @@ fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
             Product::new((capacity, 3 * d, width), (input, width), (weights, width), (out, 8 * d))
                 .extent(Extent::Roles);
         product.inner = 2;
-        product.b_inner = (3 * d * width) as i64;
-        product.b_outer = 2 * product.b_inner;
-        product.c_inner = (3 * d) as i64;
+        product.side.b_inner = (3 * d * width) as i64;
+        product.side.b_outer = 2 * product.side.b_inner;
+        product.side.c_inner = (3 * d) as i64;
         run(&card, ("product_nt", of_rows), header, product);
         for row in 0..rows {
             let got = values_at(&card, out, row * 8 * d, 6 * d);
@@ -319,10 +319,10 @@ fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
             let at = (part * 3 * d * width) + part % 2 * apart + part / 2 * apart;
             write(&card, spread, at, &w[part * 3 * d * width..][..3 * d * width]);
         }
-        product.b = spread.address;
-        product.b_outer = (6 * d * width + apart) as i64;
-        product.split = 3 * d as u32;
-        product.beyond = apart as i64;
+        product.side.b = spread.address;
+        product.side.b_outer = (6 * d * width + apart) as i64;
+        product.side.split = 3 * d as u32;
+        product.side.beyond = apart as i64;
         run(&card, ("product_nn", of_rows), header, product);
         for row in 0..rows {
             let got = values_at(&card, back, row * width, width);
@@ -346,20 +346,20 @@ fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
             .extent(Extent::Roles);
         product.inner = 2;
         product.a_inner = (3 * d) as i64;
-        product.split = 2 * d as u32;
-        (product.beyond, product.beyond_inner) = (4 * d as i64, -2 * d as i64);
-        product.b_inner = d as i64;
-        product.c_inner = (3 * d * d) as i64;
-        product.c_outer = 2 * product.c_inner;
-        product.index = card.upload(&index);
-        product.index_inner = capacity as i64;
+        product.side.split = 2 * d as u32;
+        (product.side.beyond, product.side.beyond_inner) = (4 * d as i64, -2 * d as i64);
+        product.side.b_inner = d as i64;
+        product.side.c_inner = (3 * d * d) as i64;
+        product.side.c_outer = 2 * product.side.c_inner;
+        product.side.index = card.upload(&index);
+        product.side.index_inner = capacity as i64;
         product.scale = card.upload(&scale);
         product.chunks = 4;
         let sums_before = integers(&mut random, 4 * 3 * d);
         let sums = buffer(card.upload(&sums_before), sums_before.len());
         let mut product = product.sums(sums);
-        product.bias_inner = (3 * d) as i64;
-        product.bias_outer = 2 * product.bias_inner;
+        product.side.bias_inner = (3 * d) as i64;
+        product.side.bias_outer = 2 * product.side.bias_inner;
         sum(&card, kind, header, product);
         let gate = |row: usize, direction: usize, i: usize| {
             g[row * 8 * d + if i < 2 * d { direction * 3 * d + i } else { (4 + direction) * d + i }]
@@ -390,16 +390,17 @@ fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
         let zeros = |len: usize| buffer(card.upload(&vec![0f32; len]), len);
         let (inputs, input_sums) = (zeros(4 * 3 * d * width), zeros(4 * 3 * d));
         let (recurrent, recurrent_sums) = (zeros(4 * 3 * d * d), zeros(4 * 3 * d));
-        let second = Product { c: recurrent.address, scale: 0, ..product }.sums(recurrent_sums);
+        let mut second = Product { scale: 0, ..product }.sums(recurrent_sums);
+        second.side.c = recurrent.address;
         let mut first =
             Product::new((3 * d, width, capacity), (gates, 8 * d), (input, width), (inputs, width))
                 .extent(Extent::Roles)
                 .sums(input_sums);
         first.inner = 2;
         first.a_inner = (3 * d) as i64;
-        first.c_inner = (3 * d * width) as i64;
-        first.c_outer = 2 * first.c_inner;
-        (first.bias_inner, first.bias_outer) = (product.bias_inner, product.bias_outer);
+        first.side.c_inner = (3 * d * width) as i64;
+        first.side.c_outer = 2 * first.side.c_inner;
+        (first.side.bias_inner, first.side.bias_outer) = (product.side.bias_inner, product.side.bias_outer);
         first.chunks = 4;
         sum(&card, kind, header, first.beside(second));
         for (place, got) in card.read::<f32>(inputs.address, 4 * 3 * d * width).iter().enumerate() {
@@ -786,7 +787,7 @@ fn runs_side_by_side() {
                     (product.workspace, product.arrivals) = (at(5), at(6));
                     product = product.accumulate();
                 } else {
-                    product.index = at(3);
+                    product.side.index = at(3);
                 }
                 let count = runs.len() as u32;
                 run_all(&card, &format!("{kernel}{}", kind.0), at(0), product, count);

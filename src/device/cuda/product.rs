@@ -51,22 +51,14 @@ impl Size {
     }
 }
 
-/// The argument of `product_nt`, `product_nn`, `product_tn` and of their namesakes on tensor cores: `Product` in `kernels/product.cu`.
-#[derive(Debug, Clone, Copy)]
+/// What a product has of its own where another one has the same A: `Side` in `kernels/product.cu`.
+#[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub struct Product {
-    pub a: u64,
+pub struct Side {
     pub b: u64,
-    pub bias: u64,
-    pub addend: u64,
     pub c: u64,
     pub index: u64,
-    pub scale: u64,
     pub sums: u64,
-    pub workspace: u64,
-    pub arrivals: u64,
-    pub a_inner: i64,
-    pub a_outer: i64,
     pub b_inner: i64,
     pub b_outer: i64,
     pub c_inner: i64,
@@ -74,21 +66,44 @@ pub struct Product {
     pub bias_inner: i64,
     pub bias_outer: i64,
     pub index_inner: i64,
+    pub beyond: i64,
+    pub beyond_inner: i64,
+    pub n: u32,
+    pub b_stride: u32,
+    pub c_stride: u32,
+    pub split: u32,
+}
+
+impl Side {
+    /// Columns of C, with the one that the sums are.
+    fn columns(&self) -> u32 {
+        self.n + u32::from(self.sums != 0)
+    }
+}
+
+/// The argument of `product_nt`, `product_nn`, `product_tn` and of their namesakes on tensor cores: `Product` in `kernels/product.cu`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Product {
+    pub a: u64,
+    pub bias: u64,
+    pub addend: u64,
+    pub scale: u64,
+    pub workspace: u64,
+    pub arrivals: u64,
+    pub a_inner: i64,
+    pub a_outer: i64,
     pub target: u64,
     pub offset: u64,
     pub owner: u64,
     pub mask: u64,
-    pub beyond: i64,
-    pub beyond_inner: i64,
     pub run_stride: u64,
-    pub second: Second,
+    pub side: Side,
+    /// Of a second product in the same launch (`product_tn`); without columns there is none.
+    pub second: Side,
     pub m: u32,
-    pub n: u32,
     pub k: u32,
     pub a_stride: u32,
-    pub b_stride: u32,
-    pub c_stride: u32,
-    pub split: u32,
     pub inner: u32,
     pub outer: u32,
     pub extent: Extent,
@@ -101,66 +116,8 @@ pub struct Product {
     pub element: Element,
 }
 
-const _: () = assert!(size_of::<Product>() == 26 * 8 + 13 * 8 + 6 * 4 + 16 * 4);
-
-/// What a second product beside the first has of its own: `Second` in `kernels/product.cu`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct Second {
-    b: u64,
-    c: u64,
-    index: u64,
-    sums: u64,
-    b_inner: i64,
-    b_outer: i64,
-    c_inner: i64,
-    c_outer: i64,
-    bias_inner: i64,
-    bias_outer: i64,
-    index_inner: i64,
-    beyond: i64,
-    beyond_inner: i64,
-    n: u32,
-    b_stride: u32,
-    c_stride: u32,
-    split: u32,
-    /// Of the grid; `u32::MAX`: there is no second product.
-    first_tile: u32,
-    unused: u32,
-}
-
-impl Second {
-    const NONE: Second = Second {
-        b: 0,
-        c: 0,
-        index: 0,
-        sums: 0,
-        b_inner: 0,
-        b_outer: 0,
-        c_inner: 0,
-        c_outer: 0,
-        bias_inner: 0,
-        bias_outer: 0,
-        index_inner: 0,
-        beyond: 0,
-        beyond_inner: 0,
-        n: 0,
-        b_stride: 0,
-        c_stride: 0,
-        split: 0,
-        first_tile: u32::MAX,
-        unused: 0,
-    };
-
-    fn exists(&self) -> bool {
-        self.first_tile != u32::MAX
-    }
-
-    /// Columns of C, with the one that the sums are.
-    fn columns(&self) -> u32 {
-        self.n + u32::from(self.sums != 0)
-    }
-}
+const _: () = assert!(size_of::<Side>() == 13 * 8 + 4 * 4);
+const _: () = assert!(size_of::<Product>() == 13 * 8 + 2 * size_of::<Side>() + 12 * 4);
 
 /// Blocks of a launch from which on large tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
@@ -187,41 +144,34 @@ impl Product {
         c: (Buffer, usize),
     ) -> Product {
         assert_eq!(a.0.element, b.0.element, "operands of a product");
-        Product {
-            a: a.0.address,
+        let side = Side {
             b: b.0.address,
             c: c.0.address,
+            n: n as u32,
+            b_stride: b.1 as u32,
+            c_stride: c.1 as u32,
+            split: u32::MAX,
+            ..Side::default()
+        };
+        Product {
+            a: a.0.address,
             bias: 0,
             addend: 0,
-            index: 0,
             scale: 0,
-            sums: 0,
             workspace: 0,
             arrivals: 0,
             a_inner: 0,
             a_outer: 0,
-            b_inner: 0,
-            b_outer: 0,
-            c_inner: 0,
-            c_outer: 0,
-            bias_inner: 0,
-            bias_outer: 0,
-            index_inner: 0,
             target: 0,
             offset: 0,
             owner: 0,
             mask: 0,
-            beyond: 0,
-            beyond_inner: 0,
             run_stride: 0,
-            second: Second::NONE,
+            side,
+            second: Side::default(),
             m: m as u32,
-            n: n as u32,
             k: k as u32,
             a_stride: a.1 as u32,
-            b_stride: b.1 as u32,
-            c_stride: c.1 as u32,
-            split: u32::MAX,
             inner: 1,
             outer: 1,
             extent: Extent::Fixed,
@@ -249,7 +199,7 @@ impl Product {
 
     /// Of `product_tn`: the sums of A's columns `[m]`, which are a bias's gradient, beside C.
     pub fn sums(mut self, sums: Buffer) -> Self {
-        self.sums = sums.address;
+        self.side.sums = sums.address;
         self
     }
 
@@ -270,30 +220,9 @@ impl Product {
             ),
             "products beside each other"
         );
-        assert!(self.extent == other.extent && self.scale == 0 && other.scale == 0 && self.beyond == 0);
+        assert!(self.extent == other.extent && self.scale == 0 && other.scale == 0 && self.side.beyond == 0);
         assert_eq!((self.element, self.exact), (other.element, other.exact), "products beside each other");
-        self.second = Second {
-            b: other.b,
-            c: other.c,
-            index: other.index,
-            sums: other.sums,
-            b_inner: other.b_inner,
-            b_outer: other.b_outer,
-            c_inner: other.c_inner,
-            c_outer: other.c_outer,
-            bias_inner: other.bias_inner,
-            bias_outer: other.bias_outer,
-            index_inner: other.index_inner,
-            beyond: other.beyond,
-            beyond_inner: other.beyond_inner,
-            n: other.n,
-            b_stride: other.b_stride,
-            c_stride: other.c_stride,
-            split: other.split,
-            // Known when the tile is: `sized`.
-            first_tile: 0,
-            unused: 0,
-        };
+        self.second = other.side;
         self
     }
 
@@ -331,8 +260,8 @@ impl Product {
     fn large(&self, has_broad: bool) -> Size {
         let area = |size: Size| {
             let (rows, columns) = size.tile();
-            let all =
-                self.columns().next_multiple_of(columns) + self.second.columns().next_multiple_of(columns);
+            let all = self.side.columns().next_multiple_of(columns)
+                + self.second.columns().next_multiple_of(columns);
             u64::from(self.m.next_multiple_of(rows)) * u64::from(all)
         };
         if has_broad && area(Size::Broad) < area(Size::Tall) { Size::Broad } else { Size::Tall }
@@ -343,30 +272,15 @@ impl Product {
     pub fn sized(mut self, runs: u32, has_broad: bool) -> Self {
         self.size = self.large(has_broad);
         let [x, y, z] = self.shape(runs).grid;
-        if self.columns() <= Size::Narrow.tile().1 || x * y * z < ENOUGH {
+        if self.side.columns() <= Size::Narrow.tile().1 || x * y * z < ENOUGH {
             self.size = Size::Narrow;
-        }
-        self.with_tile(self.size)
-    }
-
-    /// With this tile: where a second product's tiles begin depends on it.
-    pub fn with_tile(mut self, size: Size) -> Self {
-        self.size = size;
-        if self.second.exists() {
-            let (rows, columns) = size.tile();
-            self.second.first_tile = self.m.div_ceil(rows) * self.columns().div_ceil(columns);
         }
         self
     }
 
-    /// Columns of C, with the one that the sums are.
-    fn columns(&self) -> u32 {
-        self.n + u32::from(self.sums != 0)
-    }
-
     pub fn blocks(self) -> [u32; 2] {
         let (rows, columns) = self.size.tile();
-        let across = self.columns().div_ceil(columns) + self.second.columns().div_ceil(columns);
+        let across = self.side.columns().div_ceil(columns) + self.second.columns().div_ceil(columns);
         [self.m.div_ceil(rows) * across, self.inner * self.outer]
     }
 
@@ -392,15 +306,15 @@ impl Product {
         let outer = if rows.is_some() { 1 } else { self.outer as usize };
         let m = if over_k { self.m as usize } else { rows.unwrap_or(self.m as usize) };
         let k = if over_k { rows.unwrap_or(self.k as usize) } else { self.k as usize };
-        let (n, inner) = (self.n as usize, self.inner as usize);
+        let (n, inner) = (self.side.n as usize, self.inner as usize);
         // Operands that the products side by side have in common are read once.
         let apart = |distance: i64| if distance == 0 { 1 } else { inner };
         let weights = if over_k { 1 } else { self.outer as usize };
-        let second = if self.second.exists() { self.second.n as usize } else { 0 };
+        let second = self.second.n as usize;
         // Of A a second product takes what lies behind its split elsewhere.
         let more_a = if second > 0 && self.second.beyond != 0 { m - self.second.split as usize } else { 0 };
         let a = (m + more_a) * k * apart(self.a_inner) * outer;
-        let b = k * (n * apart(self.b_inner) + second * apart(self.second.b_inner)) * weights;
+        let b = k * (n * apart(self.side.b_inner) + second * apart(self.second.b_inner)) * weights;
         let n = n + second;
         let c = m * n * inner * if over_k { self.outer as usize } else { outer };
         let moved = if over_k {

@@ -64,10 +64,10 @@ impl Worker {
     /// everything as it was and halves the scale.
     pub fn adam(&mut self, layout: &Indices, rates: Rates, state: Optimiser) {
         let count = self.layout.len as u32;
-        let by_four = Shape { grid: [count.div_ceil(1024), 1, self.runs], block: 256, shared: 0 };
-        let alone = Shape { grid: [1, 1, self.runs], block: 1, shared: 0 };
-        let (parameters, gradient) = (self.parameters.address, self.gradient.address);
-        let (scale, run_stride) = (self.loss_scale(), self.run_stride);
+        let by_four = Shape { grid: [count.div_ceil(1024), 1, self.places.runs], block: 256, shared: 0 };
+        let alone = Shape { grid: [1, 1, self.places.runs], block: 1, shared: 0 };
+        let (parameters, gradient) = (self.places.parameters.address, self.places.gradient.address);
+        let (scale, run_stride) = (self.loss_scale(), self.places.run_stride);
         let header = layout.header.address;
         let Rates { beta1, beta2, epsilon } = rates;
         let words = |count: u32, of_each: usize| Work::moving(count as usize * of_each * WORD);

@@ -11,8 +11,8 @@ use crate::ops::cuda::{Counts, WORD, Worker, launch, of_element};
 impl Worker {
     /// The sum of the squared norms, which [`Adversarial::perturb`] takes as `batch` `[1]`, float64.
     pub fn batch_norm(&mut self, layout: &Indices, squared_norm: Buffer, batch: Buffer) {
-        let shape = Shape { grid: [1, 1, self.runs], block: 256, shared: 0 };
-        let run_stride = self.run_stride;
+        let shape = Shape { grid: [1, 1, self.places.runs], block: 256, shared: 0 };
+        let run_stride = self.places.run_stride;
         let work = |n: &Counts| Work::moving(8 * n.samples);
         // SAFETY: the norms are [S] of float64.
         unsafe {
@@ -41,18 +41,18 @@ impl Adversarial for Worker {
     ) {
         let (d, capacity) = (self.d, layout.capacity);
         let Perturbation { history, target, history_scale, target_scale, squared_norm } = *perturbation;
-        let history_gram = self.by_rows(self.folded.history_gram);
+        let history_gram = self.by_rows(self.places.folded.history_gram);
         for (n, extent, rows, delta, gram, to) in [
             (d, Extent::Rows, capacity.rows, *d_history, history_gram, history),
-            (2 * d, Extent::Samples, capacity.samples, *d_target, self.folded.target_gram, target),
+            (2 * d, Extent::Samples, capacity.samples, *d_target, self.places.folded.target_gram, target),
         ] {
             self.product_nn(
                 layout,
                 Product::new((rows, n, n), (delta, n), (gram, n), (to, n)).extent(extent),
             );
         }
-        let shape = Shape { grid: [capacity.samples as u32, 1, self.runs], block: 128, shared: 0 };
-        let (run_stride, activation) = (self.run_stride, self.activation());
+        let shape = Shape { grid: [capacity.samples as u32, 1, self.places.runs], block: 128, shared: 0 };
+        let (run_stride, activation) = (self.places.run_stride, self.activation());
         let work = move |n: &Counts| {
             let (by_row, by_sample) = (n.rows * d, 2 * n.samples * d);
             Work::moving(2 * (by_row * activation + by_sample * WORD))
@@ -97,8 +97,8 @@ impl Adversarial for Worker {
             AdversarialNorm::Batch => 2,
         };
         let most = layout.capacity.rows.max(layout.capacity.samples) as u32;
-        let shape = Shape { grid: [most.div_ceil(32), 2, self.runs], block: 256, shared: 0 };
-        let (run_stride, activation) = (self.run_stride, self.activation());
+        let shape = Shape { grid: [most.div_ceil(32), 2, self.places.runs], block: 256, shared: 0 };
+        let (run_stride, activation) = (self.places.run_stride, self.activation());
         let d = self.d;
         let work = move |n: &Counts| Work::moving(2 * (n.rows * d * activation + 2 * n.samples * d * WORD));
         // SAFETY: as in `feature_norms`.

@@ -17,7 +17,7 @@ impl Worker {
 
     /// A warp for each row, in blocks of 256 threads.
     fn warps(&self, rows: usize) -> Shape {
-        Shape { grid: [(rows as u32).div_ceil(8), 1, self.runs], block: 256, shared: 0 }
+        Shape { grid: [(rows as u32).div_ceil(8), 1, self.places.runs], block: 256, shared: 0 }
     }
 }
 
@@ -33,12 +33,12 @@ impl Attention for Worker {
     ) {
         let width = 2 * self.d;
         let rows = layout.capacity.rows;
-        let score = (self.by_rows(self.folded.score[stack]), width);
+        let score = (self.by_rows(self.places.folded.score[stack]), width);
         let product = Product::new((rows, width, width), (*g, width), score, (*projected, width));
         self.product_nn(layout, product.extent(Extent::Rows));
         let (scores, rows_of) = ((*probabilities, Of::Pairs), (*g, Of::Rows));
         self.window(Window::Nt, layout, (*projected, Of::Rows), rows_of, scores, false);
-        let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
+        let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.places.run_stride);
         let activation = self.activation();
         let work = |n: &Counts| Work::moving(2 * n.pairs * activation);
         // SAFETY: the probabilities are n x n for each window.
@@ -67,8 +67,8 @@ impl Attention for Worker {
     fn add_rows(&mut self, layout: &Indices, from: &Buffer, to: &mut Buffer) {
         let width = 2 * self.d;
         let fours = (layout.capacity.rows * width).div_ceil(4) as u32;
-        let shape = Shape { grid: [fours.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
-        let (run_stride, activation) = (self.run_stride, self.activation());
+        let shape = Shape { grid: [fours.div_ceil(256), 1, self.places.runs], block: 256, shared: 0 };
+        let (run_stride, activation) = (self.places.run_stride, self.activation());
         let work = move |n: &Counts| Work::moving(3 * n.rows * width * activation);
         // SAFETY: both are [R, 2d] and begin at a multiple of 256 bytes.
         unsafe {
@@ -107,7 +107,7 @@ impl Attention for Worker {
         }
         let width = 2 * self.d;
         let rows = layout.capacity.rows;
-        let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.run_stride);
+        let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.places.run_stride);
         let activation = self.activation();
         let work = |n: &Counts| Work::moving(3 * n.pairs * activation);
         // SAFETY: both are n x n for each window.
@@ -139,7 +139,7 @@ impl Attention for Worker {
             ),
             None => self.window(Window::Tn, layout, d_scores, (*projected, Of::Rows), (*d_g, Of::Rows), true),
         }
-        let score = (self.by_rows(self.folded.score[stack]), width);
+        let score = (self.by_rows(self.places.folded.score[stack]), width);
         let product = Product::new((rows, width, width), (*d_projected, width), score, (*d_g, width));
         let mut product = product.extent(Extent::Rows).accumulate().epilogue(Epilogue::Dropout);
         product.mask = u64::from(mask.word(Site::Context(stack)));
@@ -147,7 +147,7 @@ impl Attention for Worker {
         product.owner = layout.owner.address;
         self.product_nt(layout, product);
         // The gradient of `score` [in, out] is G^T d_projected.
-        let to = (self.folded.d_score[stack], width);
+        let to = (self.places.folded.d_score[stack], width);
         let product = Product::new((width, width, rows), (*g, width), (*d_projected, width), to);
         self.sum_products(layout, product.extent(Extent::Rows));
     }

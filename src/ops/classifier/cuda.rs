@@ -13,8 +13,8 @@ impl Worker {
     pub fn losses(&mut self, layout: &Indices, logits: Buffer, loss: Buffer, d_logits: Option<Buffer>) {
         let classes = self.layout.sizes.classes as u32;
         let warps = (layout.capacity.samples as u32).div_ceil(8);
-        let shape = Shape { grid: [warps, 1, self.runs], block: 256, shared: 0 };
-        let (run_stride, scale) = (self.run_stride, self.loss_scale());
+        let shape = Shape { grid: [warps, 1, self.places.runs], block: 256, shared: 0 };
+        let (run_stride, scale) = (self.places.run_stride, self.loss_scale());
         let read_and_written = 1 + usize::from(d_logits.is_some());
         let d_logits = d_logits.map_or(0, |d_logits| d_logits.address);
         let work =
@@ -49,8 +49,8 @@ impl Worker {
         confusion: Option<Buffer>,
     ) {
         let classes = self.layout.sizes.classes as u32;
-        let shape = Shape { grid: [1, 1, self.runs], block: 256, shared: 0 };
-        let run_stride = self.run_stride;
+        let shape = Shape { grid: [1, 1, self.places.runs], block: 256, shared: 0 };
+        let run_stride = self.places.run_stride;
         let confusion = confusion.map_or(0, |confusion| confusion.address);
         let work = move |n: &Counts| Work::moving(n.samples * (8 + classes as usize * WORD));
         // SAFETY: losses are [S] of float64, logits [S, C], counts [C, C].

@@ -212,20 +212,7 @@ pub struct Worker {
     pub(super) layout: Arc<Layout>,
     /// d
     pub(super) d: usize,
-    /// Models side by side, and the bytes from one to the next.
-    pub(super) runs: u32,
-    pub(super) run_stride: u64,
-    /// Flat, in [`Layout`]'s order.
-    pub(super) parameters: Buffer,
-    pub(super) gradient: Buffer,
-    pub(super) folded: Folded,
-    /// Mixed precision's copies of what rows are multiplied with: of all parameters and of [`Folded::by_rows`].
-    pub(super) rounded: Option<[Rounded; 2]>,
-    /// What chunks of a sum leave for the last one, which adds them, and how many of a tile's are there.
-    pub(super) workspace: Buffer,
-    arrivals: Buffer,
-    /// Mixed precision's: the first float is what losses are multiplied with.
-    loss_scale: Option<Buffer>,
+    pub(super) places: Places,
     failed: Option<Error>,
     /// The part of the step that launches belong to.
     part: Part,
@@ -246,15 +233,19 @@ pub(super) enum Window {
 
 /// Where things lie that a [`Worker`] needs.
 pub struct Places {
+    /// Models side by side, and the bytes from one to the next.
     pub runs: u32,
     pub run_stride: u64,
+    /// Flat, in [`Layout`]'s order.
     pub parameters: Buffer,
     pub gradient: Buffer,
     pub folded: Folded,
-    /// Of all parameters and of [`Folded::by_rows`] in mixed precision; else none.
+    /// Mixed precision's copies of what rows are multiplied with: of all parameters and of [`Folded::by_rows`].
     pub rounded: Option<[Rounded; 2]>,
+    /// What chunks of a sum leave for the last one, which adds them, and how many of a tile's are there.
     pub workspace: Buffer,
     pub arrivals: Buffer,
+    /// Mixed precision's: the first float is what losses are multiplied with.
     pub loss_scale: Option<Buffer>,
 }
 
@@ -282,35 +273,8 @@ pub(super) use launch;
 
 impl Worker {
     pub fn new(card: Arc<Card>, layout: Arc<Layout>, places: Places) -> Worker {
-        let Places {
-            runs,
-            run_stride,
-            parameters,
-            gradient,
-            folded,
-            rounded,
-            workspace,
-            arrivals,
-            loss_scale,
-        } = places;
         let d = layout.sizes.d;
-        Worker {
-            card,
-            layout,
-            d,
-            runs,
-            run_stride,
-            parameters,
-            gradient,
-            folded,
-            rounded,
-            workspace,
-            arrivals,
-            loss_scale,
-            failed: None,
-            part: Part::Rest,
-            recording: None,
-        }
+        Worker { card, layout, d, places, failed: None, part: Part::Rest, recording: None }
     }
 
     /// What sums over the batch's rows leave for one another, words, and how many counters of them there are.
@@ -337,8 +301,7 @@ impl Worker {
                 product.inner = products;
                 product
             });
-            let product = if columns[1] > 0 { first.beside(second) } else { first };
-            let (tiles, words) = product.chunked().left();
+            let (tiles, words) = first.beside(second).chunked().left();
             (words.max(most.0), tiles.max(most.1))
         });
         // The gradients of silent roles' gates wait here too.
@@ -369,7 +332,7 @@ impl Worker {
 
     /// Whether products are made on tensor cores, and what belongs to rows or pairs is f16.
     pub(super) fn mixed(&self) -> bool {
-        self.loss_scale.is_some()
+        self.places.loss_scale.is_some()
     }
 
     /// Bytes of a row's or a pair's value, or its gradient.
@@ -379,7 +342,7 @@ impl Worker {
 
     /// A parameter, or a product of them, as rows are multiplied with it.
     pub(super) fn by_rows(&self, weight: Buffer) -> Buffer {
-        match self.rounded {
+        match self.places.rounded {
             None => weight,
             Some([_, folded]) if folded.has(weight) => folded.of(weight),
             Some([parameters, _]) => parameters.of(weight),
@@ -388,13 +351,13 @@ impl Worker {
 
     /// Address of the loss scale; 0 where there is none.
     pub(super) fn loss_scale(&self) -> u64 {
-        self.loss_scale.map_or(0, |scale| scale.address)
+        self.places.loss_scale.map_or(0, |scale| scale.address)
     }
 
     /// `to += from`, both `[S, 2d]`.
     pub fn add_states(&mut self, indices: &Indices, from: Buffer, to: Buffer) {
         let width = 2 * self.d;
-        let (shape, run_stride) = (self.quads(indices.capacity.samples, 1), self.run_stride);
+        let (shape, run_stride) = (self.quads(indices.capacity.samples, 1), self.places.run_stride);
         let work = |n: &Counts| Work::moving(3 * n.samples * width * WORD);
         // SAFETY: both are [S, 2d].
         unsafe {
@@ -465,11 +428,11 @@ impl Worker {
 
     /// A parameter tensor, and its gradient.
     pub(super) fn parameter(&self, tensor: usize) -> Buffer {
-        self.parameters.from(self.layout.specs[tensor].offset)
+        self.places.parameters.from(self.layout.specs[tensor].offset)
     }
 
     pub(super) fn gradient(&self, tensor: usize) -> Buffer {
-        self.gradient.from(self.layout.specs[tensor].offset)
+        self.places.gradient.from(self.layout.specs[tensor].offset)
     }
 
     /// Scalars from one tensor to another.
@@ -484,8 +447,8 @@ impl Worker {
 
     /// `kernels` are the one in float32, and those on tensor cores for operands in f16 and in float32.
     fn product(&mut self, kernels: [&'static str; 3], indices: &Indices, mut product: Product) {
-        product.run_stride = self.run_stride;
-        product = product.sized(self.runs, kernels == TN);
+        product.run_stride = self.places.run_stride;
+        product = product.sized(self.places.runs, kernels == TN);
         let unit = self.unit(product.exact != 0);
         let kernel = match (unit, product.element) {
             (Unit::Tensor, Element::Half) => kernels[1],
@@ -494,7 +457,9 @@ impl Worker {
         };
         let work = |n: &Counts| product.work(n.of(product.extent), unit);
         // SAFETY: the operations build products whose operands hold what their shapes say.
-        unsafe { launch!(self, kernel, product.shape(self.runs), work, indices.header.address, product) }
+        unsafe {
+            launch!(self, kernel, product.shape(self.places.runs), work, indices.header.address, product)
+        }
     }
 
     /// `C = A B^T`
@@ -518,10 +483,10 @@ impl Worker {
         let mut product = product.chunked().accumulate();
         let (tiles, words) = product.left();
         assert!(
-            words <= self.workspace.len && tiles <= self.arrivals.len,
+            words <= self.places.workspace.len && tiles <= self.places.arrivals.len,
             "a workspace too small for a weight's gradient"
         );
-        (product.workspace, product.arrivals) = (self.workspace.address, self.arrivals.address);
+        (product.workspace, product.arrivals) = (self.places.workspace.address, self.places.arrivals.address);
         self.product(TN, indices, product);
     }
 
@@ -574,7 +539,7 @@ impl Worker {
             pairs: indices.pairs.address,
             a_second: 0,
             b_second: 0,
-            run_stride: self.run_stride,
+            run_stride: self.places.run_stride,
             width: 2 * self.d as u32,
             a_of,
             b_of,
@@ -585,7 +550,7 @@ impl Worker {
     }
 
     fn launch_window(&mut self, of: Window, indices: &Indices, a: Buffer, product: WindowProduct) {
-        let shape = product.shape(indices.capacity.samples as u32, self.runs);
+        let shape = product.shape(indices.capacity.samples as u32, self.places.runs);
         let kernels = match of {
             Window::Nt => ["window_nt", "window_nt_f16"],
             Window::Nn => ["window_nn", "window_nn_f16"],

@@ -17,7 +17,7 @@ impl Dropout for Worker {
     fn dropout_copy(&mut self, layout: &Indices, mask: &Mask, site: Site, from: &Buffer, to: &mut Buffer) {
         let by_sample = site == Site::Classifier;
         let rows = if by_sample { layout.capacity.samples } else { layout.capacity.rows };
-        let (shape, run_stride) = (self.quads(rows, 1), self.run_stride);
+        let (shape, run_stride) = (self.quads(rows, 1), self.places.run_stride);
         let (width, element) = (2 * self.d, from.element.bytes());
         let work =
             move |n: &Counts| Work::moving(2 * if by_sample { n.samples } else { n.rows } * width * element);

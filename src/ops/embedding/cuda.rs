@@ -21,7 +21,7 @@ impl Worker {
             (layout.target_embedding, Extent::Samples, capacity.samples, indices.target, target),
         ] {
             let mut product = self.linear(place, rows, features, to).extent(extent);
-            product.index = index.address;
+            product.side.index = index.address;
             self.product_nt(indices, product);
         }
     }
@@ -46,8 +46,8 @@ impl Worker {
     ) {
         let d = self.d as u32;
         let items = indices.capacity.distinct as u32 * d.div_ceil(4);
-        let shape = Shape { grid: [items.div_ceil(256), 1, self.runs], block: 256, shared: 0 };
-        let (run_stride, activation) = (self.run_stride, self.activation());
+        let shape = Shape { grid: [items.div_ceil(256), 1, self.places.runs], block: 256, shared: 0 };
+        let (run_stride, activation) = (self.places.run_stride, self.activation());
         let second = second.map_or(0, |second| second.address);
         let passes = 1 + usize::from(second != 0);
         let work = move |n: &Counts| {
@@ -92,7 +92,7 @@ impl Worker {
             let to = (self.gradient(weight), width);
             let mut product =
                 Product::new((out, width, rows), (delta, out), (features, width), to).extent(extent);
-            product.index = index.address;
+            product.side.index = index.address;
             self.sum_products(indices, product.sums(self.gradient(bias)));
         }
     }
@@ -126,8 +126,8 @@ impl Embedding for Worker {
         let d = self.d as u32;
         let capacity = layout.capacity;
         let items = (capacity.rows as u32 * d.div_ceil(4)).max(capacity.samples as u32 * (2 * d).div_ceil(4));
-        let shape = Shape { grid: [items.div_ceil(256), 2, self.runs], block: 256, shared: 0 };
-        let (run_stride, activation) = (self.run_stride, self.activation());
+        let shape = Shape { grid: [items.div_ceil(256), 2, self.places.runs], block: 256, shared: 0 };
+        let (run_stride, activation) = (self.places.run_stride, self.activation());
         let (by_row, by_sample) =
             perturbation.map_or((0, 0), |moved| (moved.history.address, moved.target.address));
         let read = 1 + usize::from(by_row != 0);

@@ -100,7 +100,10 @@ impl Worker {
             let name = if backward { "gru_backward_f32" } else { "gru_forward_f32" };
             (name, TILE, f32_block(backward, self.d, most))
         };
-        (name, Shape { grid: [(capacity as u32).div_ceil(tile), directions, self.runs], block, shared })
+        (
+            name,
+            Shape { grid: [(capacity as u32).div_ceil(tile), directions, self.places.runs], block, shared },
+        )
     }
 
     /// Asks leave for the shared memory of the recurrence.
@@ -134,9 +137,9 @@ impl Worker {
     fn input_weights(&self, layer: Layer, groups: &[[parameters::Gru; 2]]) -> (Buffer, Buffer, i64, i64) {
         let [forward, backward] = groups[0];
         match layer {
-            Layer::Context(l) if self.folded.input[l].len > 0 => {
+            Layer::Context(l) if self.places.folded.input[l].len > 0 => {
                 let apart = (6 * self.d * self.d) as i64;
-                (self.by_rows(self.folded.input[l]), self.folded.d_input[l], apart, 0)
+                (self.by_rows(self.places.folded.input[l]), self.places.folded.d_input[l], apart, 0)
             }
             _ => {
                 let roles =
@@ -166,9 +169,9 @@ impl Worker {
         let (kernel, shape) = self.gru_kernel(backward, capacity, groups.groups.len() as u32 * 2);
         let start = layout.start.from(groups.first * capacity).address;
         let length = layout.length.from(groups.first * capacity).address;
-        let (header, parameters) = (layout.header.address, self.parameters.address);
+        let (header, parameters) = (layout.header.address, self.places.parameters.address);
         let (first, capacity, d) = (groups.first as i32, capacity as i32, self.d as i32);
-        let run_stride = self.run_stride;
+        let run_stride = self.places.run_stride;
         let (saved, hidden) = (saved.address, hidden.address);
         let (width, weights, unit) = (self.d, groups.groups.len() * 6 * self.d * self.d, self.unit(false));
         let activation = self.activation();
@@ -215,10 +218,10 @@ impl Gru for Worker {
             .extent(extent)
             .bias(self.parameter(forward.bias_ih));
         product.inner = 2;
-        (product.b_inner, product.b_outer) = (apart, roles);
-        product.c_inner = (3 * d) as i64;
-        product.bias_inner = self.distance(forward.bias_ih, backward.bias_ih);
-        product.bias_outer =
+        (product.side.b_inner, product.side.b_outer) = (apart, roles);
+        product.side.c_inner = (3 * d) as i64;
+        product.side.bias_inner = self.distance(forward.bias_ih, backward.bias_ih);
+        product.side.bias_outer =
             by_group.get(1).map_or(0, |other| self.distance(forward.bias_ih, other[0].bias_ih));
         self.product_nt(layout, product);
         self.recurrence(false, layout, &groups, (*saved, *hidden, 0));
@@ -247,20 +250,20 @@ impl Gru for Worker {
         let gates = (*saved, 8 * d);
         let mut product =
             Product::new((rows, width, 6 * d), gates, (weights, width), (*d_input, width)).extent(extent);
-        product.b_outer = roles;
-        product.split = 3 * d as u32;
-        product.beyond = apart - (3 * d * width) as i64;
+        product.side.b_outer = roles;
+        product.side.split = 3 * d as u32;
+        product.side.beyond = apart - (3 * d * width) as i64;
         self.product_nn(layout, product);
 
         let mut product =
             Product::new((3 * d, width, rows), gates, (*input, width), (d_weights, width)).extent(extent);
         product.inner = 2;
         product.a_inner = (3 * d) as i64;
-        (product.c_inner, product.c_outer) = (apart, roles);
+        (product.side.c_inner, product.side.c_outer) = (apart, roles);
         // Biases lie as far apart in every layer.
         let bias_apart = self.distance(forward.bias_ih, backward.bias_ih);
         let bias_roles = by_group.get(1).map_or(0, |other| self.distance(forward.bias_ih, other[0].bias_ih));
-        (product.bias_inner, product.bias_outer) = (bias_apart, bias_roles);
+        (product.side.bias_inner, product.side.bias_outer) = (bias_apart, bias_roles);
         let inputs = product.sums(self.gradient(forward.bias_ih));
 
         let previous = if layer == Layer::Speaker { layout.previous_turn } else { layout.previous };
@@ -271,13 +274,13 @@ impl Gru for Worker {
         product.inner = 2;
         product.a_inner = (3 * d) as i64;
         // r and z are the input's gates; the n of the recurrent product is hn, which lies behind both directions' gates.
-        product.split = 2 * d as u32;
-        (product.beyond, product.beyond_inner) = (4 * d as i64, -2 * d as i64);
-        product.b_inner = d as i64;
-        (product.c_inner, product.c_outer) = (apart, roles);
-        product.index = previous.address;
-        product.index_inner = rows as i64;
-        (product.bias_inner, product.bias_outer) = (bias_apart, bias_roles);
+        product.side.split = 2 * d as u32;
+        (product.side.beyond, product.side.beyond_inner) = (4 * d as i64, -2 * d as i64);
+        product.side.b_inner = d as i64;
+        (product.side.c_inner, product.side.c_outer) = (apart, roles);
+        product.side.index = previous.address;
+        product.side.index_inner = rows as i64;
+        (product.side.bias_inner, product.side.bias_outer) = (bias_apart, bias_roles);
         self.sum_products(layout, inputs.beside(product.sums(self.gradient(forward.bias_hh))));
     }
 }

@@ -22,7 +22,7 @@ impl Worker {
     /// Blocks of 256 threads for four columns of each of `rows` rows of 2d.
     pub(in crate::ops) fn quads(&self, rows: usize, y: u32) -> Shape {
         let items = rows as u32 * (2 * self.d as u32).div_ceil(4);
-        Shape { grid: [items.div_ceil(256), y, self.runs], block: 256, shared: 0 }
+        Shape { grid: [items.div_ceil(256), y, self.places.runs], block: 256, shared: 0 }
     }
 }
 
@@ -49,13 +49,14 @@ impl Interaction for Worker {
                 .epilogue(Epilogue::Sigmoid);
             product.inner = 2;
             product.a_inner = d as i64;
-            product.c_inner = d as i64;
-            (product.b_inner, product.b_outer) = (stride, 2 * stride);
-            (product.bias_inner, product.bias_outer) = (stride, 2 * stride);
+            product.side.c_inner = d as i64;
+            (product.side.b_inner, product.side.b_outer) = (stride, 2 * stride);
+            (product.side.bias_inner, product.side.bias_outer) = (stride, 2 * stride);
             self.product_nt(layout, product);
         }
         let bias = self.parameter(place.bias).address;
-        let (shape, run_stride, activation) = (self.quads(rows, 1), self.run_stride, self.activation());
+        let (shape, run_stride, activation) =
+            (self.quads(rows, 1), self.places.run_stride, self.activation());
         // States, gates where there are any, and what they make.
         let work = move |n: &Counts| Work::moving(n.rows * width * (2 + usize::from(enabled)) * activation);
         // SAFETY: all values are [R, 2d]; the biases lie `stride` apart.
@@ -103,7 +104,7 @@ impl Interaction for Worker {
         let place = self.layout.interaction[0][0];
         let stride = self.gate_stride();
         let bias = self.parameter(place.bias).address;
-        let (word, run_stride) = (mask.word(Site::Interaction), self.run_stride);
+        let (word, run_stride) = (mask.word(Site::Interaction), self.places.run_stride);
         let (shape, activation) = (self.quads(capacity.rows, 2), self.activation());
         // d_m, states and gates come in, gradients at the states and at the gates go out.
         let work = move |n: &Counts| Work::moving(n.rows * width * if enabled { 5 } else { 2 } * activation);
@@ -139,7 +140,7 @@ impl Interaction for Worker {
             return;
         }
         // The gradient at the gates of roles that have not spoken; it waits in the workspace.
-        let silent = self.workspace;
+        let silent = self.places.workspace;
         let shape = self.quads(capacity.samples, 1);
         let work = move |n: &Counts| Work::moving(n.samples * width * WORD);
         // SAFETY: as above; the workspace has room for [S, 2d].
@@ -164,7 +165,8 @@ impl Interaction for Worker {
                 capacity.samples as u32,
                 run_stride,
             );
-            let shape = Shape { grid: [(width as u32).div_ceil(32), 2, self.runs], block: 256, shared: 0 };
+            let shape =
+                Shape { grid: [(width as u32).div_ceil(32), 2, self.places.runs], block: 256, shared: 0 };
             launch!(
                 self,
                 "interaction_silent_sum",
@@ -187,17 +189,17 @@ impl Interaction for Worker {
             .accumulate();
         product.inner = 2;
         product.a_inner = d as i64;
-        product.c_inner = d as i64;
-        (product.b_inner, product.b_outer) = (stride, 2 * stride);
+        product.side.c_inner = d as i64;
+        (product.side.b_inner, product.side.b_outer) = (stride, 2 * stride);
         self.product_nn(layout, product);
 
         let to = (self.gradient(place.weight), d);
         let mut product =
             Product::new((d, d, capacity.rows), gates, (*hidden, width), to).extent(Extent::Roles);
         product.inner = 2;
-        (product.a_inner, product.b_inner) = (d as i64, d as i64);
-        (product.c_inner, product.c_outer) = (stride, 2 * stride);
-        (product.bias_inner, product.bias_outer) = (stride, 2 * stride);
+        (product.a_inner, product.side.b_inner) = (d as i64, d as i64);
+        (product.side.c_inner, product.side.c_outer) = (stride, 2 * stride);
+        (product.side.bias_inner, product.side.bias_outer) = (stride, 2 * stride);
         self.sum_products(layout, product.sums(self.gradient(place.bias)));
     }
 }

@@ -14,8 +14,8 @@ impl Worker {
         let (d, width) = (self.d, 2 * self.d);
         let layout = self.layout.clone();
         let embeddings = [
-            (layout.history_embedding, self.folded.history_gram),
-            (layout.target_embedding, self.folded.target_gram),
+            (layout.history_embedding, self.places.folded.history_gram),
+            (layout.target_embedding, self.places.folded.target_gram),
         ];
         for (Linear { weight, bias }, gram) in embeddings {
             // W [out, D]: the Gram matrix of its rows.
@@ -26,23 +26,24 @@ impl Worker {
         for (l, place) in layout.context.iter().enumerate() {
             // score[i, j] = sum over o of query[o, i] key[o, j]
             let (query, key) = ((self.parameter(place.query), width), (self.parameter(place.key), width));
-            let score = (self.folded.score[l], width);
+            let score = (self.places.folded.score[l], width);
             self.product_tn(indices, Product::new((width, width, width), query, key, score).exact());
             if attended && l > 0 {
                 let [forward, backward] = place.gru;
                 let input = (self.parameter(forward.weight_ih), width);
                 let value = (self.parameter(layout.context[l - 1].value), width);
                 let mut product =
-                    Product::new((3 * d, width, width), input, value, (self.folded.input[l], width)).exact();
+                    Product::new((3 * d, width, width), input, value, (self.places.folded.input[l], width))
+                        .exact();
                 product.inner = 2;
                 product.a_inner = self.distance(forward.weight_ih, backward.weight_ih);
-                product.c_inner = (3 * d * width) as i64;
+                product.side.c_inner = (3 * d * width) as i64;
                 self.product_nn(indices, product);
             }
         }
-        for Rounded { exact, rounded } in self.rounded.into_iter().flatten() {
-            let (count, run_stride) = (exact.len as u32, self.run_stride);
-            let shape = Shape { grid: [count.div_ceil(1024), 1, self.runs], block: 256, shared: 0 };
+        for Rounded { exact, rounded } in self.places.rounded.into_iter().flatten() {
+            let (count, run_stride) = (exact.len as u32, self.places.run_stride);
+            let shape = Shape { grid: [count.div_ceil(1024), 1, self.places.runs], block: 256, shared: 0 };
             let work = |_: &Counts| Work::moving(exact.len * WORD + rounded.len * rounded.element.bytes());
             // SAFETY: both have as many elements, and begin at a multiple of 256 bytes.
             unsafe {
@@ -68,7 +69,7 @@ impl Worker {
         for (l, place) in layout.context.iter().enumerate() {
             let square = (width, width, width);
             let (query, key) = ((self.parameter(place.query), width), (self.parameter(place.key), width));
-            let d_score = (self.folded.d_score[l], width);
+            let d_score = (self.places.folded.d_score[l], width);
             // key' = query score', query' = key score'^T
             let (d_query, d_key) = ((self.gradient(place.query), width), (self.gradient(place.key), width));
             self.product_nn(indices, Product::new(square, query, d_score, d_key).accumulate().exact());
@@ -82,7 +83,7 @@ impl Worker {
             for (direction, gru) in place.gru.iter().enumerate() {
                 // value' += input^T folded': one direction after the other, since both add to the same.
                 let input = (self.parameter(gru.weight_ih), width);
-                let d_folded = (self.folded.d_input[l].from(direction * 3 * d * width), width);
+                let d_folded = (self.places.folded.d_input[l].from(direction * 3 * d * width), width);
                 let d_value = (self.gradient(value), width);
                 self.product_tn(
                     indices,
@@ -90,14 +91,14 @@ impl Worker {
                 );
             }
             // input' = folded' value^T
-            let d_folded = (self.folded.d_input[l], width);
+            let d_folded = (self.places.folded.d_input[l], width);
             let d_input = (self.gradient(forward.weight_ih), width);
             let value = (self.parameter(value), width);
             let mut product =
                 Product::new((3 * d, width, width), d_folded, value, d_input).accumulate().exact();
             product.inner = 2;
             product.a_inner = (3 * d * width) as i64;
-            product.c_inner = apart;
+            product.side.c_inner = apart;
             self.product_nt(indices, product);
         }
     }

@@ -43,7 +43,11 @@ impl Worker {
     }
 
     fn by_sample(&self, layout: &Indices, shared: usize) -> Shape {
-        Shape { grid: [layout.capacity.samples as u32, 1, self.runs], block: 256, shared: shared as u32 }
+        Shape {
+            grid: [layout.capacity.samples as u32, 1, self.places.runs],
+            block: 256,
+            shared: shared as u32,
+        }
     }
 }
 
@@ -63,7 +67,7 @@ impl Readout for Worker {
         self.product_nn(layout, product);
         let longest = layout.capacity.longest;
         let shape = self.by_sample(layout, shared_memory(self.d, longest).0);
-        let run_stride = self.run_stride;
+        let run_stride = self.places.run_stride;
         let (width, activation) = (2 * self.d, self.activation());
         let work = move |n: &Counts| work(n, width, activation, false);
         // SAFETY: rows and states are 2d wide, probabilities n x n for each window.
@@ -110,7 +114,7 @@ impl Readout for Worker {
         (): &mut (),
     ) {
         // What arrives at q + c: the gradient of both q and c.
-        let (shape, run_stride) = (self.quads(layout.capacity.samples, 1), self.run_stride);
+        let (shape, run_stride) = (self.quads(layout.capacity.samples, 1), self.places.run_stride);
         let width = 2 * self.d;
         let through = move |n: &Counts| Work::moving(3 * n.samples * width * WORD);
         // SAFETY: both are [S, 2d].
