@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgAction, ArgMatches, ValueEnum};
+use serde::Serialize;
 
 use super::output::{note, print};
 use super::source::{self, SYNTHETIC};
@@ -327,18 +328,19 @@ impl Job {
         if combinations.is_empty() {
             return Ok(());
         }
-        let text = if self.settings.run.sweep.is_empty() {
+        if self.settings.run.sweep.is_empty() {
             let Some(Combination { summary, .. }) = combinations.into_iter().next() else { return Ok(()) };
-            let all = Together { summary, left_out };
-            let text = all.summary.text() + &all.left_out_text();
-            self.folder.write_summary(&text, &all)?;
-            text
+            self.tell(summary.text(), &Together { summary, left_out })
         } else {
-            let all = Together { summary: SweepSummary { combinations }, left_out };
-            let text = all.summary.text() + &all.left_out_text();
-            self.folder.write_summary(&text, &all)?;
-            text
-        };
+            let summary = SweepSummary { combinations };
+            self.tell(summary.text(), &Together { summary, left_out })
+        }
+    }
+
+    /// Writes and prints a summary, whose own text comes first.
+    fn tell<S: Serialize>(&self, text: String, all: &Together<S>) -> Result<()> {
+        let text = text + &all.left_out_text();
+        self.folder.write_summary(&text, all)?;
         print(&text).map(drop)
     }
 }

@@ -107,13 +107,13 @@ impl Least {
     /// Of `size` samples, on the line through steps on `sizes.0` and `sizes.1` samples. What launches must do grows with the
     /// counts of samples, rows, pairs and distinct utterances alone.
     fn of(one: &[Work], two: &[Work], sizes: (usize, usize), size: usize) -> Least {
-        let along = (size as f64 - sizes.0 as f64) / (sizes.1 as f64 - sizes.0 as f64);
-        let line = |of: &dyn Fn(&Work) -> f64| {
+        let line = counters::line(sizes, size);
+        let whole = |of: &dyn Fn(&Work) -> f64| {
             let [one, two] = [one, two].map(|launches| launches.iter().map(of).sum::<f64>());
-            one + (two - one) * along
+            line(one, two)
         };
-        let flops = |unit: Unit| line(&|work: &Work| if work.unit == unit { work.flops } else { 0.0 });
-        let bytes = line(&|work: &Work| work.bytes);
+        let flops = |unit: Unit| whole(&|work: &Work| if work.unit == unit { work.flops } else { 0.0 });
+        let bytes = whole(&|work: &Work| work.bytes);
         let (tensor_flops, fma_flops) = (flops(Unit::Tensor), flops(Unit::Fma));
         Least {
             bytes,

@@ -40,6 +40,13 @@ impl Launch {
     }
 }
 
+/// What is `a` on `sizes.0` samples and `b` on `sizes.1`, on the line through both: on `size` samples.
+pub fn line(sizes: (usize, usize), size: usize) -> impl Fn(f64, f64) -> f64 {
+    let along = (size as f64 - sizes.0 as f64) / (sizes.1 as f64 - sizes.0 as f64);
+    // Rounding to tiles may bend the line below zero.
+    move |a, b| (a + (b - a) * along).max(0.0)
+}
+
 /// The launches of a step on `size` samples, on the line through those on `sizes.0` and `sizes.1` samples.
 pub fn extrapolate(
     one: &[Launch],
@@ -50,9 +57,7 @@ pub fn extrapolate(
     if one.len() != two.len() {
         return Err(format!("one step has {} launches and the other {}", one.len(), two.len()));
     }
-    let along = (size as f64 - sizes.0 as f64) / (sizes.1 as f64 - sizes.0 as f64);
-    // Rounding to tiles may bend the line below zero.
-    let line = |a: f64, b: f64| (a + (b - a) * along).max(0.0);
+    let line = line(sizes, size);
     let extrapolated = |(a, b): (&Launch, &Launch)| {
         if (&a.kernel, a.grid, a.block) != (&b.kernel, b.grid, b.block) {
             return Err(format!(
