@@ -1,7 +1,7 @@
 // How a tile of a product reads an operand from global memory: float32 or f16, rows of any length and alignment.
 //
-// A thread reads pieces of four neighbours of a row: as one LDG.128 (f16: LDG.64) where the operand's rows are aligned to that, else
-// one by one. What does not change along k is computed once: where the rows of the thread's pieces lie, in elements from the operand's
+// A thread reads pieces of four neighbours of a row: as one LDG.128 (f16: LDG.64) where the operand's rows are aligned to that, as two
+// reads of pairs where they are aligned to pairs (an even width), else one by one. What does not change along k is computed once: where the rows of the thread's pieces lie, in elements from the operand's
 // start (an operand has fewer than 2^32), and whether they lie in it at all. What lies outside is zero and is not read.
 #pragma once
 
@@ -38,8 +38,16 @@ template <> struct Four<float> {
         const float4 four = *reinterpret_cast<const float4 *>(from);
         x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
     }
-    // `count` of them one by one, those from `apart` on `gap` further.
-    __device__ __forceinline__ void read(const float *from, unsigned count, unsigned apart, unsigned gap) {
+    // `count` of them two by two, those from `apart` on `gap` further: all three are even.
+    __device__ __forceinline__ void read_pairs(const float *from, unsigned count, unsigned apart, unsigned gap) {
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) {
+            const float2 two = e < count ? *reinterpret_cast<const float2 *>((e < apart ? from : from + gap) + e) : make_float2(0.0f, 0.0f);
+            x[e] = two.x, x[e + 1] = two.y;
+        }
+    }
+    // The same one by one, of any.
+    __device__ __forceinline__ void read_singly(const float *from, unsigned count, unsigned apart, unsigned gap) {
 #pragma unroll
         for (int e = 0; e < 4; e++) x[e] = e < count ? (e < apart ? from : from + gap)[e] : 0.0f;
     }
@@ -60,7 +68,12 @@ template <> struct Four<__half> {
 
     __device__ __forceinline__ void clear() { words = make_uint2(0, 0); }
     __device__ __forceinline__ void read(const __half *from) { words = *reinterpret_cast<const uint2 *>(from); }
-    __device__ __forceinline__ void read(const __half *from, unsigned count, unsigned apart, unsigned gap) {
+    __device__ __forceinline__ void read_pairs(const __half *from, unsigned count, unsigned apart, unsigned gap) {
+        const unsigned *second = reinterpret_cast<const unsigned *>((2 < apart ? from : from + gap) + 2);
+        words.x = 0 < count ? *reinterpret_cast<const unsigned *>(0 < apart ? from : from + gap) : 0;
+        words.y = 2 < count ? *second : 0;
+    }
+    __device__ __forceinline__ void read_singly(const __half *from, unsigned count, unsigned apart, unsigned gap) {
         unsigned x[4];
 #pragma unroll
         for (int e = 0; e < 4; e++) x[e] = e < count ? __half_as_ushort((e < apart ? from : from + gap)[e]) : 0;
@@ -77,6 +90,12 @@ template <> struct Four<__half> {
     }
     __device__ __forceinline__ uint2 rounded() const { return words; }
 };
+
+// How many neighbours of a row may be read or written at once, of which every place and number is a multiple: 4, 2 or 1. `places` has
+// the bits of all of them.
+__device__ __forceinline__ unsigned neighbours_together(unsigned places) {
+    return places % 4 == 0 ? 4 : places % 2 == 0 ? 2 : 1;
+}
 
 // Reads a tile of WIDTH i by DEPTH k, step by step along k.
 template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Reader {
@@ -104,7 +123,9 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
         const unsigned ends = ROWS == Rows::OfK ? k_begin | k_end : columns;
         const unsigned beyond = static_cast<unsigned>(operand.beyond);
         const unsigned start = reinterpret_cast<size_t>(operand.data) / sizeof(Element);
-        aligned = (start | operand.stride | beyond | ends | operand.gap_at | operand.gap) % 4 == 0;
+        const unsigned places = start | operand.stride | beyond | ends | operand.gap_at | operand.gap;
+        fours = places % 4 == 0;
+        pairs = places % 2 == 0;
         if (ROWS == Rows::OfK) {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
@@ -124,18 +145,23 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
         // How many elements there are from the thread's column on.
         const unsigned at = ROWS == Rows::OfK ? k + column() : i, all = ROWS == Rows::OfK ? k_end : columns;
         const unsigned left = at < all ? all - at : 0;
-        if (aligned) {
+        // Where pieces are aligned the gap lies between them.
+        const auto apart = [&] { return ROWS == Rows::Across && i < operand.gap_at ? operand.gap_at - i : 4; };
+        if (fours) {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
                 next[piece].clear();
                 if (left && is_row(piece)) next[piece].read(place(piece));
             }
-        } else {
-            // Where pieces are aligned the gap lies between them.
-            const unsigned apart = ROWS == Rows::Across && i < operand.gap_at ? operand.gap_at - i : 4;
+        } else if (pairs) {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
-                next[piece].read(place(piece), is_row(piece) ? left : 0, apart, operand.gap);
+                next[piece].read_pairs(place(piece), is_row(piece) ? left : 0, apart(), operand.gap);
+            }
+        } else {
+#pragma unroll
+            for (int piece = 0; piece < PIECES; piece++) {
+                next[piece].read_singly(place(piece), is_row(piece) ? left : 0, apart(), operand.gap);
             }
         }
         if (operand.scale) {
@@ -166,7 +192,7 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
     unsigned k;  // that `fetch` reads from
     const unsigned k_end;
     const unsigned columns;  // that lie in memory
-    bool aligned;
+    bool fours, pairs;      // which all rows are aligned for
     unsigned i;             // the thread's column (Rows::Across), at which its operand's data then begin
     unsigned from[PIECES];  // where the pieces' rows begin (Rows::OfK), or which they are (Rows::Across); NONE for zeros
     float factor[PIECES];
@@ -191,41 +217,54 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
     }
 };
 
-// W neighbours of a row of the result, of which `count` are in it; `aligned` where all rows are, and are multiples of W long.
-template <class Element, int W>
-__device__ __forceinline__ void read_strip(float (&strip)[W], const Element *from, unsigned count, bool aligned) {
-    struct alignas(sizeof(Element) * W) Wide {
-        Element x[W];
-    };
-    if (aligned) {
-        const Wide wide = *reinterpret_cast<const Wide *>(from);
+// N neighbours of a row at once.
+template <class Element, int N> struct alignas(sizeof(Element) * N) Neighbours {
+    Element x[N];
+};
+
+// Four neighbours of a row of the result, of which `count` are in it, read as many `together` as all its rows are aligned for.
+template <class Element>
+__device__ __forceinline__ void read_strip(float (&strip)[4], const Element *from, unsigned count, unsigned together) {
+    if (together == 4) {
+        const auto four = *reinterpret_cast<const Neighbours<Element, 4> *>(from);
 #pragma unroll
-        for (int e = 0; e < W; e++) strip[e] = widen(wide.x[e]);
+        for (int e = 0; e < 4; e++) strip[e] = widen(four.x[e]);
+    } else if (together == 2) {
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) {
+            Neighbours<Element, 2> two = {};
+            if (e < count) two = *reinterpret_cast<const Neighbours<Element, 2> *>(from + e);
+            strip[e] = widen(two.x[0]), strip[e + 1] = widen(two.x[1]);
+        }
     } else {
 #pragma unroll
-        for (int e = 0; e < W; e++) strip[e] = e < count ? widen(from[e]) : 0.0f;
+        for (int e = 0; e < 4; e++) strip[e] = e < count ? widen(from[e]) : 0.0f;
     }
 }
 
-template <class Element, int W>
-__device__ __forceinline__ void write_strip(Element *to, const float (&strip)[W], unsigned count, bool aligned) {
-    struct alignas(sizeof(Element) * W) Wide {
-        Element x[W];
-    };
-    if (aligned) {
-        Wide wide;
+template <class Element>
+__device__ __forceinline__ void write_strip(Element *to, const float (&strip)[4], unsigned count, unsigned together) {
+    if (together == 4) {
+        Neighbours<Element, 4> four;
 #pragma unroll
-        for (int e = 0; e < W; e++) wide.x[e] = narrow<Element>(strip[e]);
-        *reinterpret_cast<Wide *>(to) = wide;
+        for (int e = 0; e < 4; e++) four.x[e] = narrow<Element>(strip[e]);
+        *reinterpret_cast<Neighbours<Element, 4> *>(to) = four;
+    } else if (together == 2) {
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) {
+            const Neighbours<Element, 2> two = {narrow<Element>(strip[e]), narrow<Element>(strip[e + 1])};
+            if (e < count) *reinterpret_cast<Neighbours<Element, 2> *>(to + e) = two;
+        }
     } else {
 #pragma unroll
-        for (int e = 0; e < W; e++) {
+        for (int e = 0; e < 4; e++) {
             if (e < count) to[e] = narrow<Element>(strip[e]);
         }
     }
 }
 
+// How many neighbours of rows from `data` on may be read or written at once, where `columns` of each are.
 template <class Element>
-__device__ __forceinline__ bool is_aligned(const Element *data, unsigned stride, unsigned columns, unsigned width) {
-    return ((reinterpret_cast<size_t>(data) / sizeof(Element) | stride | columns) & (width - 1)) == 0;
+__device__ __forceinline__ unsigned strips_together(const Element *data, unsigned stride, unsigned columns) {
+    return neighbours_together(static_cast<unsigned>(reinterpret_cast<size_t>(data) / sizeof(Element)) | stride | columns);
 }

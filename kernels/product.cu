@@ -150,21 +150,21 @@ template <int W> struct Before {
 
 // What is at `at`, where the strip stored there is to be added to it.
 template <int W, class Element>
-__device__ __forceinline__ Before<W> look_before(const Element *at, unsigned count, bool aligned, bool accumulate) {
+__device__ __forceinline__ Before<W> look_before(const Element *at, unsigned count, unsigned together, bool accumulate) {
     Before<W> before;
-    if (accumulate) read_strip(before.x, at, count, aligned);
+    if (accumulate) read_strip(before.x, at, count, together);
     return before;
 }
 
 // Stores neighbours of a row of C, or adds them to what was there.
 template <class Element, int W>
-__device__ __forceinline__ void store_sum(Element *to, float (&strip)[W], const Before<W> &before, unsigned count, bool aligned,
+__device__ __forceinline__ void store_sum(Element *to, float (&strip)[W], const Before<W> &before, unsigned count, unsigned together,
                                           bool accumulate) {
     if (accumulate) {
 #pragma unroll
         for (int e = 0; e < W; e++) strip[e] += before.x[e];
     }
-    write_strip(to, strip, count, aligned);
+    write_strip(to, strip, count, together);
 }
 
 template <class Element, class T, Rows B>
@@ -191,7 +191,7 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
     const float *addend = p.addend ? of_run(p.addend, p.run_stride) : nullptr;
     Element *c = of_run(static_cast<Element *>(side.c), p.run_stride) + inner * side.c_inner + outer * side.c_outer +
                  static_cast<size_t>(first) * side.c_stride;
-    const bool aligned = is_aligned(c, side.c_stride, side.n, T::STRIP) && is_aligned(addend, 0, 0, T::STRIP);
+    const unsigned together = min(strips_together(c, side.c_stride, side.n), strips_together(addend, 0, 0));
     struct Bias {
         float x[T::STRIP];
     };
@@ -202,7 +202,7 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
         return of;
     };
     const auto look = [&](unsigned row, unsigned column) {
-        return look_before<T::STRIP>(c + static_cast<size_t>(row) * side.c_stride + column, side.n - column, aligned, p.accumulate);
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * side.c_stride + column, side.n - column, together, p.accumulate);
     };
     const auto out = [&](unsigned row, unsigned column, auto &strip, const Bias &of, const auto &before) {
         const size_t at = static_cast<size_t>(row) * side.c_stride + column;
@@ -220,7 +220,7 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
             for (int e = 0; e < T::STRIP; e++) strip[e] = 1.0f / (1.0f + expf(-strip[e]));
         } else if (p.epilogue == Epilogue::TanhOfSum) {
             float more[T::STRIP];
-            read_strip(more, addend + at, count, aligned);
+            read_strip(more, addend + at, count, together);
 #pragma unroll
             for (int e = 0; e < T::STRIP; e++) strip[e] = tanhf(strip[e] + more[e]);
         } else if (p.epilogue == Epilogue::Dropout) {
@@ -231,7 +231,7 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
 #pragma unroll
             for (int e = 0; e < T::STRIP; e++) strip[e] = quad.x[e];
         }
-        write_strip(c + at, strip, count, aligned);
+        write_strip(c + at, strip, count, together);
     };
     T::multiply(shared, a, b, m, side.n, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
 }
@@ -252,14 +252,14 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const bool second = blockIdx.x >= tiles_of_first;
     const auto of = [&](auto Side::*field) { return second ? p.second.*field : p.side.*field; };
     const unsigned n = of(&Side::n);
-    float *sums = of(&Side::sums);
-    const unsigned columns = n + (sums ? 1 : 0), tiles = (columns + T::BN - 1) / T::BN;
+    const unsigned columns = n + (of(&Side::sums) ? 1 : 0), tiles = (columns + T::BN - 1) / T::BN;
     // Tensor cores' tiles share the columns out in pairs of fragments: none has much less to do than the others.
     const unsigned share = T::SKIPS_COLUMNS ? (columns + 16 * tiles - 1) / (16 * tiles) * 16 : T::BN;
     const unsigned tile_of_c = blockIdx.x - (second ? tiles_of_first : 0);
     const unsigned first_row = tile_of_c / tiles * T::BM, first_column = tile_of_c % tiles * share;
     const unsigned end_column = T::SKIPS_COLUMNS ? min(first_column + share, columns) : columns;
-    const unsigned products = p.inner * p.outer, product = blockIdx.y % products, chunk = blockIdx.y / products;
+    const unsigned products = p.inner * p.outer;
+    const unsigned product = blockIdx.y % products, chunk = blockIdx.y / products;
     const unsigned inner = product % p.inner, outer = product / p.inner;
     const Header &own = *of_run(header, p.run_stride);
     unsigned first, k;
@@ -280,13 +280,27 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const unsigned gap = static_cast<unsigned>(of(&Side::beyond) + inner * of(&Side::beyond_inner));
     const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? of(&Side::split) : 0, gap};
     const Operand<Rows::Across, Element> b = {b_data, b_stride, index, scale, ~0u, 0, end_column > n};
+    // What only a block's end asks for. In registers until then, it would take them from the loop.
+    __shared__ struct {
+        float *c, *sums;
+        unsigned c_stride, together, filled, tile, arrived_before;
+    } end_of_block;
+    if (threadIdx.x == 0) {
+        float *c = of_run(static_cast<float *>(of(&Side::c)), p.run_stride) + inner * of(&Side::c_inner) + outer * of(&Side::c_outer);
+        float *sums = of(&Side::sums);
+        end_of_block.c = c;
+        end_of_block.sums = sums ? of_run(sums, p.run_stride) + inner * of(&Side::bias_inner) + outer * of(&Side::bias_outer) : nullptr;
+        end_of_block.c_stride = of(&Side::c_stride);
+        end_of_block.together = strips_together(c, of(&Side::c_stride), n);
+        end_of_block.filled = p.chunks ? (k + length - 1) / length : 1;
+        end_of_block.tile = product * gridDim.x + blockIdx.x;
+    }
     // Leaves a chunk's results, or has the sum of all of them.
-    __shared__ unsigned arrived_before;
     const auto gather = [&](auto &results, bool works) {
-        const unsigned filled = p.chunks ? (k + length - 1) / length : 1;
+        const unsigned filled = end_of_block.filled;
         if (filled == 1) return true;
         constexpr int PARTS = sizeof(results) / sizeof(float4);
-        const unsigned tile = product * gridDim.x + blockIdx.x, room = gridDim.y / products;
+        const unsigned tile = end_of_block.tile, room = gridDim.y / products;
         float4 *first_part = of_run(p.workspace, p.run_stride) + static_cast<size_t>(tile) * room * PARTS * T::THREADS + threadIdx.x;
         const auto part = [&](unsigned from, int i) { return first_part + (from * PARTS + i) * T::THREADS; };
         if (works) {
@@ -298,9 +312,9 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
         __threadfence();
         __syncthreads();
         // The last one to arrive leaves 0 for the next launch.
-        if (threadIdx.x == 0) arrived_before = atomicInc(of_run(p.arrivals, p.run_stride) + tile, filled - 1);
+        if (threadIdx.x == 0) end_of_block.arrived_before = atomicInc(of_run(p.arrivals, p.run_stride) + tile, filled - 1);
         __syncthreads();
-        if (arrived_before != filled - 1) return false;
+        if (end_of_block.arrived_before != filled - 1) return false;
         __threadfence();
         if (works) {
 #pragma unroll
@@ -315,22 +329,21 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
         }
         return true;
     };
-    float *c = of_run(static_cast<float *>(of(&Side::c)), p.run_stride) + inner * of(&Side::c_inner) +
-               outer * of(&Side::c_outer);
-    const unsigned c_stride = of(&Side::c_stride);
-    if (sums) sums = of_run(sums, p.run_stride) + inner * of(&Side::bias_inner) + outer * of(&Side::bias_outer);
-    const bool aligned = is_aligned(c, c_stride, n, T::STRIP);
+    const auto at = [&](unsigned row, unsigned column) {
+        return end_of_block.c + static_cast<size_t>(row) * end_of_block.c_stride + column;
+    };
     const auto look = [&](unsigned row, unsigned column) {
         const bool adds = p.accumulate && column < n;
-        return look_before<T::STRIP>(c + static_cast<size_t>(row) * c_stride + column, n - column, aligned, adds);
+        return look_before<T::STRIP>(at(row, column), n - column, end_of_block.together, adds);
     };
     const auto out = [&](unsigned row, unsigned column, auto &strip, Nothing, const auto &before) {
         const unsigned count = n - column;
+        float *sums = end_of_block.sums;
 #pragma unroll
         for (int e = 0; e < T::STRIP; e++) {
             if (sums && count == e) sums[row] = p.accumulate ? sums[row] + strip[e] : strip[e];
         }
-        if (count) store_sum(c + static_cast<size_t>(row) * c_stride + column, strip, before, count, aligned, p.accumulate);
+        if (count) store_sum(at(row, column), strip, before, count, end_of_block.together, p.accumulate);
     };
     const auto beside = [](unsigned) { return Nothing{}; };
     T::multiply(shared, a, b, p.m, end_column, begin, end, first_row, first_column, gather, beside, look, out);
@@ -366,7 +379,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_tn(const Header *he
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nt_rounded(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128, 3) product_nt_rounded(const Header *header, const Product p) {
     __shared__ Shared<Rounded, Rows::OfK, Rows::OfK> shared;
     if (p.size == Size::Tall) {
         product_rows<Rounded::Element, Rounded::Tall, Rows::OfK>(shared.tall, header, p);
@@ -375,7 +388,7 @@ extern "C" __global__ void __launch_bounds__(128) product_nt_rounded(const Heade
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128) product_nn_rounded(const Header *header, const Product p) {
+extern "C" __global__ void __launch_bounds__(128, 3) product_nn_rounded(const Header *header, const Product p) {
     __shared__ Shared<Rounded, Rows::OfK, Rows::Across> shared;
     if (p.size == Size::Tall) {
         product_rows<Rounded::Element, Rounded::Tall, Rows::Across>(shared.tall, header, p);
@@ -472,12 +485,12 @@ template <class Family, Rows A, Rows B> __device__ __forceinline__ void window_p
     }
     Element *c = of_run(static_cast<Element *>(p.c), p.run_stride);
     c += p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width;
-    const bool aligned = is_aligned(c, n, n, T::STRIP);
+    const unsigned together = strips_together(c, n, n);
     const auto look = [&](unsigned row, unsigned column) {
-        return look_before<T::STRIP>(c + static_cast<size_t>(row) * n + column, n - column, aligned, p.accumulate);
+        return look_before<T::STRIP>(c + static_cast<size_t>(row) * n + column, n - column, together, p.accumulate);
     };
     const auto out = [&](unsigned row, unsigned column, auto &strip, Nothing, const auto &before) {
-        store_sum(c + static_cast<size_t>(row) * n + column, strip, before, n - column, aligned, p.accumulate);
+        store_sum(c + static_cast<size_t>(row) * n + column, strip, before, n - column, together, p.accumulate);
     };
     T::multiply(shared, a, b, m, n, 0, k, first_row, first_column, Whole{}, [](unsigned) { return Nothing{}; }, look, out);
 }
