@@ -15,7 +15,7 @@
 //     header      whose sequences[first_group + group] is how many sequences a group has
 //     start       [groups, capacity]  first row of each sequence, sequences from the longest to the shortest
 //     length      [groups, capacity]
-//     parameters  the run's, with W_hh and b_hh where `places` says
+//     parameters  the run's, with W_hh and b_hh where `places` says; in `_f16` W_hh is read as `gru_fragments` has laid it out
 //     saved       [R, 8 d]            columns r0 z0 n0 | r1 z1 n1 | hn0 | hn1, each d wide, 0 the direction forward in time.
 //                                     Forward: in, x in r, z, n; out, the activations r, z, n, and hn.
 //                                     Backward: out, the gradients dr, dz, dn and dhn, in place.
@@ -23,7 +23,7 @@
 //     d_hidden    [R, 2 d]            gradient from outside (backward only)
 //
 // These three are float32 in the kernels `_f32` and f16 in the kernels `_f16`, e bytes an element, 4 or 2; parameters are float32 in
-// either.
+// either, W_hh's fragments f16.
 //
 // Nothing of a row that belongs to no sequence is read or written, nor anything behind the sequences there are.
 //
@@ -35,7 +35,7 @@
 // and W_hh as far as registers (`_f16`) and shared memory hold it, else in L2; sums are float32, in registers.
 //
 // Floor: R rows in all sequences, both directions. Bytes: R * 16d e forward (6d of x in; 8d of gates and hn, 2d of h out), R * 20d e
-// backward (8d of gates and hn, 2d of h, 2d of d_hidden in; 8d of gradients out), and 24 d^2 a group for W_hh once; biases and starts
+// backward (8d of gates and hn, 2d of h, 2d of d_hidden in; 8d of gradients out), and 6 d^2 e a group for W_hh once; biases and starts
 // are not counted. FLOPs 12 R d^2 either way, in `_f16` on tensor cores; of the gates, not counted, about 20 R d and 6 R d elementary
 // functions forward, 34 R d backward. With 616 GB/s for 68 SMs, an SM's 64 fma or 512 tensor-core FLOPs a cycle, memory bounds in float32
 // up to about d = 116 forward and 145 backward, on tensor cores up to 230 forward and at any d backward. Beside that a sequence's steps
@@ -473,7 +473,8 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 // (W_hh, h, and the gradients dr, dz and dhn) and so is what is stored; the caller's loss scale keeps gradients in f16's range.
 //
 // The left operand is W_hh in pieces of 16 x 8, which are 2 registers a thread. The first `held` pieces of a warp stay in registers
-// through all steps, the next `shared` ones in shared memory as fragments; the rest is read from L2 as f32 and converted in each step:
+// through all steps, the next `shared` ones in shared memory; the rest is read from L2 in each step. All of them come from a copy of W_hh
+// in f16 in which a piece is 256 bytes, eight whole sectors, in the order of the lanes that read it (`gru_fragments`):
 //
 //     kernel     d    warps   pieces   held   shared   streamed   blocks an SM
 //     forward    50   4       21       21     0        0          4
@@ -497,31 +498,75 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 // Registers on sm_75 (nvcc 13.0), forward and backward: d = 50 118 and 112, 100 128 and 128, 150 168 and 168, 200 124 and 128, any d 72
 // and 101, no spills.
 
-// The pieces of W_hh that a warp multiplies by. `Stream` reads a piece from the parameters.
+// W_hh in pieces: those of a warp's forward pass, or of its way back, one behind the other, for one direction of a group.
+__host__ __device__ constexpr int f16_pieces(int d) {
+    return 3 * f16_depths(d);
+}
+__host__ __device__ constexpr int f16_fragments(int d) {
+    return f16_warps(d) * f16_pieces(d) * 32;
+}
+
+// Where W_hh of all recurrences lie, in floats from the run's parameters: the speakers' by role and direction, the stacks' as far from one
+// another as it says. `RecurrentPlaces` in src/ops/gru/cuda.rs has the same fields.
+struct RecurrentPlaces {
+    unsigned speaker[4];
+    unsigned first, by_stack, by_direction;
+};
+
+// Lays W_hh out in f16, anew in each step as `round_weights` does. A recurrence is one direction of role A, of role B, or of a stack.
+//
+// Launch: grid (ceil(2 f16_fragments(d) / 256), recurrences, runs), block 256, no dynamic shared memory. Floor: memory, 24 d^2 bytes a
+// recurrence: floats in, f16 out twice. 21 registers.
+extern "C" __global__ void __launch_bounds__(256) gru_fragments(
+    uint2 *fragments,  // [recurrences, forward and backward, warp, piece, lane]: elements 2 p and 2 p + 1 of rows g and g + 8, lane 4 g + p
+    const float *parameters, const Header *header, const RecurrentPlaces places, int d, size_t run_stride) {
+    if (is_idle(*of_run(header, run_stride))) return;
+    const int of_pass = f16_fragments(d), pieces = f16_pieces(d), depths = f16_depths(d);
+    const int fragment = blockIdx.x * blockDim.x + threadIdx.x;
+    if (fragment >= 2 * of_pass) return;
+    const int recurrence = blockIdx.y, stack = recurrence / 2 - 2;
+    const unsigned place = stack < 0 ? places.speaker[recurrence] : places.first + stack * places.by_stack + recurrence % 2 * places.by_direction;
+    const float *const weight = of_run(parameters, run_stride) + place;
+    const bool backward = fragment >= of_pass;
+    const int of_warp = fragment % of_pass / 32, lane = fragment % 32, piece = of_warp % pieces;
+    const int unit = of_warp / pieces * 16 + lane / 4 * 2;
+    // Forward, piece 3 depth + gate is units of a gate by 8 columns of W_hh; backward, piece depths gate + depth units by 8 of its rows.
+    const int gate = backward ? piece / depths : piece % 3;
+    const int k = (backward ? piece % depths : piece / 3) * 8 + lane % 4 * 2;
+    const auto element = [&](int half, int more) {
+        if (unit + half >= d || k + more >= d) return 0.0f;
+        return backward ? weight[(gate * d + k + more) * d + unit + half] : weight[(gate * d + unit + half) * d + k + more];
+    };
+    of_run(fragments, run_stride)[recurrence * 2 * of_pass + fragment] =
+        make_uint2(pack(element(0, 0), element(0, 1)), pack(element(1, 0), element(1, 1)));
+}
+
+// The pieces of W_hh that a warp multiplies by, each of which a lane has two words of; `fragments` are the block's direction's and pass's.
 template <int HELD> struct Pieces {
     unsigned in_registers[HELD > 0 ? HELD : 1][2];
-    const uint2 *in_shared;
+    const uint2 *in_shared, *in_memory;
     int end_of_shared;
 
-    template <class Stream> __device__ __forceinline__ Pieces(int pieces, int shared, uint2 *memory, const Stream &stream) {
+    __device__ __forceinline__ Pieces(int pieces, int shared, uint2 *memory, const uint2 *fragments) {
         end_of_shared = min(pieces, HELD + shared);
+        in_memory = fragments + threadIdx.x / 32 * pieces * 32 + threadIdx.x % 32;
         // Read by the lane that writes: no barrier is needed.
         uint2 *const own = memory + (threadIdx.x / 32 * (end_of_shared - HELD)) * 32 + threadIdx.x % 32;
         // With more loads under way registers would spill.
 #pragma unroll 2
-        for (int i = HELD; i < end_of_shared; i++) own[(i - HELD) * 32] = stream(i);
+        for (int i = HELD; i < end_of_shared; i++) own[(i - HELD) * 32] = __ldg(in_memory + i * 32);
         in_shared = own;
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
-            const uint2 piece = stream(i);
+            const uint2 piece = __ldg(in_memory + i * 32);
             in_registers[i][0] = piece.x;
             in_registers[i][1] = piece.y;
         }
     }
 
-    template <class Stream> __device__ __forceinline__ uint2 at(int i, const Stream &stream) const {
+    __device__ __forceinline__ uint2 at(int i) const {
         if (i < HELD) return make_uint2(in_registers[i][0], in_registers[i][1]);
-        return i < end_of_shared ? in_shared[(i - HELD) * 32] : stream(i);
+        return i < end_of_shared ? in_shared[(i - HELD) * 32] : __ldg(in_memory + i * 32);
     }
 };
 
@@ -549,11 +594,16 @@ template <int D> struct UnitPair {
     }
 };
 
+// Of the layer's fragments [group, direction, forward and backward, ..] those of the block's direction and of one pass.
+__device__ __forceinline__ const uint2 *of_pass(const uint2 *fragments, int d, bool backward, size_t run_stride) {
+    return of_run(fragments, run_stride) + (blockIdx.y * 2 + backward) * f16_fragments(d);
+}
+
 // D is the width, or 0 for one that is only known when the kernel runs; SHARED then counts for nothing.
 template <int D, int HELD, int SHARED>
 __device__ __forceinline__ void f16_forward(const Header *header, const unsigned *start, const unsigned *length, const float *parameters,
-                                            const GruPlaces &places, __half *saved, __half *hidden, int first_group, int capacity,
-                                            int width, size_t run_stride) {
+                                            const GruPlaces &places, const uint2 *fragments, __half *saved, __half *hidden,
+                                            int first_group, int capacity, int width, size_t run_stride) {
     const int d = D > 0 ? D : width;
     const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F16_TILE);
     if (share.first >= share.sequences) return;
@@ -564,7 +614,7 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
     const int row_size = f16_forward_row(d), depths = f16_depths(d), bias_size = round_up(d, 16);
     __half *const states = reinterpret_cast<__half *>(dynamic_shared);
     float *const biases = reinterpret_cast<float *>(states + 2 * F16_TILE * row_size);
-    uint2 *const fragments = reinterpret_cast<uint2 *>(biases + 3 * bias_size);
+    uint2 *const held = reinterpret_cast<uint2 *>(biases + 3 * bias_size);
     for (int i = threadIdx.x; i < 2 * F16_TILE * row_size; i += blockDim.x) states[i] = __float2half(0.0f);
     for (int i = threadIdx.x; i < 3 * bias_size; i += blockDim.x) {
         biases[i] = i % bias_size < d ? share.bias[i / bias_size * d + i % bias_size] : 0.0f;
@@ -575,31 +625,8 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
     const int first_unit = threadIdx.x / 32 * 16 + group * 2;
     const int units = min(d - first_unit, 2);
 
-    // Piece 3 depth + gate: units of a gate by 8 columns of W_hh.
-    const float *const corner = share.weight + first_unit * d + pair * 2;
-    // Worth a branch only where it is done in each step.
-    constexpr bool STREAMED = D == 0 || HELD + SHARED < 3 * f16_depths(D);
-    const bool aligned = STREAMED && d % 2 == 0 && reinterpret_cast<size_t>(share.weight) % 8 == 0;
-    const auto stream = [&](int piece) {
-        const int column = piece / 3 * 8 + pair * 2;
-        unsigned words[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const float *const from = corner + ((piece % 3 * d + half) * d + piece / 3 * 8);
-            float2 values = make_float2(0.0f, 0.0f);
-            if (half < units && column < d) {
-                if (aligned) {
-                    values = __ldg(reinterpret_cast<const float2 *>(from));
-                } else {
-                    values = make_float2(__ldg(from), d % 2 == 0 || column + 1 < d ? __ldg(from + 1) : 0.0f);
-                }
-            }
-            words[half] = pack(values.x, values.y);
-        }
-        return make_uint2(words[0], words[1]);
-    };
     const int shared_pieces = D > 0 ? SHARED : static_cast<int>((dynamic_shared_bytes() - f16_forward_bytes(d)) / f16_piece_bytes(d));
-    const Pieces<HELD> weights(3 * depths, shared_pieces, fragments, stream);
+    const Pieces<HELD> weights(3 * depths, shared_pieces, held, of_pass(fragments, d, false, run_stride));
 
     const Rows rows[2] = {Rows(share, pair * 2), Rows(share, pair * 2 + 1)};
     const int longest = share.longest();
@@ -643,7 +670,7 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
                 if (depth + i >= depths) continue;
 #pragma unroll
                 for (int gate = 0; gate < 3; gate++) {
-                    const uint2 piece = weights.at((depth + i) * 3 + gate, stream);
+                    const uint2 piece = weights.at((depth + i) * 3 + gate);
                     multiply_add(sums[gate], piece.x, piece.y, words[i]);
                 }
             }
@@ -684,8 +711,8 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
 
 template <int D, int HELD, int SHARED>
 __device__ __forceinline__ void f16_backward(const Header *header, const unsigned *start, const unsigned *length, const float *parameters,
-                                             const GruPlaces &places, __half *saved, const __half *hidden, const __half *d_hidden,
-                                             int first_group, int capacity, int width, size_t run_stride) {
+                                             const GruPlaces &places, const uint2 *fragments, __half *saved, const __half *hidden,
+                                             const __half *d_hidden, int first_group, int capacity, int width, size_t run_stride) {
     const int d = D > 0 ? D : width;
     const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F16_TILE);
     if (share.first >= share.sequences) return;
@@ -696,7 +723,7 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
 
     const int row_size = f16_backward_row(d), depths = f16_depths(d), pieces = 3 * depths;
     __half *const gradients = reinterpret_cast<__half *>(dynamic_shared);
-    uint2 *const fragments = reinterpret_cast<uint2 *>(gradients + 2 * F16_TILE * row_size);
+    uint2 *const held = reinterpret_cast<uint2 *>(gradients + 2 * F16_TILE * row_size);
     // Sequences that have not begun are zeros too.
     for (int i = threadIdx.x; i < 2 * F16_TILE * row_size; i += blockDim.x) gradients[i] = __float2half(0.0f);
 
@@ -704,20 +731,8 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     const int first_unit = threadIdx.x / 32 * 16 + group * 2;
     const int units = min(d - first_unit, 2);
 
-    // Piece depths gate + depth: units by 8 rows of a gate of W_hh.
-    const float *const corner = share.weight + pair * 2 * d + first_unit;
-    const auto stream = [&](int piece) {
-        const int row = piece % depths * 8 + pair * 2;
-        unsigned words[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const float *const from = corner + ((piece / depths * d + piece % depths * 8) * d + half);
-            words[half] = pack(half < units && row < d ? __ldg(from) : 0.0f, half < units && row + 1 < d ? __ldg(from + d) : 0.0f);
-        }
-        return make_uint2(words[0], words[1]);
-    };
     const int shared_pieces = D > 0 ? SHARED : static_cast<int>((dynamic_shared_bytes() - f16_backward_bytes(d)) / f16_piece_bytes(d));
-    const Pieces<HELD> weights(pieces, shared_pieces, fragments, stream);
+    const Pieces<HELD> weights(pieces, shared_pieces, held, of_pass(fragments, d, true, run_stride));
 
     const Rows rows[2] = {Rows(share, pair * 2), Rows(share, pair * 2 + 1)};
     const UnitPair<D> units_of(d, units);
@@ -794,7 +809,7 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 if (piece + i >= pieces) continue;
-                const uint2 left = weights.at(piece + i, stream);
+                const uint2 left = weights.at(piece + i);
                 multiply_add(sums[i % 2], left.x, left.y, words[i]);
             }
         }
@@ -809,16 +824,17 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     static_assert(f16_forward_bytes(widest) + shared_forward * f16_piece_bytes(widest) <= 65536 / blocks, "an SM's shared memory");      \
     static_assert(f16_backward_bytes(widest) + shared_backward * f16_piece_bytes(widest) <= 65536 / blocks, "an SM's shared memory");    \
     extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_forward_f16##name(                                     \
-        const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,            \
-        __half *saved, __half *hidden, int first_group, int capacity, int width, size_t run_stride) {                                    \
-        f16_forward<D, held_forward, shared_forward>(header, start, length, parameters, places, saved, hidden, first_group, capacity,    \
-                                                     width, run_stride);                                                                 \
+        const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,           \
+        const uint2 *fragments, __half *saved, __half *hidden, int first_group, int capacity, int width, size_t run_stride) {           \
+        f16_forward<D, held_forward, shared_forward>(header, start, length, parameters, places, fragments, saved, hidden,               \
+                                                     first_group, capacity, width, run_stride);                                         \
     }                                                                                                                                    \
     extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_backward_f16##name(                                    \
-        const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,            \
-        __half *saved, const __half *hidden, const __half *d_hidden, int first_group, int capacity, int width, size_t run_stride) {      \
-        f16_backward<D, held_backward, shared_backward>(header, start, length, parameters, places, saved, hidden, d_hidden,              \
-                                                        first_group, capacity, width, run_stride);                                       \
+        const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,           \
+        const uint2 *fragments, __half *saved, const __half *hidden, const __half *d_hidden, int first_group, int capacity,             \
+        int width, size_t run_stride) {                                                                                                 \
+        f16_backward<D, held_backward, shared_backward>(header, start, length, parameters, places, fragments, saved, hidden,            \
+                                                        d_hidden, first_group, capacity, width, run_stride);                            \
     }
 
 GRU_F16(_50, 50, 50, 21, F16_FORWARD_SHARED[0], 21, F16_BACKWARD_SHARED[0], 4)

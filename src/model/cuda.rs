@@ -38,7 +38,7 @@ use crate::ops::Backend;
 use crate::ops::adam::{Optimiser, Rates};
 use crate::ops::adversarial::{Adversarial, Perturbation};
 use crate::ops::cuda::batch::{Capacity, Header, Indices};
-use crate::ops::cuda::{Counts, Folded, KERNELS, Places, Rounded, Worker};
+use crate::ops::cuda::{Copies, Counts, Folded, KERNELS, Places, Worker};
 use crate::ops::dropout::{Mask, Pass};
 use crate::ops::embedding::{Correlation, Embedding};
 use crate::ops::parameters::{Layout, Linear, Sizes};
@@ -663,7 +663,7 @@ impl Place {
         }
         let memory = Memory::zeros(card, runs * run_stride)?;
         let mut plan = Plan::at(memory.address);
-        let Layouts { state, features, work, indices, folded, rounded, workspace, arrivals } =
+        let Layouts { state, features, work, indices, folded, copies, workspace, arrivals } =
             Layouts::new(&mut plan, config, graph, layout, room);
         let places = Places {
             runs: runs as u32,
@@ -671,7 +671,7 @@ impl Place {
             parameters: state.parameters,
             gradient: work.gradient,
             folded,
-            rounded,
+            copies,
             workspace,
             arrivals,
             loss_scale: (config.dtype == Precision::Mixed).then_some(state.optimiser.loss_scale),
@@ -744,7 +744,7 @@ struct Layouts {
     work: Work,
     indices: Indices,
     folded: Folded,
-    rounded: Option<[Rounded; 2]>,
+    copies: Option<Copies>,
     workspace: Buffer,
     arrivals: Buffer,
 }
@@ -771,8 +771,7 @@ impl Layouts {
         let correlation = Correlation { history: plan.words(d * d), target: plan.words(4 * d * d) };
         let folded = Folded::new(plan, layout, config.stack_input == StackInput::Attention);
         let zeroed_bytes = (folded.by_rows.address - gradient.address) as usize;
-        let rounded =
-            mixed.then(|| [state.parameters, folded.by_rows].map(|weights| Rounded::new(plan, weights)));
+        let copies = mixed.then(|| Copies::new(plan, layout, state.parameters, &folded));
         let size = Size { samples, rows, pairs };
         let activations = {
             let cell = std::cell::RefCell::new(&mut *plan);
@@ -809,7 +808,7 @@ impl Layouts {
         };
         let (words, counters) = Worker::workspace(layout, capacity);
         let (workspace, arrivals) = (plan.words(words), plan.words(counters));
-        Layouts { state, features, work, indices, folded, rounded, workspace, arrivals }
+        Layouts { state, features, work, indices, folded, copies, workspace, arrivals }
     }
 }
 

@@ -299,6 +299,11 @@ fn any_f16(d: usize, limit: u32) -> [Kernel; 2] {
 const SHARED_FORWARD: [u32; 4] = [0, 12, 21, 16];
 const SHARED_BACKWARD: [u32; 4] = [0, 12, 18, 13];
 
+/// Pairs of words of W_hh as fragments, for one direction and pass.
+fn fragments_of(d: usize) -> usize {
+    d.div_ceil(16) * 3 * d.div_ceil(8) * 32
+}
+
 /// What a launch left in `saved` and `hidden`, by run, as bits of float32, and shared memory's passes over the fewest possible.
 struct Outcome {
     saved: Vec<Vec<u32>>,
@@ -318,9 +323,13 @@ fn launch(
     let Problem { d, rows, capacity, first_group, .. } = *problems[0];
     let groups = problems[0].sequences.len();
     let parameters = groups * 2 * (3 * d * d + 3 * d) + 64;
-    let stride = ((rows * 8 * d).max(parameters).max(2 * capacity) * 4 + 512).next_multiple_of(256);
+    let of_pass = fragments_of(d);
+    let words = groups * 2 * 2 * of_pass * 2;
+    let stride =
+        ((rows * 8 * d).max(parameters).max(2 * capacity).max(words) * 4 + 512).next_multiple_of(256);
     let allocate = || card.allocate::<u8>(stride * problems.len());
-    let [header, start, length, parameter, saved, hidden, d_hidden] = std::array::from_fn(|_| allocate());
+    let [header, start, length, parameter, fragments, saved, hidden, d_hidden] =
+        std::array::from_fn(|_| allocate());
     let write = |to: u64, run: usize, offset: usize, values: &[u32]| {
         let to = to + (run * stride + offset * 4) as u64;
         card.write(to, bytemuck::cast_slice(values));
@@ -381,9 +390,27 @@ fn launch(
         length.to_le_bytes().to_vec(),
         parameter.to_le_bytes().to_vec(),
         bytemuck::cast_slice(&places).to_vec(),
-        saved.to_le_bytes().to_vec(),
-        hidden.to_le_bytes().to_vec(),
     ];
+    if element == Element::Half {
+        // The kernel that lays the weights out comes first, with the groups as the two roles.
+        for run in 0..problems.len() {
+            write(header, run, 0, &[1]);
+        }
+        let of_recurrences = [&places[..4], &[0; 3]].concat();
+        let laid_out = vec![
+            fragments.to_le_bytes().to_vec(),
+            parameter.to_le_bytes().to_vec(),
+            header.to_le_bytes().to_vec(),
+            bytemuck::cast_slice(&of_recurrences).to_vec(),
+            (d as u32).to_le_bytes().to_vec(),
+            (stride as u64).to_le_bytes().to_vec(),
+        ];
+        let grid = [(2 * of_pass).div_ceil(256) as u32, groups as u32 * 2, problems.len() as u32];
+        card.launch_raw("gru", "gru_fragments", (grid, 256, 0), &laid_out)
+            .unwrap_or_else(|fault| panic!("gru_fragments d {d}: {fault}"));
+        arguments.push(fragments.to_le_bytes().to_vec());
+    }
+    arguments.extend([saved, hidden].map(|buffer: u64| buffer.to_le_bytes().to_vec()));
     if activations.is_some() {
         arguments.push(d_hidden.to_le_bytes().to_vec());
     }

@@ -55,6 +55,7 @@ pub const KERNELS: &[(&str, &[&str])] = &[
             "gru_backward_f16_150",
             "gru_forward_f16_200",
             "gru_backward_f16_200",
+            "gru_fragments",
         ],
     ),
     (
@@ -206,6 +207,23 @@ impl Rounded {
     }
 }
 
+/// What is multiplied on tensor cores has f16 copies of the weights, made anew in each step.
+#[derive(Debug, Clone, Copy)]
+pub struct Copies {
+    /// Of what rows are multiplied with: of all parameters and of [`Folded::by_rows`].
+    pub rounded: [Rounded; 2],
+    /// Of the recurrent weights, in the order in which the recurrence reads them: `gru_fragments` in `kernels/gru.cu`.
+    pub fragments: Buffer,
+}
+
+impl Copies {
+    /// Copies of `parameters` and `folded`, not made yet.
+    pub fn new(plan: &mut Plan, layout: &Layout, parameters: Buffer, folded: &Folded) -> Copies {
+        let rounded = [parameters, folded.by_rows].map(|weights| Rounded::new(plan, weights));
+        Copies { rounded, fragments: plan.words(super::gru::cuda::words_of_fragments(layout)) }
+    }
+}
+
 /// Runs the operations of a batch on a card.
 pub struct Worker {
     pub(super) card: Arc<Card>,
@@ -240,8 +258,8 @@ pub struct Places {
     pub parameters: Buffer,
     pub gradient: Buffer,
     pub folded: Folded,
-    /// Mixed precision's copies of what rows are multiplied with: of all parameters and of [`Folded::by_rows`].
-    pub rounded: Option<[Rounded; 2]>,
+    /// Mixed precision's.
+    pub copies: Option<Copies>,
     /// What chunks of a sum leave for the last one, which adds them, and how many of a tile's are there.
     pub workspace: Buffer,
     pub arrivals: Buffer,
@@ -342,10 +360,10 @@ impl Worker {
 
     /// A parameter, or a product of them, as rows are multiplied with it.
     pub(super) fn by_rows(&self, weight: Buffer) -> Buffer {
-        match self.places.rounded {
+        match self.places.copies {
             None => weight,
-            Some([_, folded]) if folded.has(weight) => folded.of(weight),
-            Some([parameters, _]) => parameters.of(weight),
+            Some(Copies { rounded: [_, folded], .. }) if folded.has(weight) => folded.of(weight),
+            Some(Copies { rounded: [parameters, _], .. }) => parameters.of(weight),
         }
     }
 

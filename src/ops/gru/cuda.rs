@@ -5,13 +5,13 @@
 
 use super::{Gru, Layer};
 use crate::device::cuda::card::Shape;
-use crate::device::cuda::memory::Buffer;
+use crate::device::cuda::memory::{Buffer, Element};
 use crate::device::cuda::product::{Extent, Product};
 use crate::device::work::Work;
 use crate::error::Result;
 use crate::ops::cuda::batch::Indices;
 use crate::ops::cuda::{Counts, WORD, Worker, launch};
-use crate::ops::parameters;
+use crate::ops::parameters::{self, Layout};
 
 /// Where the recurrent weights and biases lie among the parameters, by group and direction: `GruPlaces` in `kernels/gru.cu`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,6 +65,55 @@ fn f16_kernel(backward: bool, d: usize) -> (&'static str, Option<usize>) {
     }
 }
 
+/// Pairs of words that the recurrent weights of one direction are as fragments, for one pass: `f16_fragments` in `kernels/gru.cu`.
+fn f16_fragments(d: usize) -> usize {
+    d.div_ceil(16) * 3 * d.div_ceil(8) * 32
+}
+
+/// Directions of recurrences: of both roles and of every stack.
+fn recurrences(layout: &Layout) -> usize {
+    2 * (2 + layout.sizes.stacks)
+}
+
+/// Words that all fragments are, `[recurrences, forward and backward, f16_fragments, 2]`.
+pub(in crate::ops) fn words_of_fragments(layout: &Layout) -> usize {
+    recurrences(layout) * 2 * f16_fragments(layout.sizes.d) * 2
+}
+
+/// Where the recurrent weights of all layers lie among the parameters: `RecurrentPlaces` in `kernels/gru.cu`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct RecurrentPlaces {
+    /// By role, by direction.
+    speaker: [[u32; 2]; 2],
+    /// The first stack's, and how far apart the stacks' and the directions' are.
+    first: u32,
+    by_stack: u32,
+    by_direction: u32,
+}
+
+impl RecurrentPlaces {
+    fn new(layout: &Layout) -> RecurrentPlaces {
+        let place = |gru: parameters::Gru| layout.specs[gru.weight_hh].offset as u32;
+        let mut places =
+            RecurrentPlaces { speaker: layout.speaker.map(|role| role.map(place)), ..Default::default() };
+        let stacks: Vec<_> = layout.context.iter().map(|stack| stack.gru.map(place)).collect();
+        if let Some([forward, backward]) = stacks.first() {
+            (places.first, places.by_direction) = (*forward, backward - forward);
+            places.by_stack = stacks.get(1).map_or(0, |next| next[0] - forward);
+        }
+        for (l, stack) in stacks.iter().enumerate() {
+            let first = places.first + l as u32 * places.by_stack;
+            assert_eq!(
+                *stack,
+                [first, first + places.by_direction],
+                "stacks lie alike, one behind the other"
+            );
+        }
+        places
+    }
+}
+
 /// Threads and bytes of dynamic shared memory of a kernel on tensor cores, with the formulas of `kernels/gru.cu`.
 fn f16_block(backward: bool, d: usize, pieces: Option<usize>, most: usize) -> (u32, u32) {
     let warps = d.div_ceil(16);
@@ -86,6 +135,8 @@ struct Groups {
     width: usize,
     /// Of the header's sequences, and of the index arrays'.
     first: usize,
+    /// The first one's forward direction among all recurrences.
+    recurrence: usize,
     groups: Vec<[parameters::Gru; 2]>,
 }
 
@@ -115,18 +166,46 @@ impl Worker {
         Ok(())
     }
 
+    /// Copies the recurrent weights to f16, as the kernels on tensor cores read them.
+    pub(in crate::ops) fn lay_out_recurrent(&mut self, indices: &Indices, fragments: Buffer) {
+        let (d, recurrences) = (self.d, recurrences(&self.layout));
+        let places = RecurrentPlaces::new(&self.layout);
+        let blocks = (2 * f16_fragments(d)).div_ceil(256) as u32;
+        let shape = Shape { grid: [blocks, recurrences as u32, self.places.runs], block: 256, shared: 0 };
+        let work =
+            move |_: &Counts| Work::moving(recurrences * 3 * d * d * (WORD + 2 * Element::Half.bytes()));
+        let (parameters, run_stride) = (self.places.parameters.address, self.places.run_stride);
+        // SAFETY: the places are those of the recurrent weights, and the fragments as many as the layout has.
+        unsafe {
+            launch!(
+                self,
+                "gru_fragments",
+                shape,
+                work,
+                fragments.address,
+                parameters,
+                indices.header.address,
+                places,
+                d as i32,
+                run_stride
+            )
+        }
+    }
+
     fn groups(&self, layer: Layer) -> Groups {
         match layer {
             Layer::Speaker => Groups {
                 extent: Extent::Roles,
                 width: self.d,
                 first: 0,
+                recurrence: 0,
                 groups: self.layout.speaker.to_vec(),
             },
             Layer::Context(l) => Groups {
                 extent: Extent::Rows,
                 width: 2 * self.d,
                 first: 2,
+                recurrence: 4 + 2 * l,
                 groups: vec![self.layout.context[l].gru],
             },
         }
@@ -179,20 +258,32 @@ impl Worker {
             // Forward 6d gates come in and 8d go out, with 2d states; backward 8d come in and go out, with 2d states and gradients.
             let scalars = n.rows * width * if backward { 20 } else { 16 };
             let flops = 12.0 * n.rows as f64 * (width * width) as f64;
-            Work::moving(scalars * activation + weights * WORD).flops(flops, unit)
+            Work::moving((scalars + weights) * activation).flops(flops, unit)
         };
-        // SAFETY: rows of the sequences are within [R, 8d] and [R, 2d]; the places are those of the recurrent weights.
+        // Of the layer's first direction on.
+        let fragments = self
+            .places
+            .copies
+            .map(|copies| copies.fragments.from(groups.recurrence * 2 * f16_fragments(self.d) * 2).address);
+        // SAFETY: rows of the sequences are within [R, 8d] and [R, 2d]; the places and fragments are those of the recurrent weights.
         unsafe {
-            if backward {
-                launch!(
+            match (backward, fragments) {
+                (true, None) => launch!(
                     self, kernel, shape, work, header, start, length, parameters, places, saved, hidden,
                     d_hidden, first, capacity, d, run_stride,
-                )
-            } else {
-                launch!(
+                ),
+                (false, None) => launch!(
                     self, kernel, shape, work, header, start, length, parameters, places, saved, hidden,
                     first, capacity, d, run_stride,
-                )
+                ),
+                (true, Some(fragments)) => launch!(
+                    self, kernel, shape, work, header, start, length, parameters, places, fragments, saved,
+                    hidden, d_hidden, first, capacity, d, run_stride,
+                ),
+                (false, Some(fragments)) => launch!(
+                    self, kernel, shape, work, header, start, length, parameters, places, fragments, saved,
+                    hidden, first, capacity, d, run_stride,
+                ),
             }
         }
     }

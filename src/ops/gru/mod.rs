@@ -14,7 +14,7 @@
 //! product (`r, z, hn`) are both contiguous, and the backward pass overwrites the values with them in place.
 
 mod cpu;
-mod cuda;
+pub(super) mod cuda;
 
 pub use cpu::GruWeights;
 

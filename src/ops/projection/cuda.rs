@@ -4,11 +4,11 @@ use crate::device::cuda::card::Shape;
 use crate::device::cuda::product::Product;
 use crate::device::work::Work;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Counts, Rounded, WORD, Worker, launch};
+use crate::ops::cuda::{Copies, Counts, Rounded, WORD, Worker, launch};
 use crate::ops::parameters::Linear;
 
 impl Worker {
-    /// Multiplies the weights that a step applies as one, and copies what rows are multiplied with to f16 in mixed precision.
+    /// Multiplies the weights that a step applies as one, and copies what rows and states are multiplied with to f16 in mixed precision.
     /// `attended`: stacks read attended states.
     pub fn fold(&mut self, indices: &Indices, attended: bool) {
         let (d, width) = (self.d, 2 * self.d);
@@ -41,7 +41,9 @@ impl Worker {
                 self.product_nn(indices, product);
             }
         }
-        for Rounded { exact, rounded } in self.places.rounded.into_iter().flatten() {
+        let Some(Copies { rounded, fragments }) = self.places.copies else { return };
+        self.lay_out_recurrent(indices, fragments);
+        for Rounded { exact, rounded } in rounded {
             let (count, run_stride) = (exact.len as u32, self.places.run_stride);
             let shape = Shape { grid: [count.div_ceil(1024), 1, self.places.runs], block: 256, shared: 0 };
             let work = |_: &Counts| Work::moving(exact.len * WORD + rounded.len * rounded.element.bytes());
