@@ -6,9 +6,10 @@ use std::ops::{Add, Mul, Sub};
 
 use coin::device::cuda::memory::Element;
 
+use crate::batches::Header;
 use crate::half;
 use crate::support::{Card, Random, SEEDS};
-use crate::work::held;
+use crate::work::{Work, args, held};
 
 /// Unlike anything that a kernel computes; bits, because it is compared as such.
 const SENTINEL: u32 = 0x7fc1_2345;
@@ -302,6 +303,92 @@ const SHARED_BACKWARD: [u32; 4] = [0, 12, 18, 13];
 /// Pairs of words of W_hh as fragments, for one direction and pass.
 fn fragments_of(d: usize) -> usize {
     d.div_ceil(16) * 3 * d.div_ceil(8) * 32
+}
+
+/// Where W_hh of all recurrences lie: `RecurrentPlaces` in kernels/gru.cu.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct RecurrentPlaces {
+    speaker: [u32; 4],
+    first: u32,
+    by_stack: u32,
+    by_direction: u32,
+}
+
+/// Every element of W_hh where the recurrences look for it, zeros beyond, nothing of an idle run.
+#[test]
+fn recurrent_weights_are_laid_out() {
+    for (d, stacks) in [(1, 1), (7, 3), (16, 0), (33, 2), (100, 2)] {
+        let size = 3 * d * d;
+        let (of_speakers, of_stacks) = (size + 3, 2 * size + 5);
+        let places = RecurrentPlaces {
+            speaker: [0, 1, 2, 3].map(|i| (2 + i * of_speakers) as u32),
+            first: (2 + 4 * of_speakers) as u32,
+            by_stack: of_stacks as u32,
+            by_direction: (size + 1) as u32,
+        };
+        let mut random = Random(d as u64);
+        let count = 2 + 4 * of_speakers + stacks * of_stacks;
+        let parameters = [0, 1].map(|_| random.floats(count, 1.0));
+        let of_pass = fragments_of(d);
+        let recurrences = 2 * (2 + stacks);
+        let words = recurrences * 2 * of_pass * 2;
+        let mut work = Work::default();
+        let from = work.buffer(count, [&parameters[0], &parameters[1]]);
+        let header = work.buffer(1, [&[Header { samples: 1, ..Header::default() }], &[Header::default()]]);
+        let untouched = vec![SENTINEL; words];
+        let to = work.buffer(words, [&untouched, &untouched]);
+        work.launch(
+            ("gru", "gru_fragments"),
+            [(2 * of_pass).div_ceil(256), recurrences],
+            (256, 0),
+            args![to, from, header, bytemuck::cast::<_, [u32; 7]>(places), d],
+        );
+        let results = work.check();
+        assert_eq!(results.of::<u32>(1, to), untouched, "an idle run");
+
+        let bits = |of_recurrence: &[f32], row: usize, column: usize, within: bool| {
+            if within { half::bits(of_recurrence[row * d + column]) } else { 0 }
+        };
+        let mut expected: Vec<u16> = Vec::new();
+        for recurrence in 0..recurrences {
+            let place = if recurrence < 4 {
+                places.speaker[recurrence]
+            } else {
+                places.first
+                    + (recurrence as u32 / 2 - 2) * places.by_stack
+                    + recurrence as u32 % 2 * places.by_direction
+            };
+            let weight = &parameters[0][place as usize..][..size];
+            for backward in [false, true] {
+                for warp in 0..d.div_ceil(16) {
+                    for piece in 0..3 * d.div_ceil(8) {
+                        let (gate, depth) = if backward {
+                            (piece / d.div_ceil(8), piece % d.div_ceil(8))
+                        } else {
+                            (piece % 3, piece / 3)
+                        };
+                        for lane in 0..32 {
+                            for (unit, k) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                                let unit = warp * 16 + lane / 4 * 2 + unit;
+                                let k = depth * 8 + lane % 4 * 2 + k;
+                                let within = unit < d && k < d;
+                                expected.push(if backward {
+                                    bits(weight, gate * d + k, unit, within)
+                                } else {
+                                    bits(weight, gate * d + unit, k, within)
+                                });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        let actual = results.of::<u32>(0, to);
+        let actual: &[u16] = bytemuck::cast_slice(&actual);
+        let differs = actual.iter().zip(&expected).position(|(actual, expected)| actual != expected);
+        assert_eq!((differs, actual.len()), (None, expected.len()), "d {d}, {stacks} stacks");
+    }
 }
 
 /// What a launch left in `saved` and `hidden`, by run, as bits of float32, and shared memory's passes over the fewest possible.

@@ -53,6 +53,7 @@ pub enum Argument {
     Unsigned(u32),
     Float(f32),
     Wide(u64),
+    Words([u32; 7]),
 }
 
 impl Argument {
@@ -61,6 +62,7 @@ impl Argument {
             Argument::Address(x) | Argument::Wide(x) => x.to_le_bytes().to_vec(),
             Argument::Unsigned(x) => x.to_le_bytes().to_vec(),
             Argument::Float(x) => x.to_le_bytes().to_vec(),
+            Argument::Words(x) => bytemuck::cast_slice(&x).to_vec(),
         }
     }
 }

@@ -50,6 +50,8 @@ pub enum Arg {
     Unsigned(usize),
     Float(f32),
     Double(f64),
+    /// A structure.
+    Words([u32; 7]),
 }
 
 impl From<Place> for Arg {
@@ -73,6 +75,12 @@ impl From<f32> for Arg {
 impl From<f64> for Arg {
     fn from(value: f64) -> Arg {
         Arg::Double(value)
+    }
+}
+
+impl From<[u32; 7]> for Arg {
+    fn from(value: [u32; 7]) -> Arg {
+        Arg::Words(value)
     }
 }
 
@@ -233,6 +241,7 @@ impl Work {
                     Arg::Unsigned(x) => Argument::Unsigned(x.try_into().unwrap()),
                     Arg::Float(x) => Argument::Float(x),
                     Arg::Double(x) => Argument::Wide(x.to_bits()),
+                    Arg::Words(x) => Argument::Words(x),
                 })
                 .collect();
             arguments.push(Argument::Wide(stride as u64));
