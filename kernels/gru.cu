@@ -126,12 +126,12 @@ __host__ __device__ constexpr int f16_forward_row(int d) {
 __host__ __device__ constexpr int f16_backward_row(int d) {
     return round_up(3 * f16_depths(d) * 8, 32) + 8;
 }
-// Shared memory that a launch must give, and more for each piece of every warp that is held there.
-__host__ __device__ constexpr unsigned f16_forward_bytes(int d) {
-    return 2 * F16_TILE * f16_forward_row(d) * 2 + 3 * round_up(d, 16) * 4;
+// Shared memory that a launch must give to a block of so many tiles, and more for each piece of every warp that is held there.
+__host__ __device__ constexpr unsigned f16_forward_bytes(int d, int tiles) {
+    return 2 * tiles * F16_TILE * f16_forward_row(d) * 2 + 3 * round_up(d, 16) * 4;
 }
-__host__ __device__ constexpr unsigned f16_backward_bytes(int d) {
-    return 2 * F16_TILE * f16_backward_row(d) * 2;
+__host__ __device__ constexpr unsigned f16_backward_bytes(int d, int tiles) {
+    return 2 * tiles * F16_TILE * f16_backward_row(d) * 2;
 }
 __host__ __device__ constexpr unsigned f16_piece_bytes(int d) {
     return 256 * f16_warps(d);
@@ -140,6 +140,8 @@ __host__ __device__ constexpr unsigned f16_piece_bytes(int d) {
 // up to all 3 f16_depths(d).
 constexpr int F16_FORWARD_SHARED[4] = {0, 12, 21, 16};
 constexpr int F16_BACKWARD_SHARED[4] = {0, 12, 18, 13};
+// The same of d = 200 in blocks of two tiles.
+constexpr int F16_FORWARD_SHARED_X2 = 14, F16_BACKWARD_SHARED_X2 = 7;
 
 // ---------------------------------------------------------------------------------------------------------------------------------
 // float32
@@ -599,13 +601,17 @@ __device__ __forceinline__ const uint2 *of_pass(const uint2 *fragments, int d, b
     return of_run(fragments, run_stride) + (blockIdx.y * 2 + backward) * f16_fragments(d);
 }
 
-// D is the width, or 0 for one that is only known when the kernel runs; SHARED then counts for nothing.
-template <int D, int HELD, int SHARED>
+// D is the width, or 0 for one that is only known when the kernel runs; SHARED then counts for nothing. A sequence has the same bits in
+// blocks of one tile and of two.
+template <int D, int HELD, int SHARED, int TILES>
 __device__ __forceinline__ void f16_forward(const Header *header, const unsigned *start, const unsigned *length, const float *parameters,
                                             const GruPlaces &places, const uint2 *fragments, __half *saved, __half *hidden,
                                             int first_group, int capacity, int width, size_t run_stride) {
+    constexpr int SEQUENCES = TILES * F16_TILE;
+    // Whether what a step reads is in registers a step before: those of two tiles are better used for pieces.
+    constexpr bool AHEAD = TILES == 1;
     const int d = D > 0 ? D : width;
-    const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F16_TILE);
+    const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, SEQUENCES);
     if (share.first >= share.sequences) return;
     saved = of_run(saved, run_stride) + share.gates;
     const size_t to_hn = share.hn - share.gates;
@@ -613,32 +619,38 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
 
     const int row_size = f16_forward_row(d), depths = f16_depths(d), bias_size = round_up(d, 16);
     __half *const states = reinterpret_cast<__half *>(dynamic_shared);
-    float *const biases = reinterpret_cast<float *>(states + 2 * F16_TILE * row_size);
+    float *const biases = reinterpret_cast<float *>(states + 2 * SEQUENCES * row_size);
     uint2 *const held = reinterpret_cast<uint2 *>(biases + 3 * bias_size);
-    for (int i = threadIdx.x; i < 2 * F16_TILE * row_size; i += blockDim.x) states[i] = __float2half(0.0f);
+    for (int i = threadIdx.x; i < 2 * SEQUENCES * row_size; i += blockDim.x) states[i] = __float2half(0.0f);
     for (int i = threadIdx.x; i < 3 * bias_size; i += blockDim.x) {
         biases[i] = i % bias_size < d ? share.bias[i / bias_size * d + i % bias_size] : 0.0f;
     }
 
     const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
-    // A thread's four states, by the index i of C's words: sequence i % 2 of its two, unit first_unit + i / 2.
+    // A thread's four states of a tile, by the index i of C's words: sequence i % 2 of its two, unit first_unit + i / 2.
     const int first_unit = threadIdx.x / 32 * 16 + group * 2;
     const int units = min(d - first_unit, 2);
 
-    const int shared_pieces = D > 0 ? SHARED : static_cast<int>((dynamic_shared_bytes() - f16_forward_bytes(d)) / f16_piece_bytes(d));
+    const int shared_pieces = D > 0 ? SHARED : static_cast<int>((dynamic_shared_bytes() - f16_forward_bytes(d, TILES)) / f16_piece_bytes(d));
     const Pieces<HELD> weights(3 * depths, shared_pieces, held, of_pass(fragments, d, false, run_stride));
 
-    const Rows rows[2] = {Rows(share, pair * 2), Rows(share, pair * 2 + 1)};
+    Rows rows[TILES][2];
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+#pragma unroll
+        for (int s = 0; s < 2; s++) rows[t][s] = Rows(share, t * F16_TILE + pair * 2 + s);
+    }
     const int longest = share.longest();
     const UnitPair<D> units_of(d, units);
-    unsigned inputs[3][2];
+    unsigned inputs[TILES][3][2];
     const auto fetch = [&](int step) {
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            const bool wanted = step < rows[s].length;
-            const __half *const from = saved + rows[s].at(share, step) * 8 * d + first_unit;
+        for (int i = 0; i < 2 * TILES; i++) {
+            const Rows &of = rows[i / 2][i % 2];
+            const bool wanted = step < of.length;
+            const __half *const from = saved + of.at(share, step) * 8 * d + first_unit;
 #pragma unroll
-            for (int gate = 0; gate < 3; gate++) inputs[gate][s] = wanted ? units_of.load(from + gate * d) : 0;
+            for (int gate = 0; gate < 3; gate++) inputs[i / 2][gate][i % 2] = wanted ? units_of.load(from + gate * d) : 0;
         }
     };
     // The 16 units of a fragment's rows lie side by side: of the 8 lanes that will read them, one a gate asks for them.
@@ -646,75 +658,83 @@ __device__ __forceinline__ void f16_forward(const Header *header, const unsigned
     const auto announce = [&](int step) {
         if (group > 2) return;
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            if (step < rows[s].length) prefetch(announced + rows[s].at(share, step) * 8 * d);
+        for (int i = 0; i < 2 * TILES; i++) {
+            const Rows &of = rows[i / 2][i % 2];
+            if (step < of.length) prefetch(announced + of.at(share, step) * 8 * d);
         }
     };
-    float h[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    fetch(0);
-    announce(1);
+    float h[TILES][4] = {};
+    if (AHEAD) fetch(0);
+    announce(AHEAD);
     __syncthreads();
 
     for (int step = 0; step < longest; step++) {
-        const __half *const before = states + step % 2 * F16_TILE * row_size;
-        __half *const after = states + (step + 1) % 2 * F16_TILE * row_size;
-        float sums[3][4];
-#pragma unroll
-        for (int i = 0; i < 12; i++) sums[i / 4][i % 4] = 0.0f;
+        const __half *const before = states + step % 2 * SEQUENCES * row_size;
+        __half *const after = states + (step + 1) % 2 * SEQUENCES * row_size;
+        float sums[TILES][3][4] = {};
 #pragma unroll(D > 0 ? (D + 31) / 32 : 1)
         for (int depth = 0; depth < depths; depth += 4) {
-            unsigned words[4];
-            load_four_matrices(words, before + lane % 8 * row_size + (depth + lane / 8) * 8);
+            unsigned words[TILES][4];
+#pragma unroll
+            for (int t = 0; t < TILES; t++) {
+                load_four_matrices(words[t], before + (t * F16_TILE + lane % 8) * row_size + (depth + lane / 8) * 8);
+            }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 if (depth + i >= depths) continue;
 #pragma unroll
                 for (int gate = 0; gate < 3; gate++) {
                     const uint2 piece = weights.at((depth + i) * 3 + gate);
-                    multiply_add(sums[gate], piece.x, piece.y, words[i]);
+#pragma unroll
+                    for (int t = 0; t < TILES; t++) multiply_add(sums[t][gate], piece.x, piece.y, words[t][i]);
                 }
             }
         }
+        if (!AHEAD) fetch(step);
 
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
+        for (int ts = 0; ts < 2 * TILES; ts++) {
+            const int t = ts / 2, s = ts % 2;
             // A sequence that is over keeps its h, which nobody reads.
-            if (step >= rows[s].length || units <= 0) continue;
-            const float2 x[3] = {unpack(inputs[0][s]), unpack(inputs[1][s]), unpack(inputs[2][s])};
+            if (step >= rows[t][s].length || units <= 0) continue;
+            const float2 x[3] = {unpack(inputs[t][0][s]), unpack(inputs[t][1][s]), unpack(inputs[t][2][s])};
             float r[2], z[2], n[2], hn[2];
 #pragma unroll
             for (int u = 0; u < 2; u++) {
                 const int i = s + u * 2;
                 const float *const bias = biases + first_unit + u;
-                r[u] = sigmoid((u ? x[0].y : x[0].x) + (sums[0][i] + bias[0]));
-                z[u] = sigmoid((u ? x[1].y : x[1].x) + (sums[1][i] + bias[bias_size]));
-                hn[u] = sums[2][i] + bias[2 * bias_size];
+                r[u] = sigmoid((u ? x[0].y : x[0].x) + (sums[t][0][i] + bias[0]));
+                z[u] = sigmoid((u ? x[1].y : x[1].x) + (sums[t][1][i] + bias[bias_size]));
+                hn[u] = sums[t][2][i] + bias[2 * bias_size];
                 n[u] = hyperbolic_tangent(fmaf(r[u], hn[u], u ? x[2].y : x[2].x));
-                h[i] = fmaf(z[u], h[i] - n[u], n[u]);
+                h[t][i] = fmaf(z[u], h[t][i] - n[u], n[u]);
             }
-            const size_t row = rows[s].at(share, step);
+            const size_t row = rows[t][s].at(share, step);
             __half *const gates = saved + row * 8 * d + first_unit;
-            const unsigned state = pack(h[s], units > 1 ? h[s + 2] : 0.0f);
-            *reinterpret_cast<unsigned *>(after + (pair * 2 + s) * row_size + first_unit) = state;
+            const unsigned state = pack(h[t][s], units > 1 ? h[t][s + 2] : 0.0f);
+            *reinterpret_cast<unsigned *>(after + (t * F16_TILE + pair * 2 + s) * row_size + first_unit) = state;
             units_of.store(gates, pack(r[0], r[1]));
             units_of.store(gates + d, pack(z[0], z[1]));
             units_of.store(gates + 2 * d, pack(n[0], n[1]));
             units_of.store(gates + to_hn, pack(hn[0], hn[1]));
             units_of.store(hidden + row * 2 * d + first_unit, state);
         }
-        fetch(step + 1);
-        announce(step + 2);
+        if (AHEAD) fetch(step + 1);
+        announce(step + 1 + AHEAD);
         // What this step has written is whole, and what it has read may be written by the next.
         __syncthreads();
     }
 }
 
-template <int D, int HELD, int SHARED>
+template <int D, int HELD, int SHARED, int TILES>
 __device__ __forceinline__ void f16_backward(const Header *header, const unsigned *start, const unsigned *length, const float *parameters,
                                              const GruPlaces &places, const uint2 *fragments, __half *saved, const __half *hidden,
                                              const __half *d_hidden, int first_group, int capacity, int width, size_t run_stride) {
+    constexpr int SEQUENCES = TILES * F16_TILE;
+    // Whether what a step reads is in registers a step before: those of two tiles are better used for pieces.
+    constexpr bool AHEAD = TILES == 1;
     const int d = D > 0 ? D : width;
-    const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F16_TILE);
+    const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, SEQUENCES);
     if (share.first >= share.sequences) return;
     saved = of_run(saved, run_stride) + share.gates;
     const size_t to_hn = share.hn - share.gates;
@@ -723,32 +743,39 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
 
     const int row_size = f16_backward_row(d), depths = f16_depths(d), pieces = 3 * depths;
     __half *const gradients = reinterpret_cast<__half *>(dynamic_shared);
-    uint2 *const held = reinterpret_cast<uint2 *>(gradients + 2 * F16_TILE * row_size);
+    uint2 *const held = reinterpret_cast<uint2 *>(gradients + 2 * SEQUENCES * row_size);
     // Sequences that have not begun are zeros too.
-    for (int i = threadIdx.x; i < 2 * F16_TILE * row_size; i += blockDim.x) gradients[i] = __float2half(0.0f);
+    for (int i = threadIdx.x; i < 2 * SEQUENCES * row_size; i += blockDim.x) gradients[i] = __float2half(0.0f);
 
     const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
     const int first_unit = threadIdx.x / 32 * 16 + group * 2;
     const int units = min(d - first_unit, 2);
 
-    const int shared_pieces = D > 0 ? SHARED : static_cast<int>((dynamic_shared_bytes() - f16_backward_bytes(d)) / f16_piece_bytes(d));
+    const int shared_pieces = D > 0 ? SHARED : static_cast<int>((dynamic_shared_bytes() - f16_backward_bytes(d, TILES)) / f16_piece_bytes(d));
     const Pieces<HELD> weights(pieces, shared_pieces, held, of_pass(fragments, d, true, run_stride));
 
-    const Rows rows[2] = {Rows(share, pair * 2), Rows(share, pair * 2 + 1)};
+    Rows rows[TILES][2];
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+#pragma unroll
+        for (int s = 0; s < 2; s++) rows[t][s] = Rows(share, t * F16_TILE + pair * 2 + s);
+    }
     const UnitPair<D> units_of(d, units);
     // Of the step to come: r, z, n, hn, the gradient from outside, the state before.
-    unsigned values[6][2];
+    unsigned values[TILES][6][2];
     const auto fetch = [&](int step) {
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            const bool wanted = step < rows[s].length;
-            const size_t row = rows[s].at(share, step);
+        for (int i = 0; i < 2 * TILES; i++) {
+            const int t = i / 2, s = i % 2;
+            const Rows &of = rows[t][s];
+            const bool wanted = step < of.length;
+            const size_t row = of.at(share, step);
             const __half *const gates = saved + row * 8 * d + first_unit;
 #pragma unroll
-            for (int gate = 0; gate < 3; gate++) values[gate][s] = wanted ? units_of.load(gates + gate * d) : 0;
-            values[3][s] = wanted ? units_of.load(gates + to_hn) : 0;
-            values[4][s] = wanted ? units_of.load(d_hidden + row * 2 * d + first_unit) : 0;
-            values[5][s] = wanted && step > 0 ? units_of.load(hidden + rows[s].at(share, step - 1) * 2 * d + first_unit) : 0;
+            for (int gate = 0; gate < 3; gate++) values[t][gate][s] = wanted ? units_of.load(gates + gate * d) : 0;
+            values[t][3][s] = wanted ? units_of.load(gates + to_hn) : 0;
+            values[t][4][s] = wanted ? units_of.load(d_hidden + row * 2 * d + first_unit) : 0;
+            values[t][5][s] = wanted && step > 0 ? units_of.load(hidden + of.at(share, step - 1) * 2 * d + first_unit) : 0;
         }
     };
     // The 16 units of a fragment's rows lie side by side: of the 8 lanes that will read them, one an array asks for them.
@@ -758,87 +785,94 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     const auto announce = [&](int step) {
         if (group > 5 || step < earlier) return;
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            if (step < rows[s].length) prefetch(announced + rows[s].at(share, step - earlier) * announced_width);
+        for (int i = 0; i < 2 * TILES; i++) {
+            const Rows &of = rows[i / 2][i % 2];
+            if (step < of.length) prefetch(announced + of.at(share, step - earlier) * announced_width);
         }
     };
-    float carry[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float carry[TILES][4] = {};
     const int longest = share.longest();
     fetch(longest - 1);
     announce(longest - 2);
     __syncthreads();
 
     for (int step = longest - 1;; step--) {
-        __half *const own = gradients + step % 2 * F16_TILE * row_size;
+        __half *const own = gradients + step % 2 * SEQUENCES * row_size;
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            if (step >= rows[s].length || units <= 0) continue;
+        for (int ts = 0; ts < 2 * TILES; ts++) {
+            const int t = ts / 2, s = ts % 2;
+            if (step >= rows[t][s].length || units <= 0) continue;
             const auto gradient_of = [&](int u) {
-                const auto value = [&](int which) { return u ? unpack(values[which][s]).y : unpack(values[which][s]).x; };
-                return gate_gradients(carry[s + u * 2] + value(4), value(0), value(1), value(2), value(3), value(5));
+                const auto value = [&](int which) { return u ? unpack(values[t][which][s]).y : unpack(values[t][which][s]).x; };
+                return gate_gradients(carry[t][s + u * 2] + value(4), value(0), value(1), value(2), value(3), value(5));
             };
             const GateGradients first = gradient_of(0), second = gradient_of(1);
             // What a second unit that is none has is zero: so were its values and its carry.
             const unsigned r = pack(first.r, second.r), z = pack(first.z, second.z), hn = pack(first.hn, second.hn);
-            __half *const gates = saved + rows[s].at(share, step) * 8 * d + first_unit;
+            __half *const gates = saved + rows[t][s].at(share, step) * 8 * d + first_unit;
             units_of.store(gates, r);
             units_of.store(gates + d, z);
             units_of.store(gates + 2 * d, pack(first.n, second.n));
             units_of.store(gates + to_hn, hn);
-            unsigned *const to = reinterpret_cast<unsigned *>(own + (pair * 2 + s) * row_size + first_unit);
+            unsigned *const to = reinterpret_cast<unsigned *>(own + (t * F16_TILE + pair * 2 + s) * row_size + first_unit);
             to[0] = r;
             to[depths * 4] = z;
             to[2 * depths * 4] = hn;
-            carry[s] = first.h;
-            carry[s + 2] = second.h;
+            carry[t][s] = first.h;
+            carry[t][s + 2] = second.h;
         }
         if (step == 0) break;
-        fetch(step - 1);
-        announce(step - 2);
+        if (AHEAD) fetch(step - 1);
+        announce(step - 1 - AHEAD);
         // The step's gradients are whole. The other buffer was last read before it.
         __syncthreads();
 
         // Two sums, so that a tensor-core instruction need not wait for the one before it.
-        float sums[2][4];
-#pragma unroll
-        for (int i = 0; i < 8; i++) sums[i / 4][i % 4] = 0.0f;
+        float sums[TILES][2][4] = {};
 #pragma unroll(D > 0 ? (3 * ((D + 7) / 8) + 3) / 4 : 1)
         for (int piece = 0; piece < pieces; piece += 4) {
-            unsigned words[4];
-            load_four_matrices(words, own + lane % 8 * row_size + (piece + lane / 8) * 8);
+            unsigned words[TILES][4];
+#pragma unroll
+            for (int t = 0; t < TILES; t++) {
+                load_four_matrices(words[t], own + (t * F16_TILE + lane % 8) * row_size + (piece + lane / 8) * 8);
+            }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 if (piece + i >= pieces) continue;
                 const uint2 left = weights.at(piece + i);
-                multiply_add(sums[i % 2], left.x, left.y, words[i]);
+#pragma unroll
+                for (int t = 0; t < TILES; t++) multiply_add(sums[t][i % 2], left.x, left.y, words[t][i]);
             }
         }
+        if (!AHEAD) fetch(step - 1);
 #pragma unroll
-        for (int i = 0; i < 4; i++) carry[i] += sums[0][i] + sums[1][i];
+        for (int i = 0; i < 4 * TILES; i++) carry[i / 4][i % 4] += sums[i / 4][0][i % 4] + sums[i / 4][1][i % 4];
     }
 }
 
 // `D` is the kernel's one width, which `width` must then be, or 0; what it holds in shared memory is fixed. A launch gives it
-// f16_forward_bytes(d) + shared * f16_piece_bytes(d), backward likewise.
-#define GRU_F16(name, D, widest, held_forward, shared_forward, held_backward, shared_backward, blocks)                                  \
-    static_assert(f16_forward_bytes(widest) + shared_forward * f16_piece_bytes(widest) <= 65536 / blocks, "an SM's shared memory");      \
-    static_assert(f16_backward_bytes(widest) + shared_backward * f16_piece_bytes(widest) <= 65536 / blocks, "an SM's shared memory");    \
-    extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_forward_f16##name(                                     \
+// f16_forward_bytes(d, tiles) + shared * f16_piece_bytes(d), backward likewise.
+#define GRU_F16(name, D, tiles, widest, held_forward, shared_forward, held_backward, shared_backward, blocks)                           \
+    static_assert(f16_forward_bytes(widest, tiles) + shared_forward * f16_piece_bytes(widest) <= 65536 / blocks, "an SM's memory");     \
+    static_assert(f16_backward_bytes(widest, tiles) + shared_backward * f16_piece_bytes(widest) <= 65536 / blocks, "an SM's memory");   \
+    extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_forward_f16##name(                                    \
         const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,           \
         const uint2 *fragments, __half *saved, __half *hidden, int first_group, int capacity, int width, size_t run_stride) {           \
-        f16_forward<D, held_forward, shared_forward>(header, start, length, parameters, places, fragments, saved, hidden,               \
-                                                     first_group, capacity, width, run_stride);                                         \
-    }                                                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_backward_f16##name(                                    \
+        f16_forward<D, held_forward, shared_forward, tiles>(header, start, length, parameters, places, fragments, saved, hidden,        \
+                                                            first_group, capacity, width, run_stride);                                  \
+    }                                                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(f16_threads(widest), blocks) gru_backward_f16##name(                                   \
         const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,           \
         const uint2 *fragments, __half *saved, const __half *hidden, const __half *d_hidden, int first_group, int capacity,             \
         int width, size_t run_stride) {                                                                                                 \
-        f16_backward<D, held_backward, shared_backward>(header, start, length, parameters, places, fragments, saved, hidden,            \
-                                                        d_hidden, first_group, capacity, width, run_stride);                            \
+        f16_backward<D, held_backward, shared_backward, tiles>(header, start, length, parameters, places, fragments, saved, hidden,     \
+                                                               d_hidden, first_group, capacity, width, run_stride);                     \
     }
 
-GRU_F16(_50, 50, 50, 21, F16_FORWARD_SHARED[0], 21, F16_BACKWARD_SHARED[0], 4)
-GRU_F16(_100, 100, 100, 27, F16_FORWARD_SHARED[1], 27, F16_BACKWARD_SHARED[1], 2)
-GRU_F16(_150, 150, 150, 36, F16_FORWARD_SHARED[2], 39, F16_BACKWARD_SHARED[2], 1)
-GRU_F16(_200, 200, 200, 22, F16_FORWARD_SHARED[3], 20, F16_BACKWARD_SHARED[3], 1)
-GRU_F16(, 0, WIDEST, 0, 0, 0, 0, 1)
+GRU_F16(_50, 50, 1, 50, 21, F16_FORWARD_SHARED[0], 21, F16_BACKWARD_SHARED[0], 4)
+GRU_F16(_100, 100, 1, 100, 27, F16_FORWARD_SHARED[1], 27, F16_BACKWARD_SHARED[1], 2)
+GRU_F16(_150, 150, 1, 150, 36, F16_FORWARD_SHARED[2], 39, F16_BACKWARD_SHARED[2], 1)
+GRU_F16(_200, 200, 1, 200, 22, F16_FORWARD_SHARED[3], 20, F16_BACKWARD_SHARED[3], 1)
+GRU_F16(_200x2, 200, 2, 200, 13, F16_FORWARD_SHARED_X2, 16, F16_BACKWARD_SHARED_X2, 1)
+GRU_F16(, 0, 1, WIDEST, 0, 0, 0, 0, 1)
+GRU_F16(x2, 0, 2, WIDEST, 0, 0, 0, 0, 1)

@@ -264,36 +264,49 @@ fn f16(names: [&'static str; 4], d: usize, bytes: u32, shared: [u32; 4]) -> Kern
     Kernel { name: names[place], tile: 8, block: 32 * warps, shared: bytes + shared[place] * 256 * warps }
 }
 
-fn forward_f16_bytes(d: usize) -> u32 {
+fn forward_f16_bytes(d: usize, tiles: u32) -> u32 {
     let d = d as u32;
-    2 * 8 * (round_up(d, 32) + 8) * 2 + 3 * round_up(d, 16) * 4
+    2 * tiles * 8 * (round_up(d, 32) + 8) * 2 + 3 * round_up(d, 16) * 4
 }
 
-fn backward_f16_bytes(d: usize) -> u32 {
-    2 * 8 * (round_up(3 * round_up(d as u32, 8), 32) + 8) * 2
+fn backward_f16_bytes(d: usize, tiles: u32) -> u32 {
+    2 * tiles * 8 * (round_up(3 * round_up(d as u32, 8), 32) + 8) * 2
 }
 
 fn forward_f16(d: usize) -> Kernel {
     let names = ["gru_forward_f16_50", "gru_forward_f16_100", "gru_forward_f16_150", "gru_forward_f16_200"];
-    f16(names, d, forward_f16_bytes(d), SHARED_FORWARD)
+    f16(names, d, forward_f16_bytes(d, 1), SHARED_FORWARD)
 }
 
 fn backward_f16(d: usize) -> Kernel {
     let names =
         ["gru_backward_f16_50", "gru_backward_f16_100", "gru_backward_f16_150", "gru_backward_f16_200"];
-    f16(names, d, backward_f16_bytes(d), SHARED_BACKWARD)
+    f16(names, d, backward_f16_bytes(d, 1), SHARED_BACKWARD)
 }
 
-/// The kernels for any width, with as many pieces of W_hh in shared memory as fit into `limit` bytes.
-fn any_f16(d: usize, limit: u32) -> [Kernel; 2] {
+/// The kernels for any width in blocks of so many tiles, with as many pieces of W_hh in shared memory as fit into `limit` bytes.
+fn any_f16(d: usize, tiles: u32, limit: u32) -> [Kernel; 2] {
     let warps = (d as u32).div_ceil(16);
     let pieces = 3 * (d as u32).div_ceil(8);
-    [("gru_forward_f16", forward_f16_bytes(d)), ("gru_backward_f16", backward_f16_bytes(d))].map(
-        |(name, bytes)| {
-            let held = pieces.min(limit.saturating_sub(bytes) / (256 * warps));
-            Kernel { name, tile: 8, block: 32 * warps, shared: bytes + held * 256 * warps }
-        },
-    )
+    let names = match tiles {
+        1 => ["gru_forward_f16", "gru_backward_f16"],
+        _ => ["gru_forward_f16x2", "gru_backward_f16x2"],
+    };
+    let kernel = |name, bytes: u32| {
+        let held = pieces.min(limit.saturating_sub(bytes) / (256 * warps));
+        Kernel { name, tile: 8 * tiles as usize, block: 32 * warps, shared: bytes + held * 256 * warps }
+    };
+    [kernel(names[0], forward_f16_bytes(d, tiles)), kernel(names[1], backward_f16_bytes(d, tiles))]
+}
+
+/// Those for 200 in blocks of two tiles.
+fn f16_of_two() -> [Kernel; 2] {
+    let kernel =
+        |name, bytes, held: u32| Kernel { name, tile: 16, block: 32 * 13, shared: bytes + held * 256 * 13 };
+    [
+        kernel("gru_forward_f16_200x2", forward_f16_bytes(200, 2), 14),
+        kernel("gru_backward_f16_200x2", backward_f16_bytes(200, 2), 7),
+    ]
 }
 
 /// Pieces of W_hh that the kernels for 50, 100, 150 and 200 hold in shared memory.
@@ -670,33 +683,46 @@ fn f16_fixed_widths() {
         println!("d {d}: shared wavefronts over the ideal {:?}", outcomes.map(|outcome| outcome.conflicts));
         check_f16(&Problem::new(100 + d as u64, d, &[&[3, 6, 1]]), kernels);
     }
+    let lengths: &[&[u32]] = &[&[5, 4, 4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], &[3]];
+    check_f16(&Problem::new(201, 200, lengths), f16_of_two());
 }
 
 #[test]
 fn f16_any_width() {
-    for (d, limit) in
-        [(1, 0), (2, 65536), (7, 0), (16, 65536), (33, 20000), (50, 65536), (100, 65536), (131, 0)]
-    {
-        check_f16(&Problem::new(d as u64, d, &[RAGGED, &[4, 1]]), any_f16(d, limit));
-        check_f16(&Problem::new(100 + d as u64, d, &[&[3, 6, 1]]), any_f16(d, limit));
+    for tiles in [1, 2] {
+        for (d, limit) in
+            [(1, 0), (2, 65536), (7, 0), (16, 65536), (33, 20000), (50, 65536), (100, 65536), (131, 0)]
+        {
+            check_f16(&Problem::new(d as u64, d, &[RAGGED, &[4, 1]]), any_f16(d, tiles, limit));
+            check_f16(&Problem::new(100 + d as u64, d, &[&[3, 6, 1]]), any_f16(d, tiles, limit));
+        }
+        let lengths: &[&[u32]] = &[&[4, 3, 1], &[2, 1, 1, 1, 1, 1, 1, 1, 1]];
+        check_f16(&Problem::new(256, 256, lengths), any_f16(256, tiles, 65536));
     }
-    check_f16(&Problem::new(256, 256, &[&[4, 3, 1], &[2, 1, 1, 1, 1, 1, 1, 1, 1]]), any_f16(256, 65536));
 }
 
-/// The kernels for any width compute what the ones for a width do, to the last bit.
+/// The kernels for any width, and those that work on two tiles, compute what the ones for a width do, to the last bit.
 #[test]
-fn f16_specialised_and_general_agree() {
-    let d = 100;
-    let problem = Problem::new(11, d, &[&[5, 4, 1]]);
-    let (saved, hidden) = problem.forward::<f64>(|x| x);
-    let activations = [(narrow(&saved), narrow(&hidden))];
-    for (special, general, activations) in [
-        (forward_f16(d), any_f16(d, 65536)[0], None),
-        (backward_f16(d), any_f16(d, 30000)[1], Some(&activations[..])),
-    ] {
-        let special = launch(0, special, &[&problem], activations);
-        let general = launch(0, general, &[&problem], activations);
-        assert!(special.saved == general.saved && special.hidden == general.hidden);
+fn f16_kernels_agree() {
+    for d in [100, 200] {
+        // Two whole tiles, and one that is not.
+        let lengths: &[u32] = if d == 100 { RAGGED } else { &[4, 3, 3, 2, 2, 2, 1, 1, 1, 1] };
+        let problem = Problem::new(11, d, &[lengths, &[2, 1]]);
+        let (saved, hidden) = problem.forward::<f64>(|x| x);
+        let activations = [(narrow(&saved), narrow(&hidden))];
+        let mut others = vec![any_f16(d, 1, 65536), any_f16(d, 1, 30000), any_f16(d, 2, 65536)];
+        if d == 200 {
+            others.push(f16_of_two());
+        }
+        let special = [forward_f16(d), backward_f16(d)];
+        for (pass, activations) in [None, Some(&activations[..])].into_iter().enumerate() {
+            let special = launch(0, special[pass], &[&problem], activations);
+            for other in &others {
+                let general = launch(0, other[pass], &[&problem], activations);
+                let same = special.saved == general.saved && special.hidden == general.hidden;
+                assert!(same, "{} d {d}", other[pass].name);
+            }
+        }
     }
 }
 
@@ -723,13 +749,14 @@ fn f32_wide() {
 fn groups_without_sequences() {
     for lengths in [[&[][..], &[3, 1]], [&[2], &[]], [&[], &[]]] {
         check_f32(&Problem::new(5, 20, &lengths), 65536);
-        check_f16(&Problem::new(5, 20, &lengths), any_f16(20, 65536));
+        check_f16(&Problem::new(5, 20, &lengths), any_f16(20, 1, 65536));
     }
 }
 
 /// The kernels with their shared memory as it is on a card.
 fn kernels(d: usize) -> Vec<[Kernel; 2]> {
-    let mut kernels = vec![[forward_f32(d, 65536), backward_f32(d, 65536)], any_f16(d, 65536), any_f16(d, 0)];
+    let mut kernels = vec![[forward_f32(d, 65536), backward_f32(d, 65536)]];
+    kernels.extend([any_f16(d, 1, 65536), any_f16(d, 1, 0), any_f16(d, 2, 65536)]);
     if d == 50 {
         kernels.push([forward_f16(d), backward_f16(d)]);
     }

@@ -24,6 +24,7 @@ pub struct Card {
     kernels: HashMap<&'static str, Kernel>,
     /// Bytes of dynamic shared memory that a block may have.
     pub shared_memory: usize,
+    pub multiprocessors: u32,
     // Functions die with their modules.
     _modules: Vec<Arc<CudaModule>>,
 }
@@ -249,11 +250,17 @@ impl Card {
             }
             modules.push(loaded);
         }
-        let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-        let shared_memory =
-            context.attribute(attribute).map_err(|error| failed("tell of its shared memory", error))?
-                as usize;
-        Ok(Arc::new(Card { context, stream, kernels, shared_memory, _modules: modules }))
+        let attribute = |attribute, what| {
+            context.attribute(attribute).map_err(|error| failed(&format!("tell of its {what}"), error))
+        };
+        let shared_memory = attribute(
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            "shared memory",
+        )? as usize;
+        let multiprocessors =
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, "multiprocessors")?
+                as u32;
+        Ok(Arc::new(Card { context, stream, kernels, shared_memory, multiprocessors, _modules: modules }))
     }
 
     /// Makes the card's context this thread's, which every call of the driver takes for granted.

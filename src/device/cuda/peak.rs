@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaEvent;
 use cudarc::driver::result;
-use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags};
+use cudarc::driver::sys::CUevent_flags;
 
 use super::card::{Card, Shape, failed};
 use super::memory::Memory;
@@ -40,11 +40,7 @@ pub struct Peak {
 /// Measures card `index`, each ceiling as the best of `rounds`.
 pub fn measure(index: usize, rounds: usize) -> Result<Peak> {
     let card = Card::open(index, KERNELS)?;
-    let multiprocessors = card
-        .context
-        .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-        .map_err(|error| failed("tell of its multiprocessors", error))? as u32;
-    let blocks = multiprocessors * BLOCKS;
+    let blocks = card.multiprocessors * BLOCKS;
     let out = Memory::zeros(&card, (blocks * BLOCK) as usize * 4)?;
     let rate = |kernel: &str, of_a_round: f64| -> Result<f64> {
         let mut count = 16;

@@ -49,19 +49,69 @@ fn f32_block(backward: bool, d: usize, most: usize) -> (u32, u32) {
 /// Sequences that a block of the kernels on tensor cores works on.
 const F16_TILE: u32 = 8;
 
-/// The kernel on tensor cores for d, and how many pieces of W_hh a warp of it holds in shared memory; `None`: as many as fit.
-fn f16_kernel(backward: bool, d: usize) -> (&'static str, Option<usize>) {
-    match (d, backward) {
-        (50, false) => ("gru_forward_f16_50", Some(0)),
-        (50, true) => ("gru_backward_f16_50", Some(0)),
-        (100, false) => ("gru_forward_f16_100", Some(12)),
-        (100, true) => ("gru_backward_f16_100", Some(12)),
-        (150, false) => ("gru_forward_f16_150", Some(21)),
-        (150, true) => ("gru_backward_f16_150", Some(18)),
-        (200, false) => ("gru_forward_f16_200", Some(16)),
-        (200, true) => ("gru_backward_f16_200", Some(13)),
-        (_, false) => ("gru_forward_f16", None),
-        (_, true) => ("gru_backward_f16", None),
+/// A kernel on tensor cores: `kernels/gru.cu` has the same formulas.
+#[derive(Debug, Clone, Copy)]
+struct F16Kernel {
+    name: &'static str,
+    backward: bool,
+    d: usize,
+    /// Tiles of [`F16_TILE`] sequences that a block works on.
+    tiles: usize,
+    /// Pieces of W_hh that a warp holds in registers, and in shared memory; `None`: as many as fit.
+    in_registers: usize,
+    in_shared: Option<usize>,
+}
+
+impl F16Kernel {
+    /// The one for d in blocks of one tile.
+    fn new(backward: bool, d: usize) -> F16Kernel {
+        let (name, in_registers, in_shared) = match (d, backward) {
+            (50, false) => ("gru_forward_f16_50", 21, Some(0)),
+            (50, true) => ("gru_backward_f16_50", 21, Some(0)),
+            (100, false) => ("gru_forward_f16_100", 27, Some(12)),
+            (100, true) => ("gru_backward_f16_100", 27, Some(12)),
+            (150, false) => ("gru_forward_f16_150", 36, Some(21)),
+            (150, true) => ("gru_backward_f16_150", 39, Some(18)),
+            (200, false) => ("gru_forward_f16_200", 22, Some(16)),
+            (200, true) => ("gru_backward_f16_200", 20, Some(13)),
+            (_, false) => ("gru_forward_f16", 0, None),
+            (_, true) => ("gru_backward_f16", 0, None),
+        };
+        F16Kernel { name, backward, d, tiles: 1, in_registers, in_shared }
+    }
+
+    /// The one in blocks of two tiles, where there is one.
+    fn of_two(self) -> Option<F16Kernel> {
+        let (name, in_registers, in_shared) = match (self.d, self.backward) {
+            (200, false) => ("gru_forward_f16_200x2", 14, Some(14)),
+            (200, true) => ("gru_backward_f16_200x2", 16, Some(7)),
+            (50 | 100 | 150, _) => return None,
+            (_, false) => ("gru_forward_f16x2", 0, None),
+            (_, true) => ("gru_backward_f16x2", 0, None),
+        };
+        Some(F16Kernel { name, tiles: 2, in_registers, in_shared, ..self })
+    }
+
+    fn pieces(&self) -> usize {
+        3 * self.d.div_ceil(8)
+    }
+
+    /// Pieces that are in shared memory, of which a block may have `most` bytes, and bytes of it that a launch gives.
+    fn shared(&self, most: usize) -> (usize, usize) {
+        let sequences = 2 * self.tiles * F16_TILE as usize;
+        let needed = if self.backward {
+            sequences * ((8 * self.pieces()).next_multiple_of(32) + 8) * 2
+        } else {
+            sequences * (self.d.next_multiple_of(32) + 8) * 2 + 3 * self.d.next_multiple_of(16) * 4
+        };
+        let piece = 256 * self.d.div_ceil(16);
+        let held = self.in_shared.unwrap_or_else(|| (most.saturating_sub(needed) / piece).min(self.pieces()));
+        (held, needed + held * piece)
+    }
+
+    /// Whether a warp reads pieces from L2 in each step.
+    fn streams(&self, most: usize) -> bool {
+        self.in_registers + self.shared(most).0 < self.pieces()
     }
 }
 
@@ -114,20 +164,6 @@ impl RecurrentPlaces {
     }
 }
 
-/// Threads and bytes of dynamic shared memory of a kernel on tensor cores, with the formulas of `kernels/gru.cu`.
-fn f16_block(backward: bool, d: usize, pieces: Option<usize>, most: usize) -> (u32, u32) {
-    let warps = d.div_ceil(16);
-    let depths = d.div_ceil(8);
-    let needed = if backward {
-        2 * F16_TILE as usize * ((3 * depths * 8).next_multiple_of(32) + 8) * 2
-    } else {
-        2 * F16_TILE as usize * (d.next_multiple_of(32) + 8) * 2 + 3 * d.next_multiple_of(16) * 4
-    };
-    let piece = 256 * warps;
-    let held = pieces.unwrap_or_else(|| (most.saturating_sub(needed) / piece).min(3 * depths));
-    (32 * warps as u32, (needed + held * piece) as u32)
-}
-
 /// The groups of a layer: which rows, and the parameters by direction.
 struct Groups {
     extent: Extent,
@@ -144,24 +180,39 @@ impl Worker {
     /// A kernel, and how it is launched for up to `capacity` sequences in so many groups and directions.
     fn gru_kernel(&self, backward: bool, capacity: usize, directions: u32) -> (&'static str, Shape) {
         let most = self.card.shared_memory;
-        let (name, tile, (block, shared)) = if self.mixed() {
-            let (name, pieces) = f16_kernel(backward, self.d);
-            (name, F16_TILE, f16_block(backward, self.d, pieces, most))
+        let grid = |tile: u32| [(capacity as u32).div_ceil(tile), directions, self.places.runs];
+        if self.mixed() {
+            let mut kernel = F16Kernel::new(backward, self.d);
+            // Two tiles read half as much of W_hh from L2, where blocks of one would not all be on the card at once.
+            if grid(F16_TILE).iter().product::<u32>() > self.card.multiprocessors && kernel.streams(most) {
+                kernel = kernel.of_two().unwrap_or(kernel);
+            }
+            let shape = Shape {
+                grid: grid(kernel.tiles as u32 * F16_TILE),
+                block: 32 * self.d.div_ceil(16) as u32,
+                shared: kernel.shared(most).1 as u32,
+            };
+            (kernel.name, shape)
         } else {
+            let (block, shared) = f32_block(backward, self.d, most);
             let name = if backward { "gru_backward_f32" } else { "gru_forward_f32" };
-            (name, TILE, f32_block(backward, self.d, most))
-        };
-        (
-            name,
-            Shape { grid: [(capacity as u32).div_ceil(tile), directions, self.places.runs], block, shared },
-        )
+            (name, Shape { grid: grid(TILE), block, shared })
+        }
     }
 
     /// Asks leave for the shared memory of the recurrence.
     pub(in crate::ops) fn prepare_gru(&self) -> Result<()> {
+        let most = self.card.shared_memory;
         for backward in [false, true] {
-            let (kernel, shape) = self.gru_kernel(backward, 1, 1);
-            self.card.allow_shared(kernel, shape.shared as usize)?;
+            if self.mixed() {
+                let kernel = F16Kernel::new(backward, self.d);
+                for kernel in [Some(kernel), kernel.of_two()].into_iter().flatten() {
+                    self.card.allow_shared(kernel.name, kernel.shared(most).1)?;
+                }
+            } else {
+                let (kernel, shape) = self.gru_kernel(backward, 1, 1);
+                self.card.allow_shared(kernel, shape.shared as usize)?;
+            }
         }
         Ok(())
     }
