@@ -806,7 +806,7 @@ impl Layouts {
             logits: [plan.words(samples * classes), plan.words(samples * classes)],
             gradient,
         };
-        let (words, counters) = Worker::workspace(layout, capacity);
+        let (words, counters) = Worker::workspace(layout, capacity, mixed);
         let (workspace, arrivals) = (plan.words(words), plan.words(counters));
         Layouts { state, features, work, indices, folded, copies, workspace, arrivals }
     }

@@ -19,10 +19,16 @@ const ROUNDED: &str = "_rounded";
 
 /// Families and tiles that a kernel has.
 fn kinds(kernel: &str) -> impl Iterator<Item = (&'static str, Size)> {
-    let broad = kernel == "product_tn";
-    let sizes =
-        [Size::Tall, Size::Broad, Size::Narrow].into_iter().filter(move |&s| broad || s != Size::Broad);
-    sizes.flat_map(|size| [WORD, HALF, ROUNDED].map(|family| (family, size)))
+    let sum = kernel == "product_tn";
+    let sizes = [Size::Tall, Size::Broad, Size::Narrow].into_iter().filter(move |&s| sum || s != Size::Broad);
+    let large = sum.then_some((HALF, Size::Large));
+    sizes.flat_map(|size| [WORD, HALF, ROUNDED].map(|family| (family, size))).chain(large)
+}
+
+/// The name of a kernel of a family, with a tile.
+fn named(kernel: &str, (family, size): (&str, Size)) -> String {
+    let of_size = if size == Size::Large { "_large" } else { "" };
+    format!("{kernel}{family}{of_size}")
 }
 
 /// What a family's operands are in memory.
@@ -57,7 +63,7 @@ fn bytes<T>(value: &T) -> Vec<u8> {
 }
 
 fn run(card: &Card, (kernel, (family, size)): (&str, (&str, Size)), header: u64, product: Product) {
-    run_all(card, &format!("{kernel}{family}"), header, Product { size, ..product }, 1);
+    run_all(card, &named(kernel, (family, size)), header, Product { size, ..product }, 1);
 }
 
 /// A sum in chunks, added to what is in C.
@@ -274,7 +280,7 @@ fn directions_and_roles() {
 
 fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
     let element = element_of(kind.0);
-    let of_rows = if kind.1 == Size::Broad { (kind.0, Size::Tall) } else { kind };
+    let of_rows = if matches!(kind.1, Size::Broad | Size::Large) { (kind.0, Size::Tall) } else { kind };
     // Roles of three chunks and of two, and of one.
     for (rows, rows_a) in [(700, 400), (700, 0), (150, 150)] {
         let counts = Counts { rows, rows_a, ..COUNTS };
@@ -932,6 +938,37 @@ fn chunks_fill_the_card_once() {
     }
 }
 
+/// Gradients of wide models' weights in f16 take large tiles, if the batch has rows for enough blocks of them, and a few rounds of chunks
+/// where one would leave much of the card empty. The chunks are those of the shape, whatever the tile.
+#[test]
+fn wide_sums_take_large_tiles() {
+    let of = |element, (m, columns, k, products): (usize, [usize; 2], usize, u32)| {
+        let nowhere = || (Buffer { address: 0, len: 0, element }, 0);
+        let [first, second] = columns.map(|n| {
+            let mut product = Product::new((m, n, k), nowhere(), nowhere(), nowhere());
+            product.inner = products;
+            product
+        });
+        let product = first.beside(second).chunked();
+        (product.sized(1, true).size, product.chunks)
+    };
+    for (element, shape, size, chunks) in [
+        (Element::Half, (600, [401, 201], 20480, 2), Size::Large, 2),
+        (Element::Half, (600, [201, 201], 20480, 4), Size::Large, 5),
+        (Element::Half, (450, [301, 151], 20480, 2), Size::Large, 3),
+        (Element::Half, (768, [513, 257], 20480, 2), Size::Large, 4),
+        // Few rows are one chunk, and 60 blocks not enough.
+        (Element::Half, (600, [401, 201], 100, 2), Size::Narrow, 2),
+        // A last tile of 44 rows, too few columns, too few tiles.
+        (Element::Half, (300, [201, 101], 20480, 2), Size::Broad, 6),
+        (Element::Half, (600, [401, 50], 20480, 2), Size::Tall, 2),
+        (Element::Half, (400, [400, 0], 20480, 1), Size::Tall, 7),
+        (Element::Word, (600, [401, 201], 20480, 2), Size::Tall, 5),
+    ] {
+        assert_eq!(of(element, shape), (size, chunks), "{element:?} {shape:?}");
+    }
+}
+
 /// Stores and loads of tiles use all banks of shared memory, whichever way the operands lie, and a product takes few instructions
 /// beside its multiplications: of a warp, for each FFMA or HMMA that a longer k adds.
 #[test]
@@ -949,7 +986,7 @@ fn tiles_use_all_banks() {
                 let of_c = if kernel == "product_tn" { Element::Word } else { element_of(family) };
                 let c = allocate(&card, of_c, m * n);
                 let product = Product { size, ..Product::new((m, n, k), (a, 256), (b, 256), (c, n)) };
-                let profile = run_all(&card, &format!("{kernel}{family}"), header, product, 1)?;
+                let profile = run_all(&card, &named(kernel, (family, size)), header, product, 1)?;
                 assert_eq!(profile.shared_wavefronts, profile.ideal_shared_wavefronts, "{name}");
                 assert_eq!(profile.global_sectors, profile.ideal_global_sectors, "{name}");
                 Some(profile)
@@ -964,9 +1001,10 @@ fn tiles_use_all_banks() {
                 / (multiplications(&long) - multiplications(&short)) as f64;
             println!("{name}: {each:.2} warp instructions for each multiplication");
             let most = match (family, size) {
-                ("", Size::Tall | Size::Broad) => 1.3,
+                ("", Size::Tall | Size::Broad | Size::Large) => 1.3,
                 ("", Size::Narrow) => 1.6,
                 (_, Size::Tall | Size::Broad) => 8.0,
+                (_, Size::Large) => 5.0,
                 (_, Size::Narrow) => 15.0,
             };
             assert!(each <= most, "{name}: {each:.2} warp instructions for each multiplication");

@@ -39,6 +39,8 @@ pub enum Size {
     Broad,
     /// 64 x 32
     Narrow,
+    /// 128 x 128, of `product_tn_f16_large` alone
+    Large,
 }
 
 impl Size {
@@ -47,6 +49,7 @@ impl Size {
             Size::Tall => (128, 64),
             Size::Broad => (64, 128),
             Size::Narrow => (64, 32),
+            Size::Large => (128, 128),
         }
     }
 }
@@ -122,8 +125,13 @@ const _: () = assert!(size_of::<Product>() == 13 * 8 + 2 * size_of::<Side>() + 1
 /// Blocks of a launch from which on large tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
 
-/// Blocks of a weight's gradient that the same card has at once, with operands in f16 or in float32.
+/// Blocks of a weight's gradient that the same card has at once, and in large tiles.
 const AT_ONCE: u32 = 3 * 68;
+const LARGE_AT_ONCE: u32 = 2 * 68;
+
+/// A sum has large tiles if there are so many of them, which take few chunks to fill the card. In a launch so many blocks are enough.
+const LARGE_TILES: u32 = 34;
+const LARGE_BLOCKS: u32 = 100;
 
 /// Tile of `window_*`: rows, columns.
 const WINDOW: (u32, u32) = (32, 32);
@@ -242,13 +250,39 @@ impl Product {
         self
     }
 
-    /// Of a sum over the batch's rows: cut into as many chunks as fill a card once on large tiles, at most. Neither the runs nor the
-    /// card nor the room for a batch change them, so that a run has the same bits wherever it is made.
+    /// Of a sum over the batch's rows: cut into as many chunks as fill a card once, at most, or, where that leaves more than a quarter
+    /// of it empty, into a few more, that leave less. Neither the runs nor the card nor the room for a batch change them, so that a run
+    /// has the same bits wherever it is made.
     pub fn chunked(mut self) -> Self {
-        let large = self.large(true);
-        let [x, y] = Product { size: large, ..self }.blocks();
-        self.chunks = (AT_ONCE / (x * y).max(1)).max(1);
+        let (tiles, places) = if self.has_large_tiles() {
+            (self.tiles(Size::Large), LARGE_AT_ONCE)
+        } else {
+            (self.tiles(self.wide(true)), AT_ONCE)
+        };
+        let once = (places / tiles).max(1);
+        // Of all places of the rounds that it takes, those that have a block, in thousandths.
+        let filled = |chunks: u32| 1000 * tiles * chunks / (places * (tiles * chunks).div_ceil(places));
+        self.chunks = if filled(once) >= 750 {
+            once
+        } else {
+            (once..once + 6).rev().max_by_key(|chunks| filled(*chunks)).unwrap_or(once)
+        };
         self
+    }
+
+    /// Of a sum: whether large tiles suit it. None of them stands over by half its rows, or has as few columns as a tall one.
+    fn has_large_tiles(&self) -> bool {
+        let sides = [self.side.columns(), self.second.columns()];
+        self.element == Element::Half
+            && self.m.next_multiple_of(128) - self.m < 64
+            && sides.into_iter().all(|columns| columns == 0 || columns > 64)
+            && self.tiles(Size::Large) >= LARGE_TILES
+    }
+
+    /// Tiles of all products side by side.
+    fn tiles(&self, size: Size) -> u32 {
+        let [x, y] = Product { size, ..*self }.blocks();
+        (x * y).max(1)
     }
 
     /// Chunks of as many rows as there is room for: no batch has more. `chunk_of` in `kernels/product.cu` has the same.
@@ -256,8 +290,8 @@ impl Product {
         self.chunks.min(self.k.div_ceil(CHUNK).max(FEW.min(self.k / SHORT)).max(1))
     }
 
-    /// The large tile of which less stands over at C's edges: `Broad` only if the kernel has it.
-    fn large(&self, has_broad: bool) -> Size {
+    /// The one of the wide tiles of which less stands over at C's edges: `Broad` only if the kernel has it.
+    fn wide(&self, has_broad: bool) -> Size {
         let area = |size: Size| {
             let (rows, columns) = size.tile();
             let all = self.side.columns().next_multiple_of(columns)
@@ -270,11 +304,15 @@ impl Product {
     /// With the tile that suits its shape: a large one reads operands less often, a narrow one makes blocks of few rows and wastes
     /// less on few columns. `has_broad`: whether it is one of `product_tn`.
     pub fn sized(mut self, runs: u32, has_broad: bool) -> Self {
-        self.size = self.large(has_broad);
-        let [x, y, z] = self.shape(runs).grid;
-        if self.side.columns() <= Size::Narrow.tile().1 || x * y * z < ENOUGH {
-            self.size = Size::Narrow;
-        }
+        let blocks = |size| Product { size, ..self }.shape(runs).grid.iter().product::<u32>();
+        let wide = self.wide(has_broad);
+        self.size = if self.chunks > 0 && self.has_large_tiles() && blocks(Size::Large) >= LARGE_BLOCKS {
+            Size::Large
+        } else if self.side.columns() <= Size::Narrow.tile().1 || blocks(wide) < ENOUGH {
+            Size::Narrow
+        } else {
+            wide
+        };
         self
     }
 
@@ -286,7 +324,7 @@ impl Product {
 
     /// Tiles of all products, and the words that their chunks leave in the workspace, whichever tile it is made with.
     pub fn left(&self) -> (usize, usize) {
-        [Size::Tall, Size::Broad, Size::Narrow].into_iter().fold((0, 0), |most, size| {
+        [Size::Tall, Size::Broad, Size::Narrow, Size::Large].into_iter().fold((0, 0), |most, size| {
             let ([x, y], (rows, columns)) = (Product { size, ..*self }.blocks(), size.tile());
             let tiles = (x * y) as usize;
             (tiles.max(most.0), (tiles * (self.cut() * rows * columns) as usize).max(most.1))

@@ -13,7 +13,7 @@ use super::part::Part;
 use super::{Backend, Operations};
 use crate::device::cuda::card::{Card, Shape, failed};
 use crate::device::cuda::memory::{Buffer, Element, Plan};
-use crate::device::cuda::product::{Extent, Of, Product, WindowProduct};
+use crate::device::cuda::product::{Extent, Of, Product, Size, WindowProduct};
 use crate::device::cuda::record::Recorder;
 use crate::device::work::{Unit, Work};
 use crate::error::{Error, Result};
@@ -86,6 +86,7 @@ pub const KERNELS: &[(&str, &[&str])] = &[
             "product_nt_rounded",
             "product_nn_rounded",
             "product_tn_rounded",
+            "product_tn_f16_large",
             "window_nt",
             "window_nn",
             "window_tn",
@@ -300,7 +301,8 @@ impl Worker {
     }
 
     /// What sums over the batch's rows leave for one another, words, and how many counters of them there are.
-    pub fn workspace(layout: &Layout, capacity: Capacity) -> (usize, usize) {
+    /// `mixed`: rows are in f16.
+    pub fn workspace(layout: &Layout, capacity: Capacity, mixed: bool) -> (usize, usize) {
         let Sizes { d, features, classes, .. } = layout.sizes;
         let Capacity { rows, distinct, samples, .. } = capacity;
         // The sums of all operations: rows of C, columns with the one of sums, those of a second product, products side by side, and
@@ -316,16 +318,20 @@ impl Worker {
             (2 * d, [2 * d, 0], 1, samples), // values, and the perturbation's
             (classes, [2 * d + 1, 0], 1, samples),
         ];
-        let nowhere = (Buffer { address: 0, len: 0, element: Element::Word }, 0);
-        let most = sums.into_iter().fold((0, 0), |most, (m, columns, products, k)| {
+        let elements = if mixed { &[Element::Word, Element::Half][..] } else { &[Element::Word] };
+        let left = |element: Element, (m, columns, products, k): (usize, [usize; 2], u32, usize)| {
+            let nowhere = (Buffer { address: 0, len: 0, element }, 0);
             let [first, second] = columns.map(|n| {
                 let mut product = Product::new((m, n, k), nowhere, nowhere, nowhere);
                 product.inner = products;
                 product
             });
-            let (tiles, words) = first.beside(second).chunked().left();
-            (words.max(most.0), tiles.max(most.1))
-        });
+            first.beside(second).chunked().left()
+        };
+        let most = elements
+            .iter()
+            .flat_map(|element| sums.map(|sum| left(*element, sum)))
+            .fold((0, 0), |most: (usize, usize), (tiles, words)| (words.max(most.0), tiles.max(most.1)));
         // The gradients of silent roles' gates wait here too.
         (most.0.max(samples * 2 * d), most.1)
     }
@@ -473,6 +479,7 @@ impl Worker {
         product = product.sized(self.places.runs, kernels == TN);
         let unit = self.unit(product.exact != 0);
         let kernel = match (unit, product.element) {
+            _ if product.size == Size::Large => "product_tn_f16_large",
             (Unit::Tensor, Element::Half) => kernels[1],
             (Unit::Tensor, _) => kernels[2],
             _ => kernels[0],
