@@ -31,7 +31,7 @@
 // return at once. Tiles, block sizes and shared memory are below. A block keeps its sequences through all steps, so no
 // block waits for another; sums are made in a fixed order.
 //
-// Tile: 16 sequences of one direction in float32, 8 on tensor cores. The state, backward the gradients at the gates, is in shared memory,
+// Tile: 16 sequences of one direction in float32, 8 on tensor cores, where the kernels `x2` have two tiles a block. The state, backward the gradients at the gates, is in shared memory,
 // and W_hh as far as registers (`_f16`) and shared memory hold it, else in L2; sums are float32, in registers.
 //
 // Floor: R rows in all sequences, both directions. Bytes: R * 16d e forward (6d of x in; 8d of gates and hn, 2d of h out), R * 20d e
@@ -488,17 +488,23 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 //     backward   150  10      57       39     18       0          1
 //     backward   200  13      75       20     13       42         1
 //     any d           d / 16  3 d / 8  0      what the launch gives memory for, the rest streamed
+//     forward 200x2   13      75       14     14       47         1, of two tiles
+//     backward 200x2  13      75       16     7        52         1, of two tiles
+//     any d x2        as any d, of two tiles
 //
-// Shared memory, forward: h in f16 [2, 8, row], read in one step and written for the next, so that there is one barrier a step; b_hh
-// [3, d rounded up to 16]; fragments [warp, piece, lane]. Backward: [dr, dz, dhn] in f16 [2, 8, row], each gate's columns rounded up to
-// 8; fragments. Columns that stand for nothing are zero.
+// Of two tiles a streamed piece is read once for 16 sequences. That is worth it where there are more blocks of one tile than SMs, each
+// of which has one block of those that stream.
+//
+// Shared memory, forward: h in f16 [2, 8 a tile, row], read in one step and written for the next, so that there is one barrier a step;
+// b_hh [3, d rounded up to 16]; fragments [warp, piece, lane]. Backward: [dr, dz, dhn] in f16 [2, 8 a tile, row], each gate's columns
+// rounded up to 8; fragments. Columns that stand for nothing are zero.
 //
 // Floor: DRAM, 8 * 2 * (8 d forward, 10 d backward) bytes a step and tile, at d = 100 and two tiles an SM 4400 and 5500 cycles of its
 // share of 616 GB/s; 2 * 8 * 3 d^2 FLOPs, which are 39 tensor-core instructions a warp. What a step reads is loaded into registers while
-// the product of the step before is made, and asked for in L2 one step earlier still.
+// the product of the step before is made, and asked for in L2 one step earlier still; of two tiles it is asked for in L2 meanwhile.
 //
-// Registers on sm_75 (nvcc 13.0), forward and backward: d = 50 118 and 112, 100 128 and 128, 150 168 and 168, 200 124 and 128, any d 72
-// and 101, no spills.
+// Registers on sm_75 (nvcc 13.0), forward and backward: d = 50 104 and 104, 100 124 and 124, 150 140 and 162, 200 128 and 128, 200x2 128
+// and 128, any d 80 and 73, any d x2 95 and 107, no spills.
 
 // W_hh in pieces: those of a warp's forward pass, or of its way back, one behind the other, for one direction of a group.
 __host__ __device__ constexpr int f16_pieces(int d) {
@@ -518,7 +524,7 @@ struct RecurrentPlaces {
 // Lays W_hh out in f16, anew in each step as `round_weights` does. A recurrence is one direction of role A, of role B, or of a stack.
 //
 // Launch: grid (ceil(2 f16_fragments(d) / 256), recurrences, runs), block 256, no dynamic shared memory. Floor: memory, 24 d^2 bytes a
-// recurrence: floats in, f16 out twice. 21 registers.
+// recurrence: floats in, f16 out twice. 22 registers.
 extern "C" __global__ void __launch_bounds__(256) gru_fragments(
     uint2 *fragments,  // [recurrences, forward and backward, warp, piece, lane]: elements 2 p and 2 p + 1 of rows g and g + 8, lane 4 g + p
     const float *parameters, const Header *header, const RecurrentPlaces places, int d, size_t run_stride) {
@@ -873,6 +879,6 @@ GRU_F16(_50, 50, 1, 50, 21, F16_FORWARD_SHARED[0], 21, F16_BACKWARD_SHARED[0], 4
 GRU_F16(_100, 100, 1, 100, 27, F16_FORWARD_SHARED[1], 27, F16_BACKWARD_SHARED[1], 2)
 GRU_F16(_150, 150, 1, 150, 36, F16_FORWARD_SHARED[2], 39, F16_BACKWARD_SHARED[2], 1)
 GRU_F16(_200, 200, 1, 200, 22, F16_FORWARD_SHARED[3], 20, F16_BACKWARD_SHARED[3], 1)
-GRU_F16(_200x2, 200, 2, 200, 13, F16_FORWARD_SHARED_X2, 16, F16_BACKWARD_SHARED_X2, 1)
+GRU_F16(_200x2, 200, 2, 200, 14, F16_FORWARD_SHARED_X2, 16, F16_BACKWARD_SHARED_X2, 1)
 GRU_F16(, 0, 1, WIDEST, 0, 0, 0, 0, 1)
 GRU_F16(x2, 0, 2, WIDEST, 0, 0, 0, 0, 1)

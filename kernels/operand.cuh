@@ -1,8 +1,9 @@
 // How a tile of a product reads an operand from global memory: float32 or f16, rows of any length and alignment.
 //
-// A thread reads pieces of four neighbours of a row: as one LDG.128 (f16: LDG.64) where the operand's rows are aligned to that, as two
-// reads of pairs where they are aligned to pairs (an even width), else one by one. What does not change along k is computed once: where the rows of the thread's pieces lie, in elements from the operand's
-// start (an operand has fewer than 2^32), and whether they lie in it at all. What lies outside is zero and is not read.
+// A thread reads pieces of four neighbours of a row: as one LDG.128 (f16: LDG.64) where the operand's rows are aligned to that, two by two
+// where they are aligned to pairs (an even width), else one by one. What does not change along k is computed once: where the rows of the
+// thread's pieces lie, in elements from the operand's start (an operand has fewer than 2^32), and whether they lie in it at all. What lies
+// outside is zero and is not read.
 #pragma once
 
 #include "batch.cuh"
@@ -91,8 +92,8 @@ template <> struct Four<__half> {
     __device__ __forceinline__ uint2 rounded() const { return words; }
 };
 
-// How many neighbours of a row may be read or written at once, of which every place and number is a multiple: 4, 2 or 1. `places` has
-// the bits of all of them.
+// How many neighbours of a row may be read or written at once: 4, 2 or 1, where all places that a row may begin or end at are multiples of
+// it. `places` are these, or-ed.
 __device__ __forceinline__ unsigned neighbours_together(unsigned places) {
     return places % 4 == 0 ? 4 : places % 2 == 0 ? 2 : 1;
 }
@@ -145,7 +146,7 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
         // How many elements there are from the thread's column on.
         const unsigned at = ROWS == Rows::OfK ? k + column() : i, all = ROWS == Rows::OfK ? k_end : columns;
         const unsigned left = at < all ? all - at : 0;
-        // Where pieces are aligned the gap lies between them.
+        // Of a piece's columns, those from here on lie behind the gap. Where pieces are aligned to four it lies between two of them.
         const auto apart = [&] { return ROWS == Rows::Across && i < operand.gap_at ? operand.gap_at - i : 4; };
         if (fours) {
 #pragma unroll

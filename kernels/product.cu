@@ -28,11 +28,11 @@
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
 //     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        157, 159, 168                    3
 //     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 166, 168                    4, 3, 3
-//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        168, 167, 254                    3, 3, 2
+//     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        167, 168, 254                    3, 3, 2
 //     product_tn_f16_large        128     128 x 128                       254                              2
 //         product_tn and its namesakes also 64 x 128
-//     window_nt, _nn, _tn         64      32 x 32                         95, 101, 103                     7
-//     window_nt_f16, ..           64      32 x 32                         65, 67, 94                       12, 12, 10
+//     window_nt, _nn, _tn         64      32 x 32                         95, 101, 103                    7
+//     window_nt_f16, ..           64      32 x 32                         65, 67, 77                       12
 // Floor: 2 m n k FLOPs; A, B and C once, C once more where it is added to, and as much for an addend. An element is 4 bytes, in
 // the kernels `_f16` 2, but 4 of what product_tn_f16 writes. An operand that the products side by side share counts once; biases, sums,
 // scales and indices are not counted.
@@ -524,6 +524,6 @@ extern "C" __global__ void __launch_bounds__(64) window_nn_f16(const Header *hea
     window_product<Half, Rows::OfK, Rows::Across>(header, p);
 }
 
-extern "C" __global__ void __launch_bounds__(64) window_tn_f16(const Header *header, const WindowProduct p) {
+extern "C" __global__ void __launch_bounds__(64, 12) window_tn_f16(const Header *header, const WindowProduct p) {
     window_product<Half, Rows::Across, Rows::Across>(header, p);
 }

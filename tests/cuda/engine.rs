@@ -30,6 +30,7 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("objective_under_every_setting", objective_under_every_setting),
         ("objective_of_long_windows", objective_of_long_windows),
         ("objective_of_the_largest_models", objective_of_the_largest_models),
+        ("objective_of_wide_models", objective_of_wide_models),
         ("objective_of_one_and_of_nothing_before", objective_of_one_and_of_nothing_before),
         ("golden_files", golden_files),
         ("derivatives_agree_with_differences", derivatives_agree_with_differences),
@@ -220,6 +221,23 @@ fn objective_of_the_largest_models() {
             Precision::Mixed => near(&config, &corpus, &targets, &what),
             _ => compare(&config, &corpus, &targets, &what),
         }
+    }
+}
+
+/// Batches that fill a card with wide models: recurrences of two tiles a block, gradients of weights in large tiles.
+fn objective_of_wide_models() {
+    for d in [200, 208] {
+        let corpus = talk::corpus(d as u64, &[10; 30], 3, 5, 4);
+        let config = Config {
+            embedding_size: d,
+            history_length: 3,
+            stacks: 1,
+            batch_size: 300,
+            adversarial: false,
+            ..config()
+        };
+        let targets: Vec<u32> = (0..300).collect();
+        near(&config, &corpus, &targets, &format!("d = {d}"));
     }
 }
 

@@ -57,39 +57,38 @@ struct F16Kernel {
     d: usize,
     /// Tiles of [`F16_TILE`] sequences that a block works on.
     tiles: usize,
-    /// Pieces of W_hh that a warp holds in registers, and in shared memory; `None`: as many as fit.
-    in_registers: usize,
+    /// Pieces of W_hh that a warp holds in shared memory; `None`: as many as fit, and none in registers.
     in_shared: Option<usize>,
 }
 
 impl F16Kernel {
     /// The one for d in blocks of one tile.
     fn new(backward: bool, d: usize) -> F16Kernel {
-        let (name, in_registers, in_shared) = match (d, backward) {
-            (50, false) => ("gru_forward_f16_50", 21, Some(0)),
-            (50, true) => ("gru_backward_f16_50", 21, Some(0)),
-            (100, false) => ("gru_forward_f16_100", 27, Some(12)),
-            (100, true) => ("gru_backward_f16_100", 27, Some(12)),
-            (150, false) => ("gru_forward_f16_150", 36, Some(21)),
-            (150, true) => ("gru_backward_f16_150", 39, Some(18)),
-            (200, false) => ("gru_forward_f16_200", 22, Some(16)),
-            (200, true) => ("gru_backward_f16_200", 20, Some(13)),
-            (_, false) => ("gru_forward_f16", 0, None),
-            (_, true) => ("gru_backward_f16", 0, None),
+        let (name, in_shared) = match (d, backward) {
+            (50, false) => ("gru_forward_f16_50", Some(0)),
+            (50, true) => ("gru_backward_f16_50", Some(0)),
+            (100, false) => ("gru_forward_f16_100", Some(12)),
+            (100, true) => ("gru_backward_f16_100", Some(12)),
+            (150, false) => ("gru_forward_f16_150", Some(21)),
+            (150, true) => ("gru_backward_f16_150", Some(18)),
+            (200, false) => ("gru_forward_f16_200", Some(16)),
+            (200, true) => ("gru_backward_f16_200", Some(13)),
+            (_, false) => ("gru_forward_f16", None),
+            (_, true) => ("gru_backward_f16", None),
         };
-        F16Kernel { name, backward, d, tiles: 1, in_registers, in_shared }
+        F16Kernel { name, backward, d, tiles: 1, in_shared }
     }
 
-    /// The one in blocks of two tiles, where there is one.
+    /// The one in blocks of two tiles, where there is one: those of 50, 100 and 150 hold all pieces.
     fn of_two(self) -> Option<F16Kernel> {
-        let (name, in_registers, in_shared) = match (self.d, self.backward) {
-            (200, false) => ("gru_forward_f16_200x2", 14, Some(14)),
-            (200, true) => ("gru_backward_f16_200x2", 16, Some(7)),
+        let (name, in_shared) = match (self.d, self.backward) {
+            (200, false) => ("gru_forward_f16_200x2", Some(14)),
+            (200, true) => ("gru_backward_f16_200x2", Some(7)),
             (50 | 100 | 150, _) => return None,
-            (_, false) => ("gru_forward_f16x2", 0, None),
-            (_, true) => ("gru_backward_f16x2", 0, None),
+            (_, false) => ("gru_forward_f16x2", None),
+            (_, true) => ("gru_backward_f16x2", None),
         };
-        Some(F16Kernel { name, tiles: 2, in_registers, in_shared, ..self })
+        Some(F16Kernel { name, tiles: 2, in_shared, ..self })
     }
 
     fn pieces(&self) -> usize {
@@ -109,9 +108,9 @@ impl F16Kernel {
         (held, needed + held * piece)
     }
 
-    /// Whether a warp reads pieces from L2 in each step.
+    /// Whether a warp reads pieces from L2 in each step, if it has no more shared memory than that.
     fn streams(&self, most: usize) -> bool {
-        self.in_registers + self.shared(most).0 < self.pieces()
+        self.shared(most).0 < self.pieces()
     }
 }
 
@@ -183,7 +182,7 @@ impl Worker {
         let grid = |tile: u32| [(capacity as u32).div_ceil(tile), directions, self.places.runs];
         if self.mixed() {
             let mut kernel = F16Kernel::new(backward, self.d);
-            // Two tiles read half as much of W_hh from L2, where blocks of one would not all be on the card at once.
+            // Two tiles read half as much of W_hh from L2, where blocks of one, a multiprocessor each, would not all be on the card at once.
             if grid(F16_TILE).iter().product::<u32>() > self.card.multiprocessors && kernel.streams(most) {
                 kernel = kernel.of_two().unwrap_or(kernel);
             }
