@@ -31,8 +31,9 @@
 // return at once. Tiles, block sizes and shared memory are below. A block keeps its sequences through all steps, so no
 // block waits for another; sums are made in a fixed order.
 //
-// Tile: 16 sequences of one direction in float32, 8 on tensor cores, where the kernels `x2` have two tiles a block. The state, backward the gradients at the gates, is in shared memory,
-// and W_hh as far as registers (`_f16`) and shared memory hold it, else in L2; sums are float32, in registers.
+// Tile: 16 sequences of one direction in float32, 8 on tensor cores, where the kernels `x2` have two tiles a block. The state, backward
+// the gradients at the gates, is in shared memory, and W_hh as far as registers (`_f16`) and shared memory hold it, else in L2; sums are
+// float32, in registers.
 //
 // Floor: R rows in all sequences, both directions. Bytes: R * 16d e forward (6d of x in; 8d of gates and hn, 2d of h out), R * 20d e
 // backward (8d of gates and hn, 2d of h, 2d of d_hidden in; 8d of gradients out), and 6 d^2 e a group for W_hh once; biases and starts
@@ -504,7 +505,7 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
 // the product of the step before is made, and asked for in L2 one step earlier still; of two tiles it is asked for in L2 meanwhile.
 //
 // Registers on sm_75 (nvcc 13.0), forward and backward: d = 50 104 and 104, 100 124 and 124, 150 140 and 162, 200 128 and 128, 200x2 128
-// and 128, any d 80 and 73, any d x2 95 and 107, no spills.
+// and 128, any d 80 and 73, any d x2 95 and 111, no spills.
 
 // W_hh in pieces: those of a warp's forward pass, or of its way back, one behind the other, for one direction of a group.
 __host__ __device__ constexpr int f16_pieces(int d) {
@@ -526,14 +527,15 @@ struct RecurrentPlaces {
 // Launch: grid (ceil(2 f16_fragments(d) / 256), recurrences, runs), block 256, no dynamic shared memory. Floor: memory, 24 d^2 bytes a
 // recurrence: floats in, f16 out twice. 22 registers.
 extern "C" __global__ void __launch_bounds__(256) gru_fragments(
-    uint2 *fragments,  // [recurrences, forward and backward, warp, piece, lane]: elements 2 p and 2 p + 1 of rows g and g + 8, lane 4 g + p
+    uint2 *fragments,  // [recurrences, forward and backward, warp, piece, lane]; lane 4 g + p has columns 2 p and 2 p + 1 of rows g and g + 8
     const float *parameters, const Header *header, const RecurrentPlaces places, int d, size_t run_stride) {
     if (is_idle(*of_run(header, run_stride))) return;
     const int of_pass = f16_fragments(d), pieces = f16_pieces(d), depths = f16_depths(d);
     const int fragment = blockIdx.x * blockDim.x + threadIdx.x;
     if (fragment >= 2 * of_pass) return;
     const int recurrence = blockIdx.y, stack = recurrence / 2 - 2;
-    const unsigned place = stack < 0 ? places.speaker[recurrence] : places.first + stack * places.by_stack + recurrence % 2 * places.by_direction;
+    const unsigned place =
+        stack < 0 ? places.speaker[recurrence] : places.first + stack * places.by_stack + recurrence % 2 * places.by_direction;
     const float *const weight = of_run(parameters, run_stride) + place;
     const bool backward = fragment >= of_pass;
     const int of_warp = fragment % of_pass / 32, lane = fragment % 32, piece = of_warp % pieces;
@@ -799,7 +801,7 @@ __device__ __forceinline__ void f16_backward(const Header *header, const unsigne
     float carry[TILES][4] = {};
     const int longest = share.longest();
     fetch(longest - 1);
-    announce(longest - 2);
+    if (AHEAD) announce(longest - 2);
     __syncthreads();
 
     for (int step = longest - 1;; step--) {

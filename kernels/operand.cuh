@@ -125,8 +125,8 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
         const unsigned beyond = static_cast<unsigned>(operand.beyond);
         const unsigned start = reinterpret_cast<size_t>(operand.data) / sizeof(Element);
         const unsigned places = start | operand.stride | beyond | ends | operand.gap_at | operand.gap;
-        fours = places % 4 == 0;
-        pairs = places % 2 == 0;
+        fours = neighbours_together(places) == 4;
+        pairs = neighbours_together(places) == 2;
         if (ROWS == Rows::OfK) {
 #pragma unroll
             for (int piece = 0; piece < PIECES; piece++) {
@@ -193,7 +193,7 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
     unsigned k;  // that `fetch` reads from
     const unsigned k_end;
     const unsigned columns;  // that lie in memory
-    bool fours, pairs;      // which all rows are aligned for
+    bool fours, pairs;      // how many neighbours are read together: two predicates, where a number would take a register of the loop
     unsigned i;             // the thread's column (Rows::Across), at which its operand's data then begin
     unsigned from[PIECES];  // where the pieces' rows begin (Rows::OfK), or which they are (Rows::Across); NONE for zeros
     float factor[PIECES];
@@ -218,14 +218,17 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
     }
 };
 
+// Neighbours of a row of C that a thread stores at once.
+constexpr int STRIP = 4;
+
 // N neighbours of a row at once.
 template <class Element, int N> struct alignas(sizeof(Element) * N) Neighbours {
     Element x[N];
 };
 
-// Four neighbours of a row of the result, of which `count` are in it, read as many `together` as all its rows are aligned for.
+// A strip of the result, of which `count` are in it, read as many `together` as all its rows are aligned for.
 template <class Element>
-__device__ __forceinline__ void read_strip(float (&strip)[4], const Element *from, unsigned count, unsigned together) {
+__device__ __forceinline__ void read_strip(float (&strip)[STRIP], const Element *from, unsigned count, unsigned together) {
     if (together == 4) {
         const auto four = *reinterpret_cast<const Neighbours<Element, 4> *>(from);
 #pragma unroll
@@ -244,7 +247,7 @@ __device__ __forceinline__ void read_strip(float (&strip)[4], const Element *fro
 }
 
 template <class Element>
-__device__ __forceinline__ void write_strip(Element *to, const float (&strip)[4], unsigned count, unsigned together) {
+__device__ __forceinline__ void write_strip(Element *to, const float (&strip)[STRIP], unsigned count, unsigned together) {
     if (together == 4) {
         Neighbours<Element, 4> four;
 #pragma unroll

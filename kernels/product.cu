@@ -147,25 +147,25 @@ struct Whole {
 };
 
 // Neighbours of a row of C as they are before a sum is added to them.
-template <int W> struct Before {
-    float x[W];
+struct Before {
+    float x[STRIP];
 };
 
 // What is at `at`, where the strip stored there is to be added to it.
-template <int W, class Element>
-__device__ __forceinline__ Before<W> look_before(const Element *at, unsigned count, unsigned together, bool accumulate) {
-    Before<W> before;
+template <class Element>
+__device__ __forceinline__ Before look_before(const Element *at, unsigned count, unsigned together, bool accumulate) {
+    Before before;
     if (accumulate) read_strip(before.x, at, count, together);
     return before;
 }
 
 // Stores neighbours of a row of C, or adds them to what was there.
-template <class Element, int W>
-__device__ __forceinline__ void store_sum(Element *to, float (&strip)[W], const Before<W> &before, unsigned count, unsigned together,
+template <class Element>
+__device__ __forceinline__ void store_sum(Element *to, float (&strip)[STRIP], const Before &before, unsigned count, unsigned together,
                                           bool accumulate) {
     if (accumulate) {
 #pragma unroll
-        for (int e = 0; e < W; e++) strip[e] += before.x[e];
+        for (int e = 0; e < STRIP; e++) strip[e] += before.x[e];
     }
     write_strip(to, strip, count, together);
 }
@@ -196,43 +196,43 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
                  static_cast<size_t>(first) * side.c_stride;
     const unsigned together = min(strips_together(c, side.c_stride, side.n), strips_together(addend, 0, 0));
     struct Bias {
-        float x[T::STRIP];
+        float x[STRIP];
     };
     const auto beside = [&](unsigned column) {
         Bias of;
 #pragma unroll
-        for (int e = 0; e < T::STRIP; e++) of.x[e] = bias && e < side.n - column ? __ldg(bias + column + e) : 0.0f;
+        for (int e = 0; e < STRIP; e++) of.x[e] = bias && e < side.n - column ? __ldg(bias + column + e) : 0.0f;
         return of;
     };
     const auto look = [&](unsigned row, unsigned column) {
-        return look_before<T::STRIP>(c + static_cast<size_t>(row) * side.c_stride + column, side.n - column, together, p.accumulate);
+        return look_before(c + static_cast<size_t>(row) * side.c_stride + column, side.n - column, together, p.accumulate);
     };
     const auto out = [&](unsigned row, unsigned column, auto &strip, const Bias &of, const auto &before) {
         const size_t at = static_cast<size_t>(row) * side.c_stride + column;
         const unsigned count = side.n - column;
         if (bias) {
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] += of.x[e];
+            for (int e = 0; e < STRIP; e++) strip[e] += of.x[e];
         }
         if (p.accumulate) {
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] += before.x[e];
+            for (int e = 0; e < STRIP; e++) strip[e] += before.x[e];
         }
         if (p.epilogue == Epilogue::Sigmoid) {
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] = 1.0f / (1.0f + expf(-strip[e]));
+            for (int e = 0; e < STRIP; e++) strip[e] = 1.0f / (1.0f + expf(-strip[e]));
         } else if (p.epilogue == Epilogue::TanhOfSum) {
-            float more[T::STRIP];
+            float more[STRIP];
             read_strip(more, addend + at, count, together);
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] = tanhf(strip[e] + more[e]);
+            for (int e = 0; e < STRIP; e++) strip[e] = tanhf(strip[e] + more[e]);
         } else if (p.epilogue == Epilogue::Dropout) {
             const unsigned sample = of_run(p.owner, p.run_stride)[row];
             const unsigned of_sample = row - of_run(p.offset, p.run_stride)[sample];
             Quad quad = {strip[0], strip[1], strip[2], strip[3]};
             drop(quad, own, p.mask, of_run(p.target, p.run_stride)[sample], of_sample, quads_of(side.n), column / 4);
 #pragma unroll
-            for (int e = 0; e < T::STRIP; e++) strip[e] = quad.x[e];
+            for (int e = 0; e < STRIP; e++) strip[e] = quad.x[e];
         }
         write_strip(c + at, strip, count, together);
     };
@@ -337,13 +337,13 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     };
     const auto look = [&](unsigned row, unsigned column) {
         const bool adds = p.accumulate && column < n;
-        return look_before<T::STRIP>(at(row, column), n - column, end_of_block.together, adds);
+        return look_before(at(row, column), n - column, end_of_block.together, adds);
     };
     const auto out = [&](unsigned row, unsigned column, auto &strip, Nothing, const auto &before) {
         const unsigned count = n - column;
         float *sums = end_of_block.sums;
 #pragma unroll
-        for (int e = 0; e < T::STRIP; e++) {
+        for (int e = 0; e < STRIP; e++) {
             if (sums && count == e) sums[row] = p.accumulate ? sums[row] + strip[e] : strip[e];
         }
         if (count) store_sum(at(row, column), strip, before, count, end_of_block.together, p.accumulate);
@@ -440,7 +440,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_tn_f16(const Header
     }
 }
 
-// For gradients of wide models' weights: a quarter less of shared memory's time and a third less from L2 than with half as large a tile.
+// For gradients of wide models' weights: operands are read less often, from L2 and from shared memory.
 extern "C" __global__ void __launch_bounds__(128, 2) product_tn_f16_large(const Header *header, const Product p) {
     __shared__ Half::Large::Shared<Rows::Across, Rows::Across> shared;
     product_sum<Half::Element, Half::Large>(shared, header, p);
@@ -496,7 +496,7 @@ template <class Family, Rows A, Rows B> __device__ __forceinline__ void window_p
     c += p.c_shape == Shape::Pairs ? pair : static_cast<size_t>(first) * p.width;
     const unsigned together = strips_together(c, n, n);
     const auto look = [&](unsigned row, unsigned column) {
-        return look_before<T::STRIP>(c + static_cast<size_t>(row) * n + column, n - column, together, p.accumulate);
+        return look_before(c + static_cast<size_t>(row) * n + column, n - column, together, p.accumulate);
     };
     const auto out = [&](unsigned row, unsigned column, auto &strip, Nothing, const auto &before) {
         store_sum(c + static_cast<size_t>(row) * n + column, strip, before, n - column, together, p.accumulate);

@@ -40,7 +40,6 @@ __device__ __forceinline__ void put(float (&tile)[DEPTH][WIDTH + 4], Reader<ROWS
 template <int BM_, int BN_, int BK_, int TM_, int TN_> struct Tile {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, TM = TM_, TN = TN_;
     static constexpr bool SKIPS_COLUMNS = false;
-    static constexpr int STRIP = 4;  // neighbours of a row of C that a thread stores at once
     static constexpr int THREADS = (BM / TM) * (BN / TN);
     static_assert(TM % 4 == 0 && TN % 4 == 0, "a thread's rows and columns come in fours");
     // Four floats of padding keep rows aligned for LDS.128 and spread stores of a column over the banks.

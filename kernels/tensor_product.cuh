@@ -49,7 +49,6 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
     static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_;
     static constexpr int BK = 32;  // depth of a step
     static constexpr bool SKIPS_COLUMNS = true;  // what is beyond C costs little
-    static constexpr int STRIP = 4;  // neighbours of a row of C that a thread stores at once
     static constexpr int THREADS = (BM / WM) * (BN / WN) * 32;
     static_assert(WM % 16 == 0 && WN % 16 == 0, "fragments of A, and pairs of fragments of B");
     template <Rows A, Rows B> struct Shared {

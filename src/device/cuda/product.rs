@@ -261,7 +261,10 @@ impl Product {
         };
         let once = (places / tiles).max(1);
         // Of all places of the rounds that it takes, those that have a block, in thousandths.
-        let filled = |chunks: u32| 1000 * tiles * chunks / (places * (tiles * chunks).div_ceil(places));
+        let filled = |chunks: u32| {
+            let blocks = u64::from(tiles) * u64::from(chunks);
+            1000 * blocks / blocks.next_multiple_of(places.into())
+        };
         self.chunks = if filled(once) >= 750 {
             once
         } else {

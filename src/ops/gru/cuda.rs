@@ -10,7 +10,7 @@ use crate::device::cuda::product::{Extent, Product};
 use crate::device::work::Work;
 use crate::error::Result;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Counts, WORD, Worker, launch};
+use crate::ops::cuda::{Counts, WORD, Worker, argument, launch};
 use crate::ops::parameters::{self, Layout};
 
 /// Where the recurrent weights and biases lie among the parameters, by group and direction: `GruPlaces` in `kernels/gru.cu`.
@@ -315,27 +315,19 @@ impl Worker {
             .places
             .copies
             .map(|copies| copies.fragments.from(groups.recurrence * 2 * f16_fragments(self.d) * 2).address);
+        let mut arguments = vec![
+            argument(&header),
+            argument(&start),
+            argument(&length),
+            argument(&parameters),
+            argument(&places),
+        ];
+        arguments.extend(fragments.as_ref().map(argument));
+        arguments.extend([argument(&saved), argument(&hidden)]);
+        arguments.extend(backward.then(|| argument(&d_hidden)));
+        arguments.extend([argument(&first), argument(&capacity), argument(&d), argument(&run_stride)]);
         // SAFETY: rows of the sequences are within [R, 8d] and [R, 2d]; the places and fragments are those of the recurrent weights.
-        unsafe {
-            match (backward, fragments) {
-                (true, None) => launch!(
-                    self, kernel, shape, work, header, start, length, parameters, places, saved, hidden,
-                    d_hidden, first, capacity, d, run_stride,
-                ),
-                (false, None) => launch!(
-                    self, kernel, shape, work, header, start, length, parameters, places, saved, hidden,
-                    first, capacity, d, run_stride,
-                ),
-                (true, Some(fragments)) => launch!(
-                    self, kernel, shape, work, header, start, length, parameters, places, fragments, saved,
-                    hidden, d_hidden, first, capacity, d, run_stride,
-                ),
-                (false, Some(fragments)) => launch!(
-                    self, kernel, shape, work, header, start, length, parameters, places, fragments, saved,
-                    hidden, first, capacity, d, run_stride,
-                ),
-            }
-        }
+        unsafe { self.submit(kernel, shape, work, &arguments) }
     }
 }
 
