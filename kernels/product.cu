@@ -261,8 +261,7 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const unsigned tile_of_c = blockIdx.x - (second ? tiles_of_first : 0);
     const unsigned first_row = tile_of_c / tiles * T::BM, first_column = tile_of_c % tiles * share;
     const unsigned end_column = T::SKIPS_COLUMNS ? min(first_column + share, columns) : columns;
-    const unsigned products = p.inner * p.outer;
-    const unsigned product = blockIdx.y % products, chunk = blockIdx.y / products;
+    const unsigned products = p.inner * p.outer, product = blockIdx.y % products, chunk = blockIdx.y / products;
     const unsigned inner = product % p.inner, outer = product / p.inner;
     const Header &own = *of_run(header, p.run_stride);
     unsigned first, k;
