@@ -41,3 +41,22 @@ __device__ __forceinline__ void load_four_transposed(unsigned (&words)[4], const
                  : "r"(shared_address(row))
                  : "memory");
 }
+
+// A lane has two neighbours of each row of a C. Lanes side by side change them between two fragments that lie side by side, so that each
+// has four neighbours of one, and a row's four lanes two runs of eight: whole sectors also where they are stored as f16. These are a
+// lane's four, of row group + 8 half, from column `strip_column` of both fragments on.
+__device__ __forceinline__ void share_neighbours(float (&strip)[4], const float (&first)[4], const float (&second)[4], int half) {
+    const bool odd = threadIdx.x % 2;
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+        const float mine = first[half * 2 + e], next = second[half * 2 + e];
+        const float other = __shfl_xor_sync(0xffffffffu, odd ? mine : next, 1);
+        strip[e] = odd ? other : mine;
+        strip[2 + e] = odd ? next : other;
+    }
+}
+
+__device__ __forceinline__ unsigned strip_column() {
+    const unsigned pair = threadIdx.x % 4;
+    return pair % 2 * 8 + pair / 2 * 4;
+}

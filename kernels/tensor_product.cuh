@@ -124,11 +124,8 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
             __syncthreads();
         }
         if (!gather(reinterpret_cast<float (&)[ROW_FRAGMENTS * COLUMN_FRAGMENTS * 4]>(sums), works)) return;
-        // A lane has two neighbours of each fragment's row. Lanes side by side change them between two fragments, so that each has four
-        // of one, and a row's four lanes two runs of eight: whole sectors also where C is f16.
-        const unsigned group = lane / 4, pair = lane % 4;
-        const bool odd = pair % 2;
-        const auto column_of = [&](int j) { return first_column + warp_column + (j + odd) * 8 + pair / 2 * 4; };
+        const unsigned group = lane / 4;
+        const auto column_of = [&](int j) { return first_column + warp_column + j * 8 + strip_column(); };
         decltype(beside(0u)) besides[COLUMN_FRAGMENTS / 2];
 #pragma unroll
         for (int j = 0; j < COLUMN_FRAGMENTS; j += 2) {
@@ -152,13 +149,7 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
 #pragma unroll
                 for (int j = 0; j < COLUMN_FRAGMENTS; j += 2) {
                     float strip[4];
-#pragma unroll
-                    for (int e = 0; e < 2; e++) {
-                        const float first = sums[i][j][half * 2 + e], second = sums[i][j + 1][half * 2 + e];
-                        const float other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 1);
-                        strip[e] = odd ? other : first;
-                        strip[2 + e] = odd ? second : other;
-                    }
+                    share_neighbours(strip, sums[i][j], sums[i][j + 1], half);
                     const unsigned column = column_of(j);
                     if (row < m && column < n) out(row, column, strip, besides[j / 2], found[half][j / 2]);
                 }

@@ -418,7 +418,7 @@ impl<R: Real> CpuEngine<R> {
                 ops.enter(Part::Rest);
                 let size = shard.samples() * classes;
                 logits[which][..size].copy_from_slice(&activations.logits[..size]);
-                let last = &activations.stacks[self.graph.stacks - 1].readout.a;
+                let last = &activations.stacks[self.graph.stacks - 1].attention.readout.a;
                 state.attention[..shard.rows()].copy_from_slice(&last[..shard.rows()]);
                 let Some(sums) = sums.as_deref_mut() else { continue };
                 let [clean, adversarial] = delta;

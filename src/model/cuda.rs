@@ -557,7 +557,7 @@ impl CudaEngine {
         let logits = self.read_f32(self.of_run(run, work.logits[0]), batch.len() * classes)?;
         all.logits.extend(Self::by_slot(batch, classes, &logits));
         let attention = match work.activations.stacks.last() {
-            Some(stack) => self.read_f32(self.of_run(run, stack.readout.a), batch.rows())?,
+            Some(stack) => self.read_f32(self.of_run(run, stack.attention.readout.a), batch.rows())?,
             None => Vec::new(),
         };
         let mut range = vec![0..0; batch.len()];
@@ -675,6 +675,7 @@ impl Place {
             workspace,
             arrivals,
             loss_scale: (config.dtype == Precision::Mixed).then_some(state.optimiser.loss_scale),
+            history_length: config.history_length,
         };
         let worker = Worker::new(Arc::clone(card), Arc::clone(layout), places);
         worker.prepare(capacity.longest)?;

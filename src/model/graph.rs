@@ -6,10 +6,11 @@
 use super::config::StackInput;
 use crate::ops::Operations;
 use crate::ops::adversarial::Perturbation;
+use crate::ops::attention::FromNext;
 use crate::ops::dropout::{Mask, Site};
 use crate::ops::gru::Layer;
 use crate::ops::part::Part;
-use crate::ops::readout;
+use crate::ops::{attention, readout};
 
 /// The settings that shape the graph.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,13 +67,9 @@ pub struct Stack<B> {
     pub hidden: B,
     /// `[R, 2d]`: G, the states after dropout.
     pub g: B,
-    /// `[R, 2d]`: G score.
-    pub projected: B,
-    /// n x n a sample.
-    pub probabilities: B,
+    pub attention: attention::Saved<B>,
     /// `[R, 2d]`: P G, which the next stack reads; empty where none does.
     pub attended: B,
-    pub readout: readout::Saved<B>,
 }
 
 /// Gradients on the way back, used by one stack after the other.
@@ -84,11 +81,8 @@ pub struct Gradients<B> {
     pub g: B,
     /// `[R, 2d]`: at a stack's input, and at the speaker GRUs' states.
     pub input: B,
-    /// `[R, 2d]`: at G score, and at the interaction's gates.
-    pub projected: B,
-    /// n x n a sample.
-    pub probabilities: B,
-    pub readout: readout::Scratch<B>,
+    /// Within the attention; and at the interaction's gates, where the attention has that at `G score`.
+    pub attention: attention::Scratch<B>,
 }
 
 impl<B, W> Activations<B, W> {
@@ -111,16 +105,18 @@ impl<B, W> Activations<B, W> {
                 gates: by_row(rows * 8 * d),
                 hidden: by_row(row),
                 g: by_row(row),
-                projected: by_row(row),
-                probabilities: by_row(pairs),
-                attended: by_row(if graph.reads_attended(l + 1) { row } else { 0 }),
-                readout: readout::Saved {
-                    w: by_sample(state),
-                    y: by_sample(rows),
-                    a: by_sample(rows),
-                    p: by_sample(rows),
-                    e: by_sample(state),
+                attention: attention::Saved {
+                    projected: by_row(row),
+                    probabilities: by_row(pairs),
+                    readout: readout::Saved {
+                        w: by_sample(state),
+                        y: by_sample(rows),
+                        a: by_sample(rows),
+                        p: by_sample(rows),
+                        e: by_sample(state),
+                    },
                 },
+                attended: by_row(if graph.reads_attended(l + 1) { row } else { 0 }),
             });
         }
         Self {
@@ -138,9 +134,11 @@ impl<B, W> Activations<B, W> {
                 logits: by_sample(samples * classes),
                 g: by_row(row),
                 input: by_row(row),
-                projected: by_row(row),
-                probabilities: by_row(pairs),
-                readout: readout::Scratch { d_e: by_sample(state), d_w: by_sample(state) },
+                attention: attention::Scratch {
+                    projected: by_row(row),
+                    probabilities: by_row(pairs),
+                    readout: readout::Scratch { d_e: by_sample(state), d_w: by_sample(state) },
+                },
             },
         }
     }
@@ -184,15 +182,10 @@ impl Graph {
             ops.enter(Part::Dropout);
             ops.dropout_copy(layout, mask, Site::Context(l), &stack.hidden, &mut stack.g);
             ops.enter(Part::Attention);
-            ops.attention(layout, l, weights, &stack.g, &mut stack.projected, &mut stack.probabilities);
-            ops.enter(Part::Readout);
             let (q, next) = a.q.split_at_mut(l + 1);
             let (q, next) = (&q[l], &mut next[0]);
-            ops.readout(layout, l, weights, &stack.probabilities, &stack.g, q, &mut stack.readout, next);
-            if self.reads_attended(l + 1) {
-                ops.enter(Part::Attention);
-                ops.attend(layout, &stack.probabilities, &stack.g, &mut stack.attended);
-            }
+            let attended = self.reads_attended(l + 1).then_some(&mut stack.attended);
+            ops.attention(layout, l, weights, &stack.g, q, &mut stack.attention, next, attended);
         }
         // 5. Classifier
         ops.enter(Part::Dropout);
@@ -227,39 +220,24 @@ impl Graph {
             let (before, rest) = a.stacks.split_at_mut(l);
             let stack = &mut rest[0];
             let (q, next) = (&a.q[l], &a.q[l + 1]);
-            let (p, g) = (&stack.probabilities, &stack.g);
-            ops.enter(Part::ReadoutBackward);
-            ops.readout_backward(
-                layout,
-                l,
-                weights,
-                p,
-                g,
-                q,
-                next,
-                &stack.readout,
-                &mut d.readout,
-                d_q,
-                &mut d.probabilities,
-                &mut d.g,
-                gradients,
-            );
+            let from_next = match self.stack_input {
+                _ if l + 1 == self.stacks => FromNext::Nothing,
+                StackInput::Attention => FromNext::Attended(&d.input),
+                StackInput::Gru => FromNext::States(&d.input),
+            };
             ops.enter(Part::AttentionBackward);
-            let d_attended = self.reads_attended(l + 1).then_some(&d.input);
-            if d_attended.is_none() && l + 1 < self.stacks {
-                ops.add_rows(layout, &d.input, &mut d.g);
-            }
             ops.attention_backward(
                 layout,
                 l,
                 weights,
                 mask,
-                g,
-                &stack.projected,
-                p,
-                d_attended,
-                &mut d.probabilities,
-                &mut d.projected,
+                &stack.g,
+                q,
+                next,
+                &stack.attention,
+                from_next,
+                &mut d.attention,
+                d_q,
                 &mut d.g,
                 gradients,
             );
@@ -270,7 +248,7 @@ impl Graph {
             ops.gru_backward(layout, layer, weights, input, hidden, gates, &d.g, &mut d.input, gradients);
         }
         // 3. Speaker mutual interaction
-        let (d_gate, d_hidden) = (&mut d.projected, &mut d.g);
+        let (d_gate, d_hidden) = (&mut d.attention.projected, &mut d.g);
         let (hidden, gate) = (&a.hidden, &a.gate);
         let enabled = self.interaction;
         ops.enter(Part::InteractionBackward);

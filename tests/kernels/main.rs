@@ -18,4 +18,5 @@ mod peak;
 mod projection;
 mod readout;
 mod standardise;
+mod window_attention;
 mod work;

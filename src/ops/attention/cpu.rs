@@ -1,6 +1,6 @@
 //! The CPU's attention.
 
-use super::Attention;
+use super::{Attention, FromNext, Saved, Scratch};
 use crate::data::batch::Shard;
 use crate::device::cpu::elementary;
 use crate::device::cpu::gemm::{Right, Start, View};
@@ -117,10 +117,13 @@ impl<R: Real> Attention for Worker<R> {
         stack: usize,
         weights: &Weights<R>,
         g: &Vec<R>,
-        projected: &mut Vec<R>,
-        probabilities: &mut Vec<R>,
+        q: &Vec<R>,
+        saved: &mut Saved<Vec<R>>,
+        next: &mut Vec<R>,
+        attended: Option<&mut Vec<R>>,
     ) {
         let width = 2 * self.d;
+        let Saved { projected, probabilities, readout } = saved;
         let score = Right::Panels(&weights.context[stack].score.forward);
         product((layout.rows(), width, width), View::rows(g, width), score, projected, Start::Zero);
         for s in 0..layout.samples() {
@@ -135,10 +138,10 @@ impl<R: Real> Attention for Worker<R> {
             product((n, width, n), a, Right::Panels(&self.panels), scores, Start::Zero);
             R::dispatch(Softmax { rows: scores, width: n, scale: self.attention_scale() });
         }
-    }
-
-    fn attend(&mut self, layout: &Shard, probabilities: &Vec<R>, g: &Vec<R>, attended: &mut Vec<R>) {
-        let width = 2 * self.d;
+        let part = self.enter(Part::Readout);
+        self.readout(layout, stack, weights, probabilities, g, q, readout, next);
+        self.enter(part);
+        let Some(attended) = attended else { return };
         for s in 0..layout.samples() {
             let rows = layout.range(s);
             let n = rows.len();
@@ -148,11 +151,6 @@ impl<R: Real> Attention for Worker<R> {
         }
     }
 
-    fn add_rows(&mut self, layout: &Shard, from: &Vec<R>, to: &mut Vec<R>) {
-        let size = layout.rows() * 2 * self.d;
-        add(&mut to[..size], &from[..size]);
-    }
-
     fn attention_backward(
         &mut self,
         layout: &Shard,
@@ -160,18 +158,45 @@ impl<R: Real> Attention for Worker<R> {
         weights: &Weights<R>,
         mask: &Mask,
         g: &Vec<R>,
-        projected: &Vec<R>,
-        probabilities: &Vec<R>,
-        d_attended: Option<&Vec<R>>,
-        d_probabilities: &mut Vec<R>,
-        d_projected: &mut Vec<R>,
+        q: &Vec<R>,
+        next: &Vec<R>,
+        saved: &Saved<Vec<R>>,
+        from_next: FromNext<Vec<R>>,
+        scratch: &mut Scratch<Vec<R>>,
+        d_q: &mut Vec<R>,
         d_g: &mut Vec<R>,
         gradients: &mut Gradients<R>,
     ) {
-        if let Some(d_attended) = d_attended {
-            self.attend_backward(layout, probabilities, g, d_attended, d_probabilities, d_g);
-        }
         let width = 2 * self.d;
+        let Saved { projected, probabilities, readout } = saved;
+        let Scratch { projected: d_projected, probabilities: d_probabilities, readout: d_readout } = scratch;
+        let part = self.enter(Part::ReadoutBackward);
+        self.readout_backward(
+            layout,
+            stack,
+            weights,
+            probabilities,
+            g,
+            q,
+            next,
+            readout,
+            d_readout,
+            d_q,
+            d_probabilities,
+            d_g,
+            gradients,
+        );
+        self.enter(part);
+        match from_next {
+            FromNext::Nothing => {}
+            FromNext::Attended(d_attended) => {
+                self.attend_backward(layout, probabilities, g, d_attended, d_probabilities, d_g);
+            }
+            FromNext::States(d_states) => {
+                let size = layout.rows() * width;
+                add(&mut d_g[..size], &d_states[..size]);
+            }
+        }
         for s in 0..layout.samples() {
             let rows = layout.range(s);
             let n = rows.len();

@@ -1,13 +1,51 @@
-//! The card's attention: `kernels/attention.cu`, and a product for each window.
+//! The card's attention: a kernel for all of a window (`kernels/window_attention.cu`) in mixed precision; in float32, and for longer
+//! windows than that has room for, products for each window (`kernels/product.cu`) and what is none (`kernels/attention.cu`).
 
-use super::Attention;
+use super::{Attention, FromNext, Saved, Scratch};
 use crate::device::cuda::card::Shape;
-use crate::device::cuda::memory::Buffer;
+use crate::device::cuda::memory::{Buffer, Element};
 use crate::device::cuda::product::{Epilogue, Extent, Of, Product};
-use crate::device::work::Work;
+use crate::device::work::{Unit, Work};
+use crate::ops::Backend;
 use crate::ops::cuda::batch::Indices;
-use crate::ops::cuda::{Counts, Window, Worker, launch, of_element};
+use crate::ops::cuda::{Counts, WORD, Window, Worker, launch, of_element};
 use crate::ops::dropout::{Mask, Site};
+use crate::ops::part::Part;
+
+/// The longest window that `kernels/window_attention.cu` has room for, and rows of two warps.
+const LONGEST: usize = 64;
+const TILE: usize = 16;
+/// Columns of a window that are in shared memory at once.
+const CHUNK: usize = 104;
+
+/// A window's kernel and its way back, with the bytes of shared memory that they take for windows of up to `longest`. Rows of 2d halves
+/// are read in pieces of 8, 4 or 2 as all of them are aligned to.
+pub(in crate::ops) fn window_kernels(d: usize, longest: usize) -> [(&'static str, usize); 2] {
+    let rows = tiles(longest) * TILE;
+    let (chunks, pairs) =
+        (2 * Element::Half.bytes() * rows * CHUNK, Element::Half.bytes() * rows * (rows + 8));
+    let forward = chunks + pairs + WORD * (CHUNK + 5 * rows);
+    let backward = chunks + 2 * pairs + WORD * (2 * CHUNK + 5 * rows);
+    let [name, name_backward] = match d % 4 {
+        0 => ["window_attention_f16_8", "window_attention_backward_f16_8"],
+        2 => ["window_attention_f16_4", "window_attention_backward_f16_4"],
+        _ => ["window_attention_f16_2", "window_attention_backward_f16_2"],
+    };
+    [(name, forward), (name_backward, backward)]
+}
+
+/// Tiles of rows that windows of up to `longest` have.
+fn tiles(longest: usize) -> usize {
+    longest.max(1).div_ceil(TILE)
+}
+
+/// The least that a window's kernel does: operands and results once, `rows` of them rows and `states` of them samples', and so many
+/// products for each window.
+fn work(n: &Counts, width: usize, rows: usize, states: usize, products: f64) -> Work {
+    let by_row = (rows * n.rows * width + n.pairs) * Element::Half.bytes();
+    let by_sample = (states * n.samples * width + 3 * n.rows) * WORD;
+    Work::moving(by_row + by_sample).flops(products * 2.0 * (n.pairs * width) as f64, Unit::Tensor)
+}
 
 impl Worker {
     /// `1 / sqrt(d)`
@@ -15,39 +53,151 @@ impl Worker {
         (1.0 / (self.d as f64).sqrt()) as f32
     }
 
+    /// Whether a window's attention is one kernel. What windows there may be decides, not those that there are: runs' results do not
+    /// depend on each other's.
+    pub(in crate::ops) fn has_window_kernel(&self) -> bool {
+        self.mixed() && self.places.history_length <= LONGEST
+    }
+
+    /// A window's kernel, or its way back, and its launch: a block for each window.
+    fn window_kernel(&self, layout: &Indices, backward: bool) -> (&'static str, Shape) {
+        let longest = layout.capacity.longest;
+        let (kernel, shared) = window_kernels(self.d, longest)[usize::from(backward)];
+        let grid = [layout.capacity.samples as u32, 1, self.places.runs];
+        (kernel, Shape { grid, block: 64 * tiles(longest) as u32, shared: shared as u32 })
+    }
+
     /// A warp for each row, in blocks of 256 threads.
     fn warps(&self, rows: usize) -> Shape {
         Shape { grid: [(rows as u32).div_ceil(8), 1, self.places.runs], block: 256, shared: 0 }
     }
-}
 
-impl Attention for Worker {
-    fn attention(
+    /// `P = softmax(scale * projected G^T)`, the readout and `attended = P G` in one kernel.
+    fn window_attention(
         &mut self,
         layout: &Indices,
-        stack: usize,
-        (): &(),
         g: &Buffer,
-        projected: &mut Buffer,
-        probabilities: &mut Buffer,
+        saved: &mut Saved<Buffer>,
+        attended: Option<&mut Buffer>,
     ) {
-        let width = 2 * self.d;
-        let rows = layout.capacity.rows;
-        let score = (self.by_rows(self.places.folded.score[stack]), width);
-        let product = Product::new((rows, width, width), (*g, width), score, (*projected, width));
-        self.product_nn(layout, product.extent(Extent::Rows));
-        let (scores, rows_of) = ((*probabilities, Of::Pairs), (*g, Of::Rows));
-        self.window(Window::Nt, layout, (*projected, Of::Rows), rows_of, scores, false);
-        let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.places.run_stride);
-        let activation = self.activation();
-        let work = |n: &Counts| Work::moving(2 * n.pairs * activation);
-        // SAFETY: the probabilities are n x n for each window.
+        let ((kernel, shape), scale) = (self.window_kernel(layout, false), self.attention_scale());
+        let (width, run_stride) = (2 * self.d, self.places.run_stride);
+        let more = usize::from(attended.is_some());
+        let work = move |n: &Counts| work(n, width, 2 + more, 2, (1 + more) as f64);
+        let Saved { projected, probabilities, readout } = saved;
+        // SAFETY: rows and states are 2d wide, probabilities n x n for each window, and rows and pairs f16.
         unsafe {
             launch!(
                 self,
-                of_element(["softmax_rows", "softmax_rows_f16"], *probabilities),
+                kernel,
                 shape,
                 work,
+                probabilities.address,
+                attended.map_or(0, |attended| attended.address),
+                readout.e.address,
+                readout.y.address,
+                readout.a.address,
+                readout.p.address,
+                readout.w.address,
+                g.address,
+                projected.address,
+                layout.pairs.address,
+                layout.offset.address,
+                layout.header.address,
+                scale,
+                width as u32,
+                run_stride,
+            )
+        }
+    }
+
+    /// Back through [`Worker::window_attention`], but for the gradient that comes to G through `projected`.
+    fn window_attention_backward(
+        &mut self,
+        layout: &Indices,
+        g: &Buffer,
+        saved: &Saved<Buffer>,
+        from_next: FromNext<Buffer>,
+        scratch: &mut Scratch<Buffer>,
+        d_g: &mut Buffer,
+    ) {
+        let ((kernel, shape), scale) = (self.window_kernel(layout, true), self.attention_scale());
+        let (width, run_stride) = (2 * self.d, self.places.run_stride);
+        let (d_attended, d_states) = match from_next {
+            FromNext::Nothing => (0, 0),
+            FromNext::Attended(d_attended) => (d_attended.address, 0),
+            FromNext::States(d_states) => (0, d_states.address),
+        };
+        let rows = 4 + usize::from(d_attended + d_states != 0);
+        let products = if d_attended == 0 { 2.0 } else { 4.0 };
+        let work = move |n: &Counts| work(n, width, rows, 3, products);
+        let Saved { projected, probabilities, readout } = saved;
+        // SAFETY: as in `window_attention`.
+        unsafe {
+            launch!(
+                self,
+                kernel,
+                shape,
+                work,
+                scratch.projected.address,
+                d_g.address,
+                scratch.readout.d_w.address,
+                scratch.readout.d_e.address,
+                d_attended,
+                d_states,
+                readout.y.address,
+                readout.a.address,
+                readout.p.address,
+                readout.w.address,
+                g.address,
+                projected.address,
+                probabilities.address,
+                layout.pairs.address,
+                layout.offset.address,
+                layout.header.address,
+                scale,
+                width as u32,
+                run_stride,
+            )
+        }
+    }
+
+    /// `softmax(scale * scores)` of every row, in place.
+    fn softmax(&mut self, layout: &Indices, scores: &Buffer) {
+        let (shape, scale) = (self.warps(layout.capacity.rows), self.attention_scale());
+        let (run_stride, activation) = (self.places.run_stride, self.activation());
+        let work = |n: &Counts| Work::moving(2 * n.pairs * activation);
+        // SAFETY: the scores are n x n for each window.
+        unsafe {
+            launch!(
+                self,
+                of_element(["softmax_rows", "softmax_rows_f16"], *scores),
+                shape,
+                work,
+                scores.address,
+                layout.pairs.address,
+                layout.offset.address,
+                layout.owner.address,
+                layout.header.address,
+                scale,
+                run_stride,
+            )
+        }
+    }
+
+    /// Back through [`Worker::softmax`], in place in `d`.
+    fn softmax_backward(&mut self, layout: &Indices, probabilities: &Buffer, d: &Buffer) {
+        let (shape, scale) = (self.warps(layout.capacity.rows), self.attention_scale());
+        let (run_stride, activation) = (self.places.run_stride, self.activation());
+        let work = |n: &Counts| Work::moving(3 * n.pairs * activation);
+        // SAFETY: both are n x n for each window.
+        unsafe {
+            launch!(
+                self,
+                of_element(["softmax_rows_backward", "softmax_rows_backward_f16"], *probabilities),
+                shape,
+                work,
+                d.address,
                 probabilities.address,
                 layout.pairs.address,
                 layout.offset.address,
@@ -59,12 +209,8 @@ impl Attention for Worker {
         }
     }
 
-    fn attend(&mut self, layout: &Indices, probabilities: &Buffer, g: &Buffer, attended: &mut Buffer) {
-        let (p, g, to) = ((*probabilities, Of::Pairs), (*g, Of::Rows), (*attended, Of::Rows));
-        self.window(Window::Nn, layout, p, g, to, false);
-    }
-
-    fn add_rows(&mut self, layout: &Indices, from: &Buffer, to: &mut Buffer) {
+    /// `to += from`, `[R, 2d]` both.
+    fn add_rows(&mut self, layout: &Indices, from: &Buffer, to: &Buffer) {
         let width = 2 * self.d;
         let fours = (layout.capacity.rows * width).div_ceil(4) as u32;
         let shape = Shape { grid: [fours.div_ceil(256), 1, self.places.runs], block: 256, shared: 0 };
@@ -85,6 +231,44 @@ impl Attention for Worker {
             )
         }
     }
+}
+
+impl Attention for Worker {
+    fn attention(
+        &mut self,
+        layout: &Indices,
+        stack: usize,
+        (): &(),
+        g: &Buffer,
+        q: &Buffer,
+        saved: &mut Saved<Buffer>,
+        next: &mut Buffer,
+        attended: Option<&mut Buffer>,
+    ) {
+        let width = 2 * self.d;
+        let rows = layout.capacity.rows;
+        let score = (self.by_rows(self.places.folded.score[stack]), width);
+        let product = Product::new((rows, width, width), (*g, width), score, (saved.projected, width));
+        self.product_nn(layout, product.extent(Extent::Rows));
+        let part = self.enter(Part::Readout);
+        self.readout_weights(layout, stack, q, &mut saved.readout);
+        self.enter(part);
+        if self.has_window_kernel() {
+            self.window_attention(layout, g, saved, attended);
+        } else {
+            let (g_rows, pairs) = ((*g, Of::Rows), (saved.probabilities, Of::Pairs));
+            self.window(Window::Nt, layout, (saved.projected, Of::Rows), g_rows, pairs, false);
+            self.softmax(layout, &saved.probabilities);
+            if let Some(attended) = attended {
+                self.window(Window::Nn, layout, pairs, g_rows, (*attended, Of::Rows), false);
+            }
+            self.enter(Part::Readout);
+            self.readout(layout, &saved.probabilities, g, &mut saved.readout);
+        }
+        self.enter(Part::Readout);
+        self.readout_state(layout, stack, q, &saved.readout, next);
+        self.enter(part);
+    }
 
     fn attention_backward(
         &mut self,
@@ -93,54 +277,52 @@ impl Attention for Worker {
         (): &(),
         mask: &Mask,
         g: &Buffer,
-        projected: &Buffer,
-        probabilities: &Buffer,
-        d_attended: Option<&Buffer>,
-        d_probabilities: &mut Buffer,
-        d_projected: &mut Buffer,
+        q: &Buffer,
+        next: &Buffer,
+        saved: &Saved<Buffer>,
+        from_next: FromNext<Buffer>,
+        scratch: &mut Scratch<Buffer>,
+        d_q: &mut Buffer,
         d_g: &mut Buffer,
         (): &mut (),
     ) {
-        if let Some(d_attended) = d_attended {
-            let d_rows = (*d_attended, Of::Rows);
-            self.window(Window::Nt, layout, d_rows, (*g, Of::Rows), (*d_probabilities, Of::Pairs), true);
+        let part = self.enter(Part::ReadoutBackward);
+        self.readout_state_backward(layout, stack, next, &saved.readout, &mut scratch.readout, d_q);
+        if self.has_window_kernel() {
+            self.enter(part);
+            self.window_attention_backward(layout, g, saved, from_next, scratch, d_g);
+            self.enter(Part::ReadoutBackward);
+        } else {
+            let Saved { projected, probabilities, readout } = saved;
+            let Scratch { projected: d_projected, probabilities: d_scores, readout: d_readout } = scratch;
+            self.readout_backward(layout, probabilities, g, readout, d_readout, d_scores, d_g);
+            self.enter(part);
+            let (g_rows, d_g_rows, d_pairs) = ((*g, Of::Rows), (*d_g, Of::Rows), (*d_scores, Of::Pairs));
+            match from_next {
+                FromNext::Nothing => {}
+                FromNext::Attended(d_attended) => {
+                    self.window(Window::Nt, layout, (*d_attended, Of::Rows), g_rows, d_pairs, true);
+                }
+                FromNext::States(d_states) => self.add_rows(layout, d_states, d_g),
+            }
+            self.softmax_backward(layout, probabilities, d_scores);
+            self.window(Window::Nn, layout, d_pairs, g_rows, (*d_projected, Of::Rows), false);
+            match from_next {
+                // Both at once, so that `d_g` is read and written once.
+                FromNext::Attended(d_attended) => {
+                    self.add_two_windows(layout, [*probabilities, *d_scores], [*d_attended, *projected], *d_g)
+                }
+                _ => self.window(Window::Tn, layout, d_pairs, (*projected, Of::Rows), d_g_rows, true),
+            }
+            self.enter(Part::ReadoutBackward);
         }
+        self.readout_weights_backward(layout, stack, q, &scratch.readout, d_q);
+        self.enter(part);
         let width = 2 * self.d;
         let rows = layout.capacity.rows;
-        let (shape, scale, run_stride) = (self.warps(rows), self.attention_scale(), self.places.run_stride);
-        let activation = self.activation();
-        let work = |n: &Counts| Work::moving(3 * n.pairs * activation);
-        // SAFETY: both are n x n for each window.
-        unsafe {
-            launch!(
-                self,
-                of_element(["softmax_rows_backward", "softmax_rows_backward_f16"], *probabilities),
-                shape,
-                work,
-                d_probabilities.address,
-                probabilities.address,
-                layout.pairs.address,
-                layout.offset.address,
-                layout.owner.address,
-                layout.header.address,
-                scale,
-                run_stride,
-            )
-        }
-        let d_scores = (*d_probabilities, Of::Pairs);
-        self.window(Window::Nn, layout, d_scores, (*g, Of::Rows), (*d_projected, Of::Rows), false);
-        match d_attended {
-            // Both at once, so that `d_g` is read and written once.
-            Some(d_attended) => self.add_two_windows(
-                layout,
-                [*probabilities, *d_probabilities],
-                [*d_attended, *projected],
-                *d_g,
-            ),
-            None => self.window(Window::Tn, layout, d_scores, (*projected, Of::Rows), (*d_g, Of::Rows), true),
-        }
+        let d_projected = scratch.projected;
         let score = (self.by_rows(self.places.folded.score[stack]), width);
-        let product = Product::new((rows, width, width), (*d_projected, width), score, (*d_g, width));
+        let product = Product::new((rows, width, width), (d_projected, width), score, (*d_g, width));
         let mut product = product.extent(Extent::Rows).accumulate().epilogue(Epilogue::Dropout);
         product.mask = u64::from(mask.word(Site::Context(stack)));
         (product.target, product.offset) = (layout.target.address, layout.offset.address);
@@ -148,7 +330,7 @@ impl Attention for Worker {
         self.product_nt(layout, product);
         // The gradient of `score` [in, out] is G^T d_projected.
         let to = (self.places.folded.d_score[stack], width);
-        let product = Product::new((width, width, rows), (*g, width), (*d_projected, width), to);
+        let product = Product::new((width, width, rows), (*g, width), (d_projected, width), to);
         self.sum_products(layout, product.extent(Extent::Rows));
     }
 }

@@ -99,6 +99,17 @@ pub const KERNELS: &[(&str, &[&str])] = &[
     ("readout", &["readout", "readout_f16", "readout_backward", "readout_backward_f16"]),
     ("standardise", &["standardise"]),
     ("state", &["tanh_backward", "add_states"]),
+    (
+        "window_attention",
+        &[
+            "window_attention_f16_8",
+            "window_attention_f16_4",
+            "window_attention_f16_2",
+            "window_attention_backward_f16_8",
+            "window_attention_backward_f16_4",
+            "window_attention_backward_f16_2",
+        ],
+    ),
 ];
 
 /// Bytes of a parameter, a sum, an index, or a sample's value.
@@ -270,6 +281,8 @@ pub struct Places {
     pub arrivals: Buffer,
     /// Mixed precision's: the first float is what losses are multiplied with.
     pub loss_scale: Option<Buffer>,
+    /// K: no window is longer.
+    pub history_length: usize,
 }
 
 /// Of the kernel for float32 and the one for f16, that for a buffer.
@@ -340,7 +353,9 @@ impl Worker {
     pub fn prepare(&self, longest: usize) -> Result<()> {
         self.prepare_gru()?;
         let (readout, backward) = super::readout::cuda::shared_memory(self.d, longest);
-        let kernels = if self.mixed() {
+        let kernels = if self.has_window_kernel() {
+            super::attention::cuda::window_kernels(self.d, longest)
+        } else if self.mixed() {
             [("readout_f16", readout), ("readout_backward_f16", backward)]
         } else {
             [("readout", readout), ("readout_backward", backward)]

@@ -1,6 +1,6 @@
 //! The CPU's readout.
 
-use super::{Readout, Saved, Scratch};
+use super::{Saved, Scratch};
 use crate::data::batch::Shard;
 use crate::device::cpu::elementary;
 use crate::device::cpu::gemm::{Right, Start, View};
@@ -49,17 +49,19 @@ impl<R: Real> Kernel<R> for TanhBackward<'_, R> {
     }
 }
 
-impl<R: Real> Readout for Worker<R> {
-    fn readout(
+impl<R: Real> Worker<R> {
+    /// `q` `[S, 2d]` to `next` `[S, 2d]`.
+    #[allow(clippy::too_many_arguments, reason = "the operands of the equation")]
+    pub(in crate::ops) fn readout(
         &mut self,
         layout: &Shard,
         stack: usize,
         weights: &Weights<R>,
-        probabilities: &Vec<R>,
-        g: &Vec<R>,
-        q: &Vec<R>,
+        probabilities: &[R],
+        g: &[R],
+        q: &[R],
         saved: &mut Saved<Vec<R>>,
-        next: &mut Vec<R>,
+        next: &mut [R],
     ) {
         let width = 2 * self.d;
         let samples = layout.samples();
@@ -89,20 +91,23 @@ impl<R: Real> Readout for Worker<R> {
         R::dispatch(AddTanh { q: &q[..samples * width], to: &mut next[..samples * width] });
     }
 
-    fn readout_backward(
+    /// `d_q` enters as the gradient at `next` and leaves as the gradient at `q`; `d_probabilities` and `d_g` are
+    /// overwritten.
+    #[allow(clippy::too_many_arguments, reason = "the operands of the equation")]
+    pub(in crate::ops) fn readout_backward(
         &mut self,
         layout: &Shard,
         stack: usize,
         weights: &Weights<R>,
-        probabilities: &Vec<R>,
-        g: &Vec<R>,
-        q: &Vec<R>,
-        next: &Vec<R>,
+        probabilities: &[R],
+        g: &[R],
+        q: &[R],
+        next: &[R],
         saved: &Saved<Vec<R>>,
         scratch: &mut Scratch<Vec<R>>,
-        d_q: &mut Vec<R>,
-        d_probabilities: &mut Vec<R>,
-        d_g: &mut Vec<R>,
+        d_q: &mut [R],
+        d_probabilities: &mut [R],
+        d_g: &mut [R],
         gradients: &mut Gradients<R>,
     ) {
         let width = 2 * self.d;

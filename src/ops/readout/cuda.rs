@@ -1,6 +1,6 @@
 //! The card's readout: `kernels/readout.cu`, and the products with W_V.
 
-use super::{Readout, Saved, Scratch};
+use super::{Saved, Scratch};
 use crate::device::cuda::card::Shape;
 use crate::device::cuda::memory::Buffer;
 use crate::device::cuda::product::{Epilogue, Extent, Product};
@@ -49,22 +49,27 @@ impl Worker {
             shared: shared as u32,
         }
     }
-}
 
-impl Readout for Worker {
-    fn readout(
+    /// `w = W_V q`, what G is multiplied with.
+    pub(in crate::ops) fn readout_weights(
         &mut self,
         layout: &Indices,
         stack: usize,
-        (): &(),
-        probabilities: &Buffer,
-        g: &Buffer,
         q: &Buffer,
         saved: &mut Saved<Buffer>,
-        next: &mut Buffer,
     ) {
         let product = self.by_value(layout, stack, *q, saved.w);
         self.product_nn(layout, product);
+    }
+
+    /// From `w` to `e`.
+    pub(in crate::ops) fn readout(
+        &mut self,
+        layout: &Indices,
+        probabilities: &Buffer,
+        g: &Buffer,
+        saved: &mut Saved<Buffer>,
+    ) {
         let longest = layout.capacity.longest;
         let shape = self.by_sample(layout, shared_memory(self.d, longest).0);
         let run_stride = self.places.run_stride;
@@ -92,28 +97,32 @@ impl Readout for Worker {
                 run_stride,
             )
         }
+    }
+
+    /// `next = tanh(q + W_V^T e)`
+    pub(in crate::ops) fn readout_state(
+        &mut self,
+        layout: &Indices,
+        stack: usize,
+        q: &Buffer,
+        saved: &Saved<Buffer>,
+        next: &mut Buffer,
+    ) {
         let mut product = self.by_value(layout, stack, saved.e, *next).epilogue(Epilogue::TanhOfSum);
         product.addend = q.address;
         self.product_nt(layout, product);
     }
 
-    fn readout_backward(
+    /// `d_q` from the gradient at `next` to that at `q + c`, which is that of both, and `d_e`.
+    pub(in crate::ops) fn readout_state_backward(
         &mut self,
         layout: &Indices,
         stack: usize,
-        (): &(),
-        probabilities: &Buffer,
-        g: &Buffer,
-        q: &Buffer,
         next: &Buffer,
         saved: &Saved<Buffer>,
         scratch: &mut Scratch<Buffer>,
         d_q: &mut Buffer,
-        d_probabilities: &mut Buffer,
-        d_g: &mut Buffer,
-        (): &mut (),
     ) {
-        // What arrives at q + c: the gradient of both q and c.
         let (shape, run_stride) = (self.quads(layout.capacity.samples, 1), self.places.run_stride);
         let width = 2 * self.d;
         let through = move |n: &Counts| Work::moving(3 * n.samples * width * WORD);
@@ -134,9 +143,24 @@ impl Readout for Worker {
         let product = self.by_value(layout, stack, *d_q, scratch.d_e);
         self.product_nn(layout, product);
         self.value_gradient(layout, stack, *d_q, saved.e);
+    }
+
+    /// From `d_e` to `d_w`; `d_probabilities` and `d_g` are overwritten.
+    #[allow(clippy::too_many_arguments, reason = "the operands of the equation")]
+    pub(in crate::ops) fn readout_backward(
+        &mut self,
+        layout: &Indices,
+        probabilities: &Buffer,
+        g: &Buffer,
+        saved: &Saved<Buffer>,
+        scratch: &mut Scratch<Buffer>,
+        d_probabilities: &mut Buffer,
+        d_g: &mut Buffer,
+    ) {
         let longest = layout.capacity.longest;
         let shape = self.by_sample(layout, shared_memory(self.d, longest).1);
-        let activation = self.activation();
+        let run_stride = self.places.run_stride;
+        let (width, activation) = (2 * self.d, self.activation());
         let work = move |n: &Counts| work(n, width, activation, true);
         // SAFETY: as in `readout`.
         unsafe {
@@ -163,6 +187,17 @@ impl Readout for Worker {
                 run_stride,
             )
         }
+    }
+
+    /// From `d_w` to what it adds to `d_q`.
+    pub(in crate::ops) fn readout_weights_backward(
+        &mut self,
+        layout: &Indices,
+        stack: usize,
+        q: &Buffer,
+        scratch: &Scratch<Buffer>,
+        d_q: &mut Buffer,
+    ) {
         self.value_gradient(layout, stack, *q, scratch.d_w);
         let product = self.by_value(layout, stack, scratch.d_w, *d_q).accumulate();
         self.product_nt(layout, product);
