@@ -26,8 +26,8 @@
 //     window_attention_backward_f16    2 * 208 M + 4 M (M + 8) + 4 * (208 + 5 M)
 // At N = 40 that is two blocks a multiprocessor of an RTX 2080 Ti, 12 warps.
 // Floor: memory. Bytes, with P values in all blocks together: 2 (3 R 2d + P) + S 16d + 12 R (attended is one of the three), backward
-// 2 (5 R 2d + P) + S 24d + 12 R (d_attended is one of the five). FLOPs on tensor cores: 2 P 2d for each of two products and four.
-// About as many bytes of G and d_attended are read again from L2.
+// 2 (5 R 2d + P) + S 24d + 12 R (d_attended is one of the five). FLOPs: 2 P 2d on tensor cores for each of two products and four; the
+// readout's 4 (2 R d + P), backward 8 (2 R d + P), are few beside. G and d_attended are read again from L2 but for their last columns.
 
 #include "batch.cuh"
 #include "operand.cuh"

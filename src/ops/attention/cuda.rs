@@ -39,12 +39,13 @@ fn tiles(longest: usize) -> usize {
     longest.max(1).div_ceil(TILE)
 }
 
-/// The least that a window's kernel does: operands and results once, `rows` of them rows and `states` of them samples', and so many
-/// products for each window.
-fn work(n: &Counts, width: usize, rows: usize, states: usize, products: f64) -> Work {
+/// The least that a window's kernel does: operands and results once, `rows` of them rows and `states` of them samples', so many products
+/// for each window, and the readout's `sums` with every row and pair, few and counted to them.
+fn work(n: &Counts, width: usize, (rows, states): (usize, usize), products: f64, sums: f64) -> Work {
     let by_row = (rows * n.rows * width + n.pairs) * Element::Half.bytes();
     let by_sample = (states * n.samples * width + 3 * n.rows) * WORD;
-    Work::moving(by_row + by_sample).flops(products * 2.0 * (n.pairs * width) as f64, Unit::Tensor)
+    let flops = products * (n.pairs * width) as f64 + sums * (n.rows * width + n.pairs) as f64;
+    Work::moving(by_row + by_sample).flops(2.0 * flops, Unit::Tensor)
 }
 
 impl Worker {
@@ -83,7 +84,7 @@ impl Worker {
         let ((kernel, shape), scale) = (self.window_kernel(layout, false), self.attention_scale());
         let (width, run_stride) = (2 * self.d, self.places.run_stride);
         let more = usize::from(attended.is_some());
-        let work = move |n: &Counts| work(n, width, 2 + more, 2, (1 + more) as f64);
+        let work = move |n: &Counts| work(n, width, (2 + more, 2), (1 + more) as f64, 2.0);
         let Saved { projected, probabilities, readout } = saved;
         // SAFETY: rows and states are 2d wide, probabilities n x n for each window, and rows and pairs f16.
         unsafe {
@@ -130,7 +131,7 @@ impl Worker {
         };
         let rows = 4 + usize::from(d_attended + d_states != 0);
         let products = if d_attended == 0 { 2.0 } else { 4.0 };
-        let work = move |n: &Counts| work(n, width, rows, 3, products);
+        let work = move |n: &Counts| work(n, width, (rows, 3), products, 4.0);
         let Saved { projected, probabilities, readout } = saved;
         // SAFETY: as in `window_attention`.
         unsafe {
