@@ -47,8 +47,9 @@ enum class Extent : unsigned { Fixed, Rows, Samples, Distinct, Roles };
 
 enum class Epilogue : unsigned { None, Sigmoid, TanhOfSum, Dropout };
 
-// Which tile a launch of product_* is made for; Broad is product_tn's alone, and Large is product_tn_f16_large's one.
-enum class Size : unsigned { Tall, Broad, Narrow, Large };
+// Which tile a launch of product_* is made for; Broad is product_tn's alone, Large that of product_tn_f16_large, and LargeRows that of
+// product_nt_f16_large and product_nn_f16_large.
+enum class Size : unsigned { Tall, Broad, Narrow, Large, LargeRows };
 
 // What a product has of its own where another one has the same A; `Side` in src/device/cuda/product.rs has the same fields.
 struct Side {
@@ -125,6 +126,7 @@ struct Rounded {
 struct Half {
     using Element = __half;
     using Large = TensorTile<128, 128, 64, 64>;
+    using LargeRows = TensorTile<128, 128, 64, 32>;
     using Tall = TensorTile<128, 64, 64, 32>;
     using Broad = TensorTile<64, 128, 32, 64>;
     using Narrow = TensorTile<64, 32, 16, 32>;
@@ -170,12 +172,19 @@ __device__ __forceinline__ void store_sum(Element *to, float (&strip)[STRIP], co
     write_strip(to, strip, count, together);
 }
 
+// Columns of a tile where tiles on tensor cores share them out, in pairs of fragments: none has much less to do than the others.
+__device__ __forceinline__ unsigned share_of(unsigned columns, unsigned tiles) {
+    return (columns + 16 * tiles - 1) / (16 * tiles) * 16;
+}
+
 template <class Element, class T, Rows B>
 __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::OfK, B> &shared, const Header *header,
                                              const Product &p) {
     const Side &side = p.side;
     const unsigned tiles = (side.n + T::BN - 1) / T::BN;
-    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * T::BN;
+    // The largest tiles share the columns out, as those of sums do.
+    const unsigned share = T::BN > 64 ? share_of(side.n, tiles) : T::BN;
+    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * share;
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
     const Header &own = *of_run(header, p.run_stride);
     unsigned first, m;
@@ -236,7 +245,7 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
         }
         write_strip(c + at, strip, count, together);
     };
-    T::multiply(shared, a, b, m, side.n, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
+    T::multiply(shared, a, b, m, min(first_column + share, side.n), 0, p.k, first_row, first_column, Whole{}, beside, look, out);
 }
 
 // Rows of a chunk, of k that there are: whole steps of every tile. `Product::cut` in src/device/cuda/product.rs has the same chunks. They
@@ -256,8 +265,7 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const auto of = [&](auto Side::*field) { return second ? p.second.*field : p.side.*field; };
     const unsigned n = of(&Side::n);
     const unsigned columns = n + (of(&Side::sums) ? 1 : 0), tiles = (columns + T::BN - 1) / T::BN;
-    // Tensor cores' tiles share the columns out in pairs of fragments: none has much less to do than the others.
-    const unsigned share = T::SKIPS_COLUMNS ? (columns + 16 * tiles - 1) / (16 * tiles) * 16 : T::BN;
+    const unsigned share = T::SKIPS_COLUMNS ? share_of(columns, tiles) : T::BN;
     const unsigned tile_of_c = blockIdx.x - (second ? tiles_of_first : 0);
     const unsigned first_row = tile_of_c / tiles * T::BM, first_column = tile_of_c % tiles * share;
     const unsigned end_column = T::SKIPS_COLUMNS ? min(first_column + share, columns) : columns;
@@ -439,7 +447,17 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_tn_f16(const Header
     }
 }
 
-// For gradients of wide models' weights: operands are read less often, from L2 and from shared memory.
+// Operands are read less often, from L2 and from shared memory: where there are rows, or columns of a weight, enough.
+extern "C" __global__ void __launch_bounds__(256, 2) product_nt_f16_large(const Header *header, const Product p) {
+    __shared__ Half::LargeRows::Shared<Rows::OfK, Rows::OfK> shared;
+    product_rows<Half::Element, Half::LargeRows, Rows::OfK>(shared, header, p);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) product_nn_f16_large(const Header *header, const Product p) {
+    __shared__ Half::LargeRows::Shared<Rows::OfK, Rows::Across> shared;
+    product_rows<Half::Element, Half::LargeRows, Rows::Across>(shared, header, p);
+}
+
 extern "C" __global__ void __launch_bounds__(128, 2) product_tn_f16_large(const Header *header, const Product p) {
     __shared__ Half::Large::Shared<Rows::Across, Rows::Across> shared;
     product_sum<Half::Element, Half::Large>(shared, header, p);

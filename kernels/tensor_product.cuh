@@ -69,9 +69,13 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
         const unsigned warp_row = warp % (BM / WM) * WM, warp_column = warp / (BM / WM) * WN;
         // A warp whose part is outside of C only reads and stores for the others.
         const bool works = first_row + warp_row < m && first_column + warp_column < n;
-        // Pairs of fragments beyond C are not multiplied where C has few columns: in products whose A runs across k, weights' gradients.
-        constexpr bool SKIPS = A == Rows::Across;
+        // Pairs of fragments beyond C are not multiplied where C has few columns for its tiles: in products whose A runs across k, weights'
+        // gradients, and in the largest tiles.
+        constexpr bool SKIPS = A == Rows::Across || BN > 64;
         const unsigned pairs = works ? (n - first_column - warp_column + 15) / 16 : 0;
+        // Where the warp's part of C begins: until the end not in registers, of which the loop needs all.
+        __shared__ uint2 corners[WARPS];
+        if (lane == 0) corners[threadIdx.x / 32] = make_uint2(first_row + warp_row, first_column + warp_column);
         Reader<A, Element, BM, BK, THREADS> next_a(a, first_row, m, k_begin, k_end);
         Reader<B, Element, BN, BK, THREADS> next_b(b, first_column, n, k_begin, k_end);
         float sums[ROW_FRAGMENTS][COLUMN_FRAGMENTS][4] = {};
@@ -125,7 +129,8 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
         }
         if (!gather(reinterpret_cast<float (&)[ROW_FRAGMENTS * COLUMN_FRAGMENTS * 4]>(sums), works)) return;
         const unsigned group = lane / 4;
-        const auto column_of = [&](int j) { return first_column + warp_column + j * 8 + strip_column(); };
+        const uint2 corner = corners[threadIdx.x / 32];
+        const auto column_of = [&](int j) { return corner.y + j * 8 + strip_column(); };
         decltype(beside(0u)) besides[COLUMN_FRAGMENTS / 2];
 #pragma unroll
         for (int j = 0; j < COLUMN_FRAGMENTS; j += 2) {
@@ -133,7 +138,7 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
         }
 #pragma unroll
         for (int i = 0; i < ROW_FRAGMENTS; i++) {
-            const auto row_of = [&](int half) { return first_row + warp_row + i * 16 + half * 8 + group; };
+            const auto row_of = [&](int half) { return corner.x + i * 16 + half * 8 + group; };
             // What the fragments' strips meet in memory is asked for at once.
             decltype(look(0u, 0u)) found[2][COLUMN_FRAGMENTS / 2];
 #pragma unroll

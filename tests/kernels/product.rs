@@ -21,13 +21,13 @@ const ROUNDED: &str = "_rounded";
 fn kinds(kernel: &str) -> impl Iterator<Item = (&'static str, Size)> {
     let sum = kernel == "product_tn";
     let sizes = [Size::Tall, Size::Broad, Size::Narrow].into_iter().filter(move |&s| sum || s != Size::Broad);
-    let large = sum.then_some((HALF, Size::Large));
-    sizes.flat_map(|size| [WORD, HALF, ROUNDED].map(|family| (family, size))).chain(large)
+    let large = if sum { Size::Large } else { Size::LargeRows };
+    sizes.flat_map(|size| [WORD, HALF, ROUNDED].map(|family| (family, size))).chain([(HALF, large)])
 }
 
 /// The name of a kernel of a family, with a tile.
 fn named(kernel: &str, (family, size): (&str, Size)) -> String {
-    let of_size = if size == Size::Large { "_large" } else { "" };
+    let of_size = if matches!(size, Size::Large | Size::LargeRows) { "_large" } else { "" };
     format!("{kernel}{family}{of_size}")
 }
 
@@ -1001,9 +1001,9 @@ fn tiles_use_all_banks() {
                 / (multiplications(&long) - multiplications(&short)) as f64;
             println!("{name}: {each:.2} warp instructions for each multiplication");
             let most = match (family, size) {
-                ("", Size::Tall | Size::Broad | Size::Large) => 1.3,
+                ("", Size::Tall | Size::Broad | Size::Large | Size::LargeRows) => 1.3,
                 ("", Size::Narrow) => 1.6,
-                (_, Size::Tall | Size::Broad) => 8.0,
+                (_, Size::Tall | Size::Broad | Size::LargeRows) => 8.0,
                 (_, Size::Large) => 5.0,
                 (_, Size::Narrow) => 15.0,
             };

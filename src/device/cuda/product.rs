@@ -41,6 +41,8 @@ pub enum Size {
     Narrow,
     /// 128 x 128, of `product_tn_f16_large` alone
     Large,
+    /// 128 x 128, of `product_nt_f16_large` and `product_nn_f16_large` alone
+    LargeRows,
 }
 
 impl Size {
@@ -49,8 +51,13 @@ impl Size {
             Size::Tall => (128, 64),
             Size::Broad => (64, 128),
             Size::Narrow => (64, 32),
-            Size::Large => (128, 128),
+            Size::Large | Size::LargeRows => (128, 128),
         }
+    }
+
+    /// Of a block.
+    fn threads(self) -> u32 {
+        if self == Size::LargeRows { 256 } else { 128 }
     }
 }
 
@@ -132,6 +139,9 @@ const LARGE_AT_ONCE: u32 = 2 * 68;
 /// A sum has large tiles if there are so many of them, which take few chunks to fill the card. In a launch so many blocks are enough.
 const LARGE_TILES: u32 = 34;
 const LARGE_BLOCKS: u32 = 100;
+
+/// Blocks of a product over the batch's rows from which on it has large tiles: twice as many as the card has at once.
+const LARGE_ROWS: u32 = 2 * LARGE_AT_ONCE;
 
 /// Tile of `window_*`: rows, columns.
 const WINDOW: (u32, u32) = (32, 32);
@@ -309,8 +319,11 @@ impl Product {
     pub fn sized(mut self, runs: u32, has_broad: bool) -> Self {
         let blocks = |size| Product { size, ..self }.shape(runs).grid.iter().product::<u32>();
         let wide = self.wide(has_broad);
+        let has_large_rows = self.chunks == 0 && self.element == Element::Half && self.side.columns() > 64;
         self.size = if self.chunks > 0 && self.has_large_tiles() && blocks(Size::Large) >= LARGE_BLOCKS {
             Size::Large
+        } else if has_large_rows && blocks(Size::LargeRows) >= LARGE_ROWS {
+            Size::LargeRows
         } else if self.side.columns() <= Size::Narrow.tile().1 || blocks(wide) < ENOUGH {
             Size::Narrow
         } else {
@@ -336,7 +349,7 @@ impl Product {
 
     pub fn shape(&self, runs: u32) -> Shape {
         let [x, y] = self.blocks();
-        Shape { grid: [x, y * self.cut().max(1), runs], block: 128, shared: 0 }
+        Shape { grid: [x, y * self.cut().max(1), runs], block: self.size.threads(), shared: 0 }
     }
 
     /// The least that the product does where its extent has `rows`. C is of the operands' elements, a sum over the rows float32.

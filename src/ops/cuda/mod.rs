@@ -86,6 +86,8 @@ pub const KERNELS: &[(&str, &[&str])] = &[
             "product_nt_rounded",
             "product_nn_rounded",
             "product_tn_rounded",
+            "product_nt_f16_large",
+            "product_nn_f16_large",
             "product_tn_f16_large",
             "window_nt",
             "window_nn",
@@ -115,8 +117,8 @@ pub const KERNELS: &[(&str, &[&str])] = &[
 /// Bytes of a parameter, a sum, an index, or a sample's value.
 pub(super) const WORD: usize = 4;
 
-/// `C = A^T B` in float32, and on tensor cores for operands in f16 and in float32.
-const TN: [&str; 3] = ["product_tn", "product_tn_f16", "product_tn_rounded"];
+/// `C = A^T B` in float32, on tensor cores for operands in f16 and in float32, and in large tiles of f16.
+const TN: [&str; 4] = ["product_tn", "product_tn_f16", "product_tn_rounded", "product_tn_f16_large"];
 
 /// How much a batch has of everything: what a launch's least work depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -488,13 +490,13 @@ impl Worker {
         if self.mixed() && !exact { Unit::Tensor } else { Unit::Fma }
     }
 
-    /// `kernels` are the one in float32, and those on tensor cores for operands in f16 and in float32.
-    fn product(&mut self, kernels: [&'static str; 3], indices: &Indices, mut product: Product) {
+    /// `kernels` are the one in float32, those on tensor cores for operands in f16 and in float32, and that of large tiles of f16.
+    fn product(&mut self, kernels: [&'static str; 4], indices: &Indices, mut product: Product) {
         product.run_stride = self.places.run_stride;
         product = product.sized(self.places.runs, kernels == TN);
         let unit = self.unit(product.exact != 0);
         let kernel = match (unit, product.element) {
-            _ if product.size == Size::Large => "product_tn_f16_large",
+            _ if matches!(product.size, Size::Large | Size::LargeRows) => kernels[3],
             (Unit::Tensor, Element::Half) => kernels[1],
             (Unit::Tensor, _) => kernels[2],
             _ => kernels[0],
@@ -508,12 +510,14 @@ impl Worker {
 
     /// `C = A B^T`
     pub(super) fn product_nt(&mut self, indices: &Indices, product: Product) {
-        self.product(["product_nt", "product_nt_f16", "product_nt_rounded"], indices, product);
+        let kernels = ["product_nt", "product_nt_f16", "product_nt_rounded", "product_nt_f16_large"];
+        self.product(kernels, indices, product);
     }
 
     /// `C = A B`
     pub(super) fn product_nn(&mut self, indices: &Indices, product: Product) {
-        self.product(["product_nn", "product_nn_f16", "product_nn_rounded"], indices, product);
+        let kernels = ["product_nn", "product_nn_f16", "product_nn_rounded", "product_nn_f16_large"];
+        self.product(kernels, indices, product);
     }
 
     /// `C = A^T B` over a fixed k.
