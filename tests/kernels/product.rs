@@ -695,14 +695,13 @@ fn overflow_is_seen() {
     let expected = [65504.0 + 39.0, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 40.0];
     let turned: Vec<f32> = (0..m * k).map(|at| x[at % m * k + at / m]).collect();
     let same = |got: f32, expected: f32| got == expected || got.is_nan() && expected.is_nan();
-    for kind in kinds("product_nt").filter(|(family, _)| *family != WORD) {
-        let element = element_of(kind.0);
-        let ones = upload(&card, element, &vec![1.0; n * k]);
-        for (kernel, a, stride, stride_b, result) in [
-            ("product_nt", &x, k, k, element),
-            ("product_nn", &x, k, n, element),
-            ("product_tn", &turned, m, n, Element::Word),
-        ] {
+    for (kernel, a, stride, stride_b) in
+        [("product_nt", &x, k, k), ("product_nn", &x, k, n), ("product_tn", &turned, m, n)]
+    {
+        for kind in kinds(kernel).filter(|(family, _)| *family != WORD) {
+            let element = element_of(kind.0);
+            let result = if kernel == "product_tn" { Element::Word } else { element };
+            let ones = upload(&card, element, &vec![1.0; n * k]);
             let a = upload(&card, element, a);
             let c = allocate(&card, result, m * n);
             let product = Product::new((m, n, k), (a, stride), (ones, stride_b), (c, n));
@@ -749,7 +748,7 @@ fn runs_side_by_side() {
     let mut random = Random(13);
     let (m, n, k, chunks) = (150usize, 40usize, 600usize, 4usize);
     // A run's memory: header, A, B, index, C, what chunks leave, and their counters.
-    let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * 3 * 64 * 128, 8];
+    let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * 2 * 128 * 128, 8];
     let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
     let stride = 4 * sizes.iter().sum::<usize>().next_multiple_of(4);
     let header: [[u32; 14]; 2] =
@@ -796,7 +795,7 @@ fn runs_side_by_side() {
                     product.side.index = at(3);
                 }
                 let count = runs.len() as u32;
-                run_all(&card, &format!("{kernel}{}", kind.0), at(0), product, count);
+                run_all(&card, &named(kernel, kind), at(0), product, count);
                 (0..runs.len())
                     .map(|place| {
                         let rows = if sum { m } else { header[runs[place]][1] as usize };
