@@ -11,8 +11,7 @@
 // read once; a longer one is read again from L1. Sums and the maximum go by shuffles. add_rows: a thread has four values, in registers.
 // Nothing is in shared memory.
 //
-// As on the CPU no probability is 0 in float32: the exponent is held at e^-87, the smallest that is a normal number. (f16 ends at
-// 2^-24.)
+// In f16 this is for windows that window_attention.cu has no room for.
 //
 // Launch: block 256, no dynamic shared memory.
 //     softmax_rows, softmax_rows_backward: grid (ceil(rows / 8), 1, runs) of the capacity
@@ -22,6 +21,7 @@
 
 #include "batch.cuh"
 #include "quad.cuh"
+#include "softmax.cuh"
 #include "warp.cuh"
 
 constexpr unsigned WARPS = 8;
@@ -41,11 +41,6 @@ __device__ __forceinline__ Row row_of(
     offset = of_run(offset, run_stride);
     const unsigned sample = of_run(owner, run_stride)[row], first = offset[sample], n = offset[sample + 1] - first;
     return {of_run(pairs, run_stride)[sample] + static_cast<size_t>(row - first) * n, n};
-}
-
-// A NaN stays one: fmaxf would hide it.
-__device__ __forceinline__ float held_exp(float x) {
-    return expf(x < -87.0f ? -87.0f : x);
 }
 
 namespace generic {

@@ -2,7 +2,7 @@
 // computed of them is computed in float32. A value that f16 cannot hold becomes infinite when it is stored, so that what scales the
 // loss sees it.
 //
-// What heads of kernels say of bytes is of float32: rows and pairs in f16 move half of theirs.
+// What heads of kernels that are for both say of bytes is of float32: rows and pairs in f16 move half of theirs.
 //
 // Kernels of both come as `name` and, with the same arguments, `name_f16`: FOR_ELEMENTS(DEFINE) says DEFINE(Element, suffix) for each.
 #pragma once

@@ -5,7 +5,8 @@
 //     product_nn       C = A B             A [m, k], B [k, n]    gradients times weights
 //     product_tn       C = A^T B           A [k, m], B [k, n]    gradients of weights: k runs over the batch's rows, in chunks
 //                      sums = A^T 1        and of their biases: B has a column of ones behind it, in a tile that is mostly there anyway
-//     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]
+//     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]; in f16 for windows that
+//                                        window_attention.cu has no room for
 //
 //     .._f16           on tensor cores: operands are f16 in memory, sums float32; results are f16, but for those of product_tn_f16,
 //                      which are float32: gradients of weights
@@ -20,7 +21,8 @@
 // Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which tile it is made for
 // (`Size`): large ones read operands less often, narrow ones are for few rows or columns. A weight's gradient has as few rows as columns:
 // of two large ones it takes that which stands over less.
-// Wide models' gradients take still larger ones, whose warps read shared memory less often for what they multiply.
+// Wide models' gradients take still larger ones, whose warps read shared memory less often for what they multiply. So do products over
+// the rows of f16 where there are rows enough: their blocks are of twice the warps, and read A half as often from L2.
 // Chunks are as many as fill the card once, if none gets too short, and share out the rows that there are. Each block leaves its part of
 // the sum in the workspace, in the order of its threads, and counts itself; the last one of a tile adds them up and stores C. A part is
 // written once and read once, 4 bytes an element, mostly in L2. Products that share an operand are side by side in the grid, chunk by chunk.
@@ -30,6 +32,7 @@
 //     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 166, 168                    4, 3, 3
 //     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        167, 168, 254                    3, 3, 2
 //     product_tn_f16_large        128     128 x 128                       254                              2
+//     product_nt_f16_large, nn    256     128 x 128                       127, 128                         2
 //         product_tn and its namesakes also 64 x 128
 //     window_nt, _nn, _tn         64      32 x 32                         95, 101, 103                    7
 //     window_nt_f16, ..           64      32 x 32                         65, 67, 77                       12

@@ -13,6 +13,8 @@
 // a sum in each lane's registers over the warp's rows, then over the eight warps in order. Vectors are in shared memory. Each
 // direction reads G and P twice, the second time mostly from L1 and L2, and the outer products are written as their rows come by.
 //
+// In f16 this is for windows that window_attention.cu has no room for.
+//
 // Launch: grid (samples, 1, runs) of the capacity, block 256. Dynamic shared memory in bytes, with W = 2d rounded up to a multiple of
 // four and N the longest window:
 //     readout            4 * (W + 8 * max(N, W) + 3 * N)
@@ -23,6 +25,7 @@
 
 #include "batch.cuh"
 #include "quad.cuh"
+#include "softmax.cuh"
 #include "warp.cuh"
 
 constexpr unsigned WARPS = 8;
@@ -179,11 +182,7 @@ __device__ __forceinline__ void readout(
     float largest = -INFINITY, sum = 0.0f;
     for (unsigned j = lane; j < n; j += 32) largest = fmaxf(largest, scores[j]);
     largest = warp_maximum(largest);
-    // Held as in attention.cu: no weight is 0.
-    const auto weight = [&](unsigned j) {
-        const float x = scores[j] - largest;
-        return expf(x < -87.0f ? -87.0f : x);
-    };
+    const auto weight = [&](unsigned j) { return held_exp(scores[j] - largest); };
     for (unsigned j = lane; j < n; j += 32) sum += weight(j);
     const float inverse = 1.0f / warp_sum(sum);
     for (unsigned j = thread; j < n; j += BLOCK) {

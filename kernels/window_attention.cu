@@ -24,13 +24,15 @@
 // bytes, with M = 16 T:
 //     window_attention_f16             2 * 208 M + 2 M (M + 8) + 4 * (104 + 5 M)
 //     window_attention_backward_f16    2 * 208 M + 4 M (M + 8) + 4 * (208 + 5 M)
-// At N = 40 that is two blocks a multiprocessor of an RTX 2080 Ti, 12 warps.
+// At N = 40 that is two blocks a multiprocessor of an RTX 2080 Ti, 12 warps; of the way back with an odd d one. Registers on sm_75, where
+// 2d is a multiple of 8, 4 and 2: 127, 132 and 154, backward 163, 161 and 212, no spills.
 // Floor: memory. Bytes, with P values in all blocks together: 2 (3 R 2d + P) + S 16d + 12 R (attended is one of the three), backward
 // 2 (5 R 2d + P) + S 24d + 12 R (d_attended is one of the five). FLOPs: 2 P 2d on tensor cores for each of two products and four; the
 // readout's 4 (2 R d + P), backward 8 (2 R d + P), are few beside. G and d_attended are read again from L2 but for their last columns.
 
 #include "batch.cuh"
 #include "operand.cuh"
+#include "softmax.cuh"
 #include "tensor_core.cuh"
 #include "warp.cuh"
 
@@ -294,11 +296,6 @@ __device__ __forceinline__ float row_maximum(float x) {
     return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
 
-// As in attention.cu.
-__device__ __forceinline__ float held_exp(float x) {
-    return expf(x < -87.0f ? -87.0f : x);
-}
-
 // A place in a row tile's scores.
 struct Key {
     unsigned row, column;
@@ -523,8 +520,8 @@ __device__ __forceinline__ void window_attention(
 
 }  // namespace generic
 
-// For each size of a piece, DEFINE(Piece, its halves, registers): with 168 a multiprocessor has two blocks for windows of up to 48
-// utterances. In the narrowest pieces the way back would spill with so few.
+// For each size of a piece, DEFINE(Piece, its halves, registers). They are limited for the way back: with 168 a multiprocessor has two
+// blocks for windows of up to 48 utterances, but in the narrowest pieces, of odd d, it would spill with so few.
 #define FOR_PIECES(DEFINE)                                                                                                              \
     DEFINE(uint4, 8, 168)                                                                                                               \
     DEFINE(uint2, 4, 168)                                                                                                               \
@@ -757,7 +754,7 @@ __device__ __forceinline__ void window_attention_backward(
 }  // namespace generic
 
 #define WINDOW_ATTENTION_BACKWARD(Piece, halves, registers)                                                                             \
-    extern "C" __global__ void __maxnreg__(registers) window_attention_backward_f16_##halves(                               \
+    extern "C" __global__ void __maxnreg__(registers) window_attention_backward_f16_##halves(                                           \
         __half *__restrict__ d_projected, __half *__restrict__ d_g, float *__restrict__ d_w, const float *__restrict__ d_e,             \
         const __half *__restrict__ d_attended, const __half *__restrict__ d_states, const float *__restrict__ y,                        \
         const float *__restrict__ a, const float *__restrict__ p, const float *__restrict__ w, const __half *__restrict__ g,            \

@@ -11,7 +11,7 @@
 //! | [`gru`] | 2, speaker GRUs, and the recurrence of 4 |
 //! | [`interaction`] | 3, speaker mutual interaction (eq. 1) |
 //! | [`projection`] | 4, Q, K, V folded into products of weights |
-//! | [`attention`] | 4, softmax(Q K^T / sqrt d) and its sum over V, and with it |
+//! | [`attention`] | 4, softmax(Q K^T / sqrt d) and its sum over V; the readout is a part of it |
 //! | [`readout`] | 4, softmax(M_att q), c, tanh |
 //! | [`classifier`] | 5, logits and cross-entropy |
 //! | [`dropout`] | inverted dropout, Philox masks |

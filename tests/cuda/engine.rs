@@ -31,6 +31,7 @@ pub fn trials() -> Vec<(&'static str, fn())> {
         ("objective_of_long_windows", objective_of_long_windows),
         ("objective_of_the_largest_models", objective_of_the_largest_models),
         ("objective_of_wide_models", objective_of_wide_models),
+        ("objective_with_room_for_many_rows", objective_with_room_for_many_rows),
         ("objective_of_one_and_of_nothing_before", objective_of_one_and_of_nothing_before),
         ("golden_files", golden_files),
         ("derivatives_agree_with_differences", derivatives_agree_with_differences),
@@ -238,6 +239,24 @@ fn objective_of_wide_models() {
         };
         let targets: Vec<u32> = (0..300).collect();
         near(&config, &corpus, &targets, &format!("d = {d}"));
+    }
+}
+
+/// Room for so many rows that products over them have large tiles, of one tile of columns and of two, and windows of one to four tiles of
+/// the window's kernel, and of one utterance more than it has room for.
+fn objective_with_room_for_many_rows() {
+    let corpus = talk::corpus(12, &[90; 25], 3, 5, 4);
+    for (d, history_length, stack_input) in [
+        (24, 16, StackInput::Attention),
+        (45, 17, StackInput::Attention),
+        (66, 40, StackInput::Gru),
+        (24, 64, StackInput::Attention),
+        (25, 65, StackInput::Gru),
+    ] {
+        let config = Config { embedding_size: d, history_length, stack_input, batch_size: 2250, ..config() };
+        // The longest window, one of each tile, of one utterance and of none.
+        let targets = [89, 90 + 47, 180 + 33, 270 + 17, 360 + 16, 450 + 1, 540];
+        near(&config, &corpus, &targets, &format!("d = {d}, windows of {history_length}"));
     }
 }
 

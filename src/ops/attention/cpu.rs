@@ -84,7 +84,7 @@ impl<R: Real> Worker<R> {
         R::from_f64(1.0 / (self.d as f64).sqrt())
     }
 
-    /// Back through [`Attention::attend`]: adds to `d_probabilities` and `d_g`.
+    /// Back through `attended = P G`: adds to `d_probabilities` and `d_g`.
     fn attend_backward(
         &mut self,
         layout: &Shard,
