@@ -3,11 +3,11 @@
 // once for all of it, and scores and their gradients never go there.
 //
 //     window_attention_f16_*             P = softmax(scale * (G score) G^T)     attended = P G
-//                                      y = G w     a = softmax(P y)     p = P^T a     e = G^T p
-//     window_attention_backward_f16    d_p = G d_e     d_b = a * (P d_p - a . P d_p)     d_y = P^T d_b
-//                                      d_P = d_attended G^T + a outer d_p + d_b outer y     d_S = scale * P * (d_P - rows' P . d_P)
-//                                      d_projected = d_S G     d_w = d_y G
-//                                      d_g = P^T d_attended + d_S^T projected + p outer d_e + d_y outer w + d_states
+//                                        y = G w     a = softmax(P y)     p = P^T a     e = G^T p
+//     window_attention_backward_f16_*    d_p = G d_e     d_b = a * (P d_p - a . P d_p)     d_y = P^T d_b
+//                                        d_P = d_attended G^T + a outer d_p + d_b outer y     d_S = scale * P * (d_P - rows' P . d_P)
+//                                        d_projected = d_S G     d_w = d_y G
+//                                        d_g = P^T d_attended + d_S^T projected + p outer d_e + d_y outer w + d_states
 //
 // G, projected = G score, attended and their gradients [R, 2d] sample-major, P the n x n block of a sample, all f16; w, e, d_e, d_w [S, 2d]
 // and y, a, p [R] float. attended, d_attended and d_states (the gradient of a stack that reads G itself) may be null. Products are on
@@ -22,8 +22,8 @@
 //
 // Launch: grid (samples, 1, runs) of the capacity, block 64 T with T = ceil(N / 16) for windows of up to N <= 64. Dynamic shared memory in
 // bytes, with M = 16 T:
-//     window_attention_f16             2 * 208 M + 2 M (M + 8) + 4 * (104 + 5 M)
-//     window_attention_backward_f16    2 * 208 M + 4 M (M + 8) + 4 * (208 + 5 M)
+//     window_attention_f16_*             2 * 208 M + 2 M (M + 8) + 4 * (104 + 5 M)
+//     window_attention_backward_f16_*    2 * 208 M + 4 M (M + 8) + 4 * (208 + 5 M)
 // At N = 40 that is two blocks a multiprocessor of an RTX 2080 Ti, 12 warps; of the way back with an odd d one. Registers on sm_75, where
 // 2d is a multiple of 8, 4 and 2: 127, 132 and 154, backward 163, 161 and 212, no spills.
 // Floor: memory. Bytes, with P values in all blocks together: 2 (3 R 2d + P) + S 16d + 12 R (attended is one of the three), backward
@@ -145,7 +145,7 @@ __device__ __forceinline__ void clear_padding(Matrix to, const Window &window) {
     for (unsigned item = window.n * OF_ROW + threadIdx.x; item < end * OF_ROW; item += blockDim.x) rows[item] = make_uint4(0, 0, 0, 0);
 }
 
-// The row of which a lane has a part in `dot_of_row`: four lanes of one of the tile's warps have one.
+// The row of which a lane has a part in `dot_of_row`, as three lanes beside it do.
 __device__ __forceinline__ unsigned dot_row() {
     return threadIdx.x / 4;
 }
