@@ -118,7 +118,7 @@ template <Rows ROWS, class Element, int WIDTH, int DEPTH, int THREADS> struct Re
     }
     static __device__ __forceinline__ unsigned column() { return threadIdx.x % ALONG * 4; }
 
-    // `first` and `all`: the tile's first i, and how many the operand has.
+    // `first` and `all`: the tile's first i, and how many the operand has, or where the tile ends, if that is before.
     __device__ __forceinline__ Reader(const Operand<ROWS, Element> &read, unsigned first, unsigned all, unsigned k_begin, unsigned k_end_)
         : operand(read), k(k_begin), k_end(k_end_), columns(all - read.ones) {
         const unsigned ends = ROWS == Rows::OfK ? k_begin | k_end : columns;

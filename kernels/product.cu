@@ -21,21 +21,22 @@
 // Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which tile it is made for
 // (`Size`): large ones read operands less often, narrow ones are for few rows or columns. A weight's gradient has as few rows as columns:
 // of two large ones it takes that which stands over less.
-// Wide models' gradients take still larger ones, whose warps read shared memory less often for what they multiply. So do products over
-// the rows of f16 where there are rows enough: their blocks are of twice the warps, and read A half as often from L2.
+// Wide models' gradients take still larger ones, whose warps read shared memory less often for what they multiply. Products over the rows
+// of f16 have larger ones too, where there are rows enough: of twice the warps, so that A is read half as often from L2.
 // Chunks are as many as fill the card once, if none gets too short, and share out the rows that there are. Each block leaves its part of
 // the sum in the workspace, in the order of its threads, and counts itself; the last one of a tile adds them up and stores C. A part is
 // written once and read once, 4 bytes an element, mostly in L2. Products that share an operand are side by side in the grid, chunk by chunk.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
 //     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        157, 159, 168                    3
-//     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 166, 168                    4, 3, 3
+//     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 165, 168                    4, 3, 3
 //     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        167, 168, 254                    3, 3, 2
 //     product_tn_f16_large        128     128 x 128                       254                              2
-//     product_nt_f16_large, nn    256     128 x 128                       127, 128                         2
 //         product_tn and its namesakes also 64 x 128
+//     product_nt_f16_large,       256     128 x 128                       127, 128                         2
+//         product_nn_f16_large
 //     window_nt, _nn, _tn         64      32 x 32                         95, 101, 103                    7
-//     window_nt_f16, ..           64      32 x 32                         65, 67, 77                       12
+//     window_nt_f16, ..           64      32 x 32                         65, 67, 79                       12
 // Floor: 2 m n k FLOPs; A, B and C once, C once more where it is added to, and as much for an addend. An element is 4 bytes, in
 // the kernels `_f16` 2, but 4 of what product_tn_f16 writes. An operand that the products side by side share counts once; biases, sums,
 // scales and indices are not counted.
@@ -248,7 +249,8 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
         }
         write_strip(c + at, strip, count, together);
     };
-    T::multiply(shared, a, b, m, min(first_column + share, side.n), 0, p.k, first_row, first_column, Whole{}, beside, look, out);
+    const unsigned end_column = T::BN > 64 ? min(first_column + share, side.n) : side.n;
+    T::multiply(shared, a, b, m, end_column, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
 }
 
 // Rows of a chunk, of k that there are: whole steps of every tile. `Product::cut` in src/device/cuda/product.rs has the same chunks. They
@@ -450,7 +452,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) product_tn_f16(const Header
     }
 }
 
-// Operands are read less often, from L2 and from shared memory: where there are rows, or columns of a weight, enough.
+// A is read less often from L2, where there are rows enough.
 extern "C" __global__ void __launch_bounds__(256, 2) product_nt_f16_large(const Header *header, const Product p) {
     __shared__ Half::LargeRows::Shared<Rows::OfK, Rows::OfK> shared;
     product_rows<Half::Element, Half::LargeRows, Rows::OfK>(shared, header, p);
@@ -461,6 +463,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) product_nn_f16_large(const 
     product_rows<Half::Element, Half::LargeRows, Rows::Across>(shared, header, p);
 }
 
+// For gradients of wide models' weights: operands are read less often, from L2 and from shared memory.
 extern "C" __global__ void __launch_bounds__(128, 2) product_tn_f16_large(const Header *header, const Product p) {
     __shared__ Half::Large::Shared<Rows::Across, Rows::Across> shared;
     product_sum<Half::Element, Half::Large>(shared, header, p);

@@ -7,7 +7,7 @@
 // A tile lies as its operand does, and what runs across k is transposed when it is loaded. Its rows are padded to an odd multiple of
 // 16 bytes: neither `ldmatrix` nor stores have bank conflicts. Operands are read as operand.cuh says.
 //
-// A step of a large tile is 64 HMMA a warp, 1024 cycles of its tensor core, in some 430 instructions.
+// A step of 64 x 32 a warp is 64 HMMA, 1024 cycles of its tensor core, in some 430 instructions.
 #pragma once
 
 #include "operand.cuh"
@@ -63,7 +63,7 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
                                                     unsigned first_column, Gather gather, Beside beside, Look look,
                                                     Out out) {
         constexpr int ROW_FRAGMENTS = WM / 16, COLUMN_FRAGMENTS = WN / 8, WARPS = THREADS / 32;
-        // A block's warps are on one sub-core each. Blocks at C's last columns leave some idle: not the same ones in every row of tiles.
+        // A block's warps are spread over the sub-cores. Blocks at C's last columns leave some idle: not the same ones in every row of tiles.
         // All chunks of a tile do alike, as `gather` takes a thread's results to be of the same place in each.
         const unsigned warp = (threadIdx.x / 32 + first_row / BM) % WARPS, lane = threadIdx.x % 32;
         const unsigned warp_row = warp % (BM / WM) * WM, warp_column = warp / (BM / WM) * WN;

@@ -248,7 +248,7 @@ fn objective_with_room_for_many_rows() {
     let corpus = talk::corpus(12, &[90; 25], 3, 5, 4);
     for (d, history_length, stack_input) in [
         (24, 16, StackInput::Attention),
-        (45, 17, StackInput::Attention),
+        (45, 18, StackInput::Attention),
         (66, 40, StackInput::Gru),
         (24, 64, StackInput::Attention),
         (25, 65, StackInput::Gru),

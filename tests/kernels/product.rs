@@ -1,6 +1,8 @@
 //! `kernels/product.cu`: small integers, which f16 holds exactly as float32 does their products and sums, so that every result has to
 //! be equal in both families and with every tile. Then what f16 rounds, and where it overflows.
 
+use std::collections::HashMap;
+
 use coin::device::cuda::memory::{Buffer, Element};
 use coin::device::cuda::product::{Epilogue, Extent, Of, Product, Size, WindowProduct};
 
@@ -152,7 +154,7 @@ fn read(card: &Card, from: Buffer, rows: usize, columns: usize, stride: usize) -
 }
 
 /// Sizes that fill no tile, and some that do.
-const SIZES: [(usize, usize, usize); 9] = [
+const SIZES: [(usize, usize, usize); 10] = [
     (1, 1, 1),
     (128, 64, 16),
     (129, 65, 17),
@@ -160,6 +162,7 @@ const SIZES: [(usize, usize, usize); 9] = [
     (150, 7, 33),
     (70, 66, 5),
     (256, 128, 48),
+    (150, 147, 20),
     (1, 300, 100),
     (40, 1, 0),
 ];
@@ -741,7 +744,7 @@ fn overflow_is_seen() {
     assert_eq!(values_at(&card, scores, 0, 4), [f32::INFINITY, 60000.0, 60000.0, f32::INFINITY]);
 }
 
-/// Two runs in one launch, with an operand that both share, are what each is alone.
+/// Two runs in one launch are what each is alone; and whichever tile a product has, its bits are the same.
 #[test]
 fn runs_side_by_side() {
     let card = Card::new(1);
@@ -772,6 +775,7 @@ fn runs_side_by_side() {
         base
     };
     for kernel in ["product_nt", "product_nn", "product_tn"] {
+        let mut of_families = HashMap::new();
         for kind in kinds(kernel) {
             let element = element_of(kind.0);
             let results = |runs: &[usize]| -> Vec<Vec<u8>> {
@@ -808,6 +812,8 @@ fn runs_side_by_side() {
             for (run, result) in both.iter().enumerate() {
                 assert!(*result == results(&[run])[0], "{kernel}, {kind:?}, run {run}");
             }
+            let first = of_families.entry(kind.0).or_insert_with(|| both.clone());
+            assert!(*first == both, "{kernel}, {kind:?}: other bits than with another tile");
         }
     }
 }
@@ -909,6 +915,19 @@ fn tiles_suit_shapes() {
     ] {
         let product = Product::new((m, n, k), none(), none(), none()).sized(runs, false);
         assert_eq!(product.size, size, "{m} x {n} x {k}, {runs} runs");
+    }
+    let half = || (Buffer { address: 0, len: 0, element: Element::Half }, 0);
+    for (m, n, size) in [
+        (136 * 128, 200, Size::LargeRows),
+        (135 * 128, 200, Size::Tall),
+        (272 * 128, 65, Size::LargeRows),
+        (272 * 128, 64, Size::Tall),
+    ] {
+        let product = Product::new((m, n, 200), half(), half(), half());
+        assert_eq!(product.sized(1, false).size, size, "{m} x {n} of f16");
+        // Not where it has to be exact, and not a product that runs over the rows.
+        assert_eq!(product.exact().sized(1, false).size, Size::Tall, "{m} x {n}, exact");
+        assert_ne!(product.sized(1, true).size, Size::LargeRows, "{m} x {n}, product_tn");
     }
 }
 

@@ -140,7 +140,8 @@ const LARGE_AT_ONCE: u32 = 2 * 68;
 const LARGE_TILES: u32 = 34;
 const LARGE_BLOCKS: u32 = 100;
 
-/// Blocks of a product over the batch's rows from which on it has large tiles: twice as many as the card has at once.
+/// Blocks of a product over the batch's rows from which on it has large tiles: twice as many as the card has at once. Where roles share the
+/// rows out each of them counts with all.
 const LARGE_ROWS: u32 = 2 * LARGE_AT_ONCE;
 
 /// Tile of `window_*`: rows, columns.
@@ -319,7 +320,8 @@ impl Product {
     pub fn sized(mut self, runs: u32, has_broad: bool) -> Self {
         let blocks = |size| Product { size, ..self }.shape(runs).grid.iter().product::<u32>();
         let wide = self.wide(has_broad);
-        let has_large_rows = self.chunks == 0 && self.element == Element::Half && self.side.columns() > 64;
+        let has_large_rows =
+            !has_broad && self.exact == 0 && self.element == Element::Half && self.side.columns() > 64;
         self.size = if self.chunks > 0 && self.has_large_tiles() && blocks(Size::Large) >= LARGE_BLOCKS {
             Size::Large
         } else if has_large_rows && blocks(Size::LargeRows) >= LARGE_ROWS {
