@@ -36,7 +36,7 @@
 //     product_nt_f16_large,       256     128 x 128                       127, 128                         2
 //         product_nn_f16_large
 //     window_nt, _nn, _tn         64      32 x 32                         95, 101, 103                    7
-//     window_nt_f16, ..           64      32 x 32                         65, 67, 79                       12
+//     window_nt_f16, ..           64      32 x 32                         65, 67, 80                       12
 // Floor: 2 m n k FLOPs; A, B and C once, C once more where it is added to, and as much for an addend. An element is 4 bytes, in
 // the kernels `_f16` 2, but 4 of what product_tn_f16 writes. An operand that the products side by side share counts once; biases, sums,
 // scales and indices are not counted.

@@ -42,6 +42,21 @@ __device__ __forceinline__ void load_four_transposed(unsigned (&words)[4], const
                  : "memory");
 }
 
+// Of a matrix in shared memory with rows `stride` apart, the 16 x 16 from (row, column) on, as left operands' fragments: words 0 and 1 are
+// rows 0 to 7 and 8 to 15 of the first eight columns, words 2 and 3 of the next; which are the first again where they are `missing`.
+__device__ __forceinline__ void load_square(unsigned (&words)[4], const __half *data, unsigned stride, unsigned row, unsigned column,
+                                            bool missing = false) {
+    const unsigned lane = threadIdx.x % 32;
+    load_four_matrices(words, data + (row + lane % 16) * stride + (column + (missing ? 0 : lane / 16 * 8)));
+}
+
+// The same of the transposed matrix.
+__device__ __forceinline__ void load_square_transposed(unsigned (&words)[4], const __half *data, unsigned stride, unsigned row,
+                                                       unsigned column) {
+    const unsigned lane = threadIdx.x % 32;
+    load_four_transposed(words, data + (column + lane % 8 + lane / 16 * 8) * stride + (row + lane / 8 % 2 * 8));
+}
+
 // A lane has two neighbours of each row of a C. Lanes side by side change them between two fragments that lie side by side, so that each
 // has four neighbours of one, and a row's four lanes two runs of eight: whole sectors also where they are stored as f16. These are a
 // lane's four, of row group + 8 half, from column `strip_column` of both fragments on.

@@ -33,14 +33,12 @@ template <Rows ROWS, int WIDTH, int DEPTH> struct HalfTile {
         }
     }
 
-    // The 16 x 16 from (i, k) on: words 0 and 1 are i to i + 7 and i + 8 to i + 15 with k to k + 7, words 2 and 3 the same with
-    // k + 8 to k + 15.
+    // The square from (i, k) on, i its row however the tile lies.
     __device__ __forceinline__ void load(unsigned (&words)[4], unsigned i, unsigned k) const {
-        const unsigned lane = threadIdx.x % 32;
         if (ROWS == Rows::OfK) {
-            load_four_matrices(words, &rows[i + lane % 16][k + lane / 16 * 8]);
+            load_square(words, rows[0], LENGTH + 8, i, k);
         } else {
-            load_four_transposed(words, &rows[k + lane % 8 + lane / 16 * 8][i + lane / 8 % 2 * 8]);
+            load_square_transposed(words, rows[0], LENGTH + 8, i, k);
         }
     }
 };

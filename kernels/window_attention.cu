@@ -49,17 +49,12 @@ struct Matrix {
     __half *data;
     unsigned stride;
 
-    // The 16 x 16 from (row, column) on, as a left operand's fragments (tensor_core.cuh): words 0 and 1 are rows 0 to 7 and 8 to 15 of the
-    // first eight columns, words 2 and 3 of the next; which are the first again where they are `missing`.
+    // The square from (row, column) on, of this matrix and of the transposed one: tensor_core.cuh.
     __device__ __forceinline__ void load(unsigned (&words)[4], unsigned row, unsigned column, bool missing = false) const {
-        const unsigned lane = threadIdx.x % 32;
-        load_four_matrices(words, data + (row + lane % 16) * stride + column + (missing ? 0 : lane / 16 * 8));
+        load_square(words, data, stride, row, column, missing);
     }
-
-    // The same of the transposed matrix.
     __device__ __forceinline__ void load_transposed(unsigned (&words)[4], unsigned row, unsigned column) const {
-        const unsigned lane = threadIdx.x % 32;
-        load_four_transposed(words, data + (column + lane % 8 + lane / 16 * 8) * stride + row + lane / 8 % 2 * 8);
+        load_square_transposed(words, data, stride, row, column);
     }
 };
 
