@@ -19,8 +19,9 @@
 // Nor on the tile: k is summed in one order. A value that f16 cannot hold becomes infinite, so that what scales the loss sees it.
 //
 // Tiles and what lives where: product.cuh, and tensor_product.cuh for f16. A product's launch says which tile it is made for
-// (`Size`): large ones read operands less often, narrow ones are for few rows or columns. A weight's gradient has as few rows as columns:
-// of two large ones it takes that which stands over less.
+// (`Size`): wide ones read operands less often, narrow ones are for few rows or columns. A weight's gradient has as few rows as columns:
+// of two wide ones it takes that which stands over less, and in float32, where multiplications are what takes long, a square one that
+// stands over little either way.
 // Wide models' gradients take still larger ones, whose warps read shared memory less often for what they multiply. Products over the rows
 // of f16 have larger ones too, where there are rows enough: of twice the warps, so that A is read half as often from L2.
 // Chunks are as many as fill the card once, if none gets too short, and share out the rows that there are. Each block leaves its part of
@@ -28,14 +29,15 @@
 // written once and read once, 4 bytes an element, mostly in L2. Products that share an operand are side by side in the grid, chunk by chunk.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
-//     product_nt, _nn, _tn        128     128 x 64, narrow 64 x 32        157, 159, 168                    3
+//     product_nt, product_nn      128     128 x 64, narrow 64 x 32        157, 159                         3
+//     product_tn                  64      64 x 64, small 32 x 32          163                              6
 //     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 165, 168                    4, 3, 3
 //     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        167, 168, 254                    3, 3, 2
+//         product_tn_f16 and _rounded also 64 x 128
 //     product_tn_f16_large        128     128 x 128                       254                              2
-//         product_tn and its namesakes also 64 x 128
 //     product_nt_f16_large,       256     128 x 128                       127, 128                         2
 //         product_nn_f16_large
-//     window_nt, _nn, _tn         64      32 x 32                         95, 101, 103                    7
+//     window_nt, _nn, _tn         64      32 x 32                         95, 101, 104                    7
 //     window_nt_f16, ..           64      32 x 32                         65, 67, 80                       12
 // Floor: 2 m n k FLOPs; A, B and C once, C once more where it is added to, and as much for an addend. An element is 4 bytes, in
 // the kernels `_f16` 2, but 4 of what product_tn_f16 writes. An operand that the products side by side share counts once; biases, sums,
@@ -51,9 +53,8 @@ enum class Extent : unsigned { Fixed, Rows, Samples, Distinct, Roles };
 
 enum class Epilogue : unsigned { None, Sigmoid, TanhOfSum, Dropout };
 
-// Which tile a launch of product_* is made for; Broad is product_tn's alone, Large that of product_tn_f16_large, and LargeRows that of
-// product_nt_f16_large and product_nn_f16_large.
-enum class Size : unsigned { Tall, Broad, Narrow, Large, LargeRows };
+// Which tile a launch of product_* is made for: as the table above has them.
+enum class Size : unsigned { Tall, Broad, Narrow, Square, Small, Large, LargeRows };
 
 // What a product has of its own where another one has the same A; `Side` in src/device/cuda/product.rs has the same fields.
 struct Side {
@@ -116,10 +117,11 @@ __device__ __forceinline__ void rows_of(const Header &header, Extent extent, uns
 // Elements and tiles of the families.
 struct Single {
     using Element = float;
-    using Tall = Tile<128, 64, 8, 8, 8>;
-    using Broad = Tile<64, 128, 8, 8, 8>;
+    using Tall = Tile<128, 64, 8, 4, 16>;
+    using Square = Tile<64, 64, 8, 4, 16>;
     using Narrow = Tile<64, 32, 16, 4, 4>;
-    using Window = Tile<32, 32, 16, 4, 4>;
+    using Small = Tile<32, 32, 16, 4, 4>;
+    using Window = Small;
 };
 struct Rounded {
     using Element = float;
@@ -137,11 +139,17 @@ struct Half {
     using Window = TensorTile<32, 32, 16, 32>;
 };
 
-// Shared memory of a product whose launch says which tile it is made for.
-template <class Family, Rows A, Rows B> union Shared {
-    typename Family::Tall::template Shared<A, B> tall;
-    typename Family::Broad::template Shared<A, B> broad;
-    typename Family::Narrow::template Shared<A, B> narrow;
+// Shared memory of a product whose launch says which of these tiles it is made for.
+template <Rows A, Rows B, class... Tiles> struct Shared {
+    template <class T> using Of = typename T::template Shared<A, B>;
+    static constexpr size_t largest() {
+        size_t most = 0;
+        ((most = sizeof(Of<Tiles>) > most ? sizeof(Of<Tiles>) : most), ...);
+        return most;
+    }
+    alignas(16) char bytes[largest()];
+
+    template <class T> __device__ __forceinline__ Of<T> &of() { return reinterpret_cast<Of<T> &>(bytes); }
 };
 
 // What a product has beside its columns, where that is nothing.
@@ -176,9 +184,10 @@ __device__ __forceinline__ void store_sum(Element *to, float (&strip)[STRIP], co
     write_strip(to, strip, count, together);
 }
 
-// Columns of a tile where tiles on tensor cores share them out, in pairs of fragments: none has much less to do than the others.
-__device__ __forceinline__ unsigned share_of(unsigned columns, unsigned tiles) {
-    return (columns + 16 * tiles - 1) / (16 * tiles) * 16;
+// Where the columns of a tile begin, or end if that is where the next one's begin. If they share the columns out, in sixteens, none has
+// much less to do than the others.
+template <int WIDTH, bool SHARES> __device__ __forceinline__ unsigned columns_until(unsigned tile, unsigned tiles, unsigned columns) {
+    return SHARES ? tile * ((columns + 15) / 16) / tiles * 16 : tile * WIDTH;
 }
 
 template <class Element, class T, Rows B>
@@ -186,9 +195,8 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
                                              const Product &p) {
     const Side &side = p.side;
     const unsigned tiles = (side.n + T::BN - 1) / T::BN;
-    // The largest tiles share the columns out, as those of sums do.
-    const unsigned share = T::BN > 64 ? share_of(side.n, tiles) : T::BN;
-    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = blockIdx.x % tiles * share;
+    const auto until = [&](unsigned tile) { return columns_until<T::BN, T::SHARES_COLUMNS>(tile, tiles, side.n); };
+    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = until(blockIdx.x % tiles);
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
     const Header &own = *of_run(header, p.run_stride);
     unsigned first, m;
@@ -249,7 +257,7 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
         }
         write_strip(c + at, strip, count, together);
     };
-    const unsigned end_column = T::BN > 64 ? min(first_column + share, side.n) : side.n;
+    const unsigned end_column = T::SHARES_COLUMNS ? min(until(blockIdx.x % tiles + 1), side.n) : side.n;
     T::multiply(shared, a, b, m, end_column, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
 }
 
@@ -270,10 +278,10 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const auto of = [&](auto Side::*field) { return second ? p.second.*field : p.side.*field; };
     const unsigned n = of(&Side::n);
     const unsigned columns = n + (of(&Side::sums) ? 1 : 0), tiles = (columns + T::BN - 1) / T::BN;
-    const unsigned share = T::SKIPS_COLUMNS ? share_of(columns, tiles) : T::BN;
+    const auto until = [&](unsigned tile) { return columns_until<T::BN, T::SHARES_COLUMNS_OF_SUMS>(tile, tiles, columns); };
     const unsigned tile_of_c = blockIdx.x - (second ? tiles_of_first : 0);
-    const unsigned first_row = tile_of_c / tiles * T::BM, first_column = tile_of_c % tiles * share;
-    const unsigned end_column = T::SKIPS_COLUMNS ? min(first_column + share, columns) : columns;
+    const unsigned first_row = tile_of_c / tiles * T::BM, first_column = until(tile_of_c % tiles);
+    const unsigned end_column = T::SHARES_COLUMNS_OF_SUMS ? min(until(tile_of_c % tiles + 1), columns) : columns;
     const unsigned products = p.inner * p.outer, product = blockIdx.y % products, chunk = blockIdx.y / products;
     const unsigned inner = product % p.inner, outer = product / p.inner;
     const Header &own = *of_run(header, p.run_stride);
@@ -366,89 +374,87 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
 
 // A kernel chooses its tile on lines of its own, by which profiles tell one from the other.
 extern "C" __global__ void __launch_bounds__(128, 3) product_nt(const Header *header, const Product p) {
-    __shared__ Shared<Single, Rows::OfK, Rows::OfK> shared;
+    __shared__ Shared<Rows::OfK, Rows::OfK, Single::Tall, Single::Narrow> shared;
     if (p.size == Size::Tall) {
-        product_rows<Single::Element, Single::Tall, Rows::OfK>(shared.tall, header, p);
+        product_rows<Single::Element, Single::Tall, Rows::OfK>(shared.of<Single::Tall>(), header, p);
     } else {
-        product_rows<Single::Element, Single::Narrow, Rows::OfK>(shared.narrow, header, p);
+        product_rows<Single::Element, Single::Narrow, Rows::OfK>(shared.of<Single::Narrow>(), header, p);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_nn(const Header *header, const Product p) {
-    __shared__ Shared<Single, Rows::OfK, Rows::Across> shared;
+    __shared__ Shared<Rows::OfK, Rows::Across, Single::Tall, Single::Narrow> shared;
     if (p.size == Size::Tall) {
-        product_rows<Single::Element, Single::Tall, Rows::Across>(shared.tall, header, p);
+        product_rows<Single::Element, Single::Tall, Rows::Across>(shared.of<Single::Tall>(), header, p);
     } else {
-        product_rows<Single::Element, Single::Narrow, Rows::Across>(shared.narrow, header, p);
+        product_rows<Single::Element, Single::Narrow, Rows::Across>(shared.of<Single::Narrow>(), header, p);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128, 3) product_tn(const Header *header, const Product p) {
-    __shared__ Shared<Single, Rows::Across, Rows::Across> shared;
-    if (p.size == Size::Tall) {
-        product_sum<Single::Element, Single::Tall>(shared.tall, header, p);
-    } else if (p.size == Size::Broad) {
-        product_sum<Single::Element, Single::Broad>(shared.broad, header, p);
+extern "C" __global__ void __launch_bounds__(64, 6) product_tn(const Header *header, const Product p) {
+    __shared__ Shared<Rows::Across, Rows::Across, Single::Square, Single::Small> shared;
+    if (p.size == Size::Square) {
+        product_sum<Single::Element, Single::Square>(shared.of<Single::Square>(), header, p);
     } else {
-        product_sum<Single::Element, Single::Narrow>(shared.narrow, header, p);
+        product_sum<Single::Element, Single::Small>(shared.of<Single::Small>(), header, p);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_nt_rounded(const Header *header, const Product p) {
-    __shared__ Shared<Rounded, Rows::OfK, Rows::OfK> shared;
+    __shared__ Shared<Rows::OfK, Rows::OfK, Rounded::Tall, Rounded::Narrow> shared;
     if (p.size == Size::Tall) {
-        product_rows<Rounded::Element, Rounded::Tall, Rows::OfK>(shared.tall, header, p);
+        product_rows<Rounded::Element, Rounded::Tall, Rows::OfK>(shared.of<Rounded::Tall>(), header, p);
     } else {
-        product_rows<Rounded::Element, Rounded::Narrow, Rows::OfK>(shared.narrow, header, p);
+        product_rows<Rounded::Element, Rounded::Narrow, Rows::OfK>(shared.of<Rounded::Narrow>(), header, p);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_nn_rounded(const Header *header, const Product p) {
-    __shared__ Shared<Rounded, Rows::OfK, Rows::Across> shared;
+    __shared__ Shared<Rows::OfK, Rows::Across, Rounded::Tall, Rounded::Narrow> shared;
     if (p.size == Size::Tall) {
-        product_rows<Rounded::Element, Rounded::Tall, Rows::Across>(shared.tall, header, p);
+        product_rows<Rounded::Element, Rounded::Tall, Rows::Across>(shared.of<Rounded::Tall>(), header, p);
     } else {
-        product_rows<Rounded::Element, Rounded::Narrow, Rows::Across>(shared.narrow, header, p);
+        product_rows<Rounded::Element, Rounded::Narrow, Rows::Across>(shared.of<Rounded::Narrow>(), header, p);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(128) product_tn_rounded(const Header *header, const Product p) {
-    __shared__ Shared<Rounded, Rows::Across, Rows::Across> shared;
+    __shared__ Shared<Rows::Across, Rows::Across, Rounded::Tall, Rounded::Broad, Rounded::Narrow> shared;
     if (p.size == Size::Tall) {
-        product_sum<Rounded::Element, Rounded::Tall>(shared.tall, header, p);
+        product_sum<Rounded::Element, Rounded::Tall>(shared.of<Rounded::Tall>(), header, p);
     } else if (p.size == Size::Broad) {
-        product_sum<Rounded::Element, Rounded::Broad>(shared.broad, header, p);
+        product_sum<Rounded::Element, Rounded::Broad>(shared.of<Rounded::Broad>(), header, p);
     } else {
-        product_sum<Rounded::Element, Rounded::Narrow>(shared.narrow, header, p);
+        product_sum<Rounded::Element, Rounded::Narrow>(shared.of<Rounded::Narrow>(), header, p);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(128, 4) product_nt_f16(const Header *header, const Product p) {
-    __shared__ Shared<Half, Rows::OfK, Rows::OfK> shared;
+    __shared__ Shared<Rows::OfK, Rows::OfK, Half::Tall, Half::Narrow> shared;
     if (p.size == Size::Tall) {
-        product_rows<Half::Element, Half::Tall, Rows::OfK>(shared.tall, header, p);
+        product_rows<Half::Element, Half::Tall, Rows::OfK>(shared.of<Half::Tall>(), header, p);
     } else {
-        product_rows<Half::Element, Half::Narrow, Rows::OfK>(shared.narrow, header, p);
+        product_rows<Half::Element, Half::Narrow, Rows::OfK>(shared.of<Half::Narrow>(), header, p);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_nn_f16(const Header *header, const Product p) {
-    __shared__ Shared<Half, Rows::OfK, Rows::Across> shared;
+    __shared__ Shared<Rows::OfK, Rows::Across, Half::Tall, Half::Narrow> shared;
     if (p.size == Size::Tall) {
-        product_rows<Half::Element, Half::Tall, Rows::Across>(shared.tall, header, p);
+        product_rows<Half::Element, Half::Tall, Rows::Across>(shared.of<Half::Tall>(), header, p);
     } else {
-        product_rows<Half::Element, Half::Narrow, Rows::Across>(shared.narrow, header, p);
+        product_rows<Half::Element, Half::Narrow, Rows::Across>(shared.of<Half::Narrow>(), header, p);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) product_tn_f16(const Header *header, const Product p) {
-    __shared__ Shared<Half, Rows::Across, Rows::Across> shared;
+    __shared__ Shared<Rows::Across, Rows::Across, Half::Tall, Half::Broad, Half::Narrow> shared;
     if (p.size == Size::Tall) {
-        product_sum<Half::Element, Half::Tall>(shared.tall, header, p);
+        product_sum<Half::Element, Half::Tall>(shared.of<Half::Tall>(), header, p);
     } else if (p.size == Size::Broad) {
-        product_sum<Half::Element, Half::Broad>(shared.broad, header, p);
+        product_sum<Half::Element, Half::Broad>(shared.of<Half::Broad>(), header, p);
     } else {
-        product_sum<Half::Element, Half::Narrow>(shared.narrow, header, p);
+        product_sum<Half::Element, Half::Narrow>(shared.of<Half::Narrow>(), header, p);
     }
 }
 

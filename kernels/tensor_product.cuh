@@ -46,7 +46,8 @@ template <Rows ROWS, int WIDTH, int DEPTH> struct HalfTile {
 template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
     static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_;
     static constexpr int BK = 32;  // depth of a step
-    static constexpr bool SKIPS_COLUMNS = true;  // what is beyond C costs little
+    // What is beyond C costs little there.
+    static constexpr bool SHARES_COLUMNS = BN > 64, SHARES_COLUMNS_OF_SUMS = true;
     static constexpr int THREADS = (BM / WM) * (BN / WN) * 32;
     static_assert(WM % 16 == 0 && WN % 16 == 0, "fragments of A, and pairs of fragments of B");
     template <Rows A, Rows B> struct Shared {
@@ -69,7 +70,7 @@ template <int BM_, int BN_, int WM_, int WN_> struct TensorTile {
         const bool works = first_row + warp_row < m && first_column + warp_column < n;
         // Pairs of fragments beyond C are not multiplied where C has few columns for its tiles: in products whose A runs across k, weights'
         // gradients, and in the largest tiles.
-        constexpr bool SKIPS = A == Rows::Across || BN > 64;
+        constexpr bool SKIPS = A == Rows::Across ? SHARES_COLUMNS_OF_SUMS : SHARES_COLUMNS;
         const unsigned pairs = works ? (n - first_column - warp_column + 15) / 16 : 0;
         // Where the warp's part of C begins: until the end not in registers, of which the loop needs all.
         __shared__ uint2 corners[WARPS];

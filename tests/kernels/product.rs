@@ -21,10 +21,18 @@ const ROUNDED: &str = "_rounded";
 
 /// Families and tiles that a kernel has.
 fn kinds(kernel: &str) -> impl Iterator<Item = (&'static str, Size)> {
-    let sum = kernel == "product_tn";
-    let sizes = [Size::Tall, Size::Broad, Size::Narrow].into_iter().filter(move |&s| sum || s != Size::Broad);
-    let large = if sum { Size::Large } else { Size::LargeRows };
-    sizes.flat_map(|size| [WORD, HALF, ROUNDED].map(|family| (family, size))).chain([(HALF, large)])
+    let (word, tensor, large) = if kernel == "product_tn" {
+        (&[Size::Square, Size::Small], &[Size::Tall, Size::Broad, Size::Narrow][..], Size::Large)
+    } else {
+        (&[Size::Tall, Size::Narrow], &[Size::Tall, Size::Narrow][..], Size::LargeRows)
+    };
+    let tensor = tensor.iter().flat_map(|&size| [HALF, ROUNDED].map(|family| (family, size)));
+    word.iter().map(|&size| (WORD, size)).chain(tensor).chain([(HALF, large)])
+}
+
+/// A product of a family.
+fn of_family(family: &str, product: Product) -> Product {
+    if family == WORD { product.exact() } else { product }
 }
 
 /// The name of a kernel of a family, with a tile.
@@ -70,6 +78,7 @@ fn run(card: &Card, (kernel, (family, size)): (&str, (&str, Size)), header: u64,
 
 /// A sum in chunks, added to what is in C.
 fn sum(card: &Card, kind: (&str, Size), header: u64, product: Product) {
+    let product = of_family(kind.0, product);
     let (tiles, words) = product.left();
     let (workspace, arrivals) = (card.allocate::<f32>(words), card.upload(&vec![0u32; tiles]));
     run(card, ("product_tn", kind), header, Product { workspace, arrivals, ..product }.accumulate());
@@ -283,7 +292,11 @@ fn directions_and_roles() {
 
 fn check_directions_and_roles(d: usize, kind: (&str, Size)) {
     let element = element_of(kind.0);
-    let of_rows = if matches!(kind.1, Size::Broad | Size::Large) { (kind.0, Size::Tall) } else { kind };
+    let of_rows = match kind {
+        (WORD, Size::Small) => (WORD, Size::Narrow),
+        (family, Size::Broad | Size::Large | Size::Square) => (family, Size::Tall),
+        of_either => of_either,
+    };
     // Roles of three chunks and of two, and of one.
     for (rows, rows_a) in [(700, 400), (700, 0), (150, 150)] {
         let counts = Counts { rows, rows_a, ..COUNTS };
@@ -751,7 +764,7 @@ fn runs_side_by_side() {
     let mut random = Random(13);
     let (m, n, k, chunks) = (150usize, 40usize, 600usize, 4usize);
     // A run's memory: header, A, B, index, C, what chunks leave, and their counters.
-    let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * 2 * 128 * 128, 8];
+    let sizes = [16, m * k, k * n, k.max(m), m * n, chunks * 2 * 128 * 128, 16];
     let places: Vec<u64> = (0..sizes.len()).map(|at| 4 * sizes[..at].iter().sum::<usize>() as u64).collect();
     let stride = 4 * sizes.iter().sum::<usize>().next_multiple_of(4);
     let header: [[u32; 14]; 2] =
@@ -770,7 +783,7 @@ fn runs_side_by_side() {
             }
             card.write(at(3), bytemuck::cast_slice(&index[run]));
             card.write(at(4), &vec![0; 4 * m * n]);
-            card.write(at(6), &[0; 32]);
+            card.write(at(6), &[0; 64]);
         }
         base
     };
@@ -936,21 +949,27 @@ fn tiles_suit_shapes() {
 #[test]
 fn chunks_fill_the_card_once() {
     let none = || (buffer(0, 0), 0);
-    for (m, n, k, products, size, chunks) in [
-        (300, 201, 20480, 2, Size::Broad, 10),
-        (300, 101, 20480, 2, Size::Broad, 20),
-        (128, 64, 20480, 4, Size::Tall, 40),
-        (200, 200, 20480, 1, Size::Tall, 25),
-        (150, 101, 2560, 2, Size::Narrow, 5),
-        (6, 201, 512, 1, Size::Narrow, 4),
-        (6, 201, 100, 1, Size::Narrow, 1),
+    for (exact, m, n, k, products, size, chunks) in [
+        (false, 300, 201, 20480, 2, Size::Broad, 10),
+        (false, 300, 101, 20480, 2, Size::Broad, 20),
+        (false, 128, 64, 20480, 4, Size::Tall, 40),
+        (false, 200, 200, 20480, 1, Size::Tall, 25),
+        (false, 150, 101, 2560, 2, Size::Narrow, 5),
+        (false, 6, 201, 512, 1, Size::Narrow, 4),
+        (false, 6, 201, 100, 1, Size::Narrow, 1),
+        (true, 300, 201, 20480, 2, Size::Square, 10),
+        (true, 200, 200, 20480, 1, Size::Square, 25),
+        (true, 6, 201, 512, 1, Size::Small, 4),
     ] {
         let mut product = Product::new((m, n, k), none(), none(), none());
+        if exact {
+            product = product.exact();
+        }
         product.inner = products;
         let product = product.chunked();
         let sized = product.sized(1, true);
         let [_, y, _] = sized.shape(1).grid;
-        assert_eq!((sized.size, y), (size, chunks * products), "{m} x {n} x {k}, {products}");
+        assert_eq!((sized.size, y), (size, chunks * products), "{m} x {n} x {k}, {products}, exact {exact}");
         let [_, y, _] = product.sized(8, true).shape(8).grid;
         assert_eq!(y, chunks * products, "with other runs");
     }
@@ -1019,11 +1038,12 @@ fn tiles_use_all_banks() {
                 / (multiplications(&long) - multiplications(&short)) as f64;
             println!("{name}: {each:.2} warp instructions for each multiplication");
             let most = match (family, size) {
-                ("", Size::Tall | Size::Broad | Size::Large | Size::LargeRows) => 1.3,
-                ("", Size::Narrow) => 1.6,
-                (_, Size::Tall | Size::Broad | Size::LargeRows) => 8.0,
+                ("", Size::Tall) => 1.35,
+                ("", Size::Square) => 1.4,
+                ("", _) => 1.6,
                 (_, Size::Large) => 5.0,
                 (_, Size::Narrow) => 15.0,
+                _ => 8.0,
             };
             assert!(each <= most, "{name}: {each:.2} warp instructions for each multiplication");
         }

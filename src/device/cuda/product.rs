@@ -35,10 +35,14 @@ pub enum Epilogue {
 pub enum Size {
     /// 128 x 64
     Tall,
-    /// 64 x 128, of `product_tn` alone
+    /// 64 x 128, of `product_tn_f16` and `product_tn_rounded` alone
     Broad,
-    /// 64 x 32
+    /// 64 x 32, of all but `product_tn`
     Narrow,
+    /// 64 x 64, of `product_tn` alone
+    Square,
+    /// 32 x 32, of `product_tn` alone
+    Small,
     /// 128 x 128, of `product_tn_f16_large` alone
     Large,
     /// 128 x 128, of `product_nt_f16_large` and `product_nn_f16_large` alone
@@ -51,13 +55,19 @@ impl Size {
             Size::Tall => (128, 64),
             Size::Broad => (64, 128),
             Size::Narrow => (64, 32),
+            Size::Square => (64, 64),
+            Size::Small => (32, 32),
             Size::Large | Size::LargeRows => (128, 128),
         }
     }
 
     /// Of a block.
     fn threads(self) -> u32 {
-        if self == Size::LargeRows { 256 } else { 128 }
+        match self {
+            Size::Square | Size::Small => 64,
+            Size::LargeRows => 256,
+            _ => 128,
+        }
     }
 }
 
@@ -121,7 +131,7 @@ pub struct Product {
     pub accumulate: u32,
     pub chunks: u32,
     pub size: Size,
-    /// In float32 where the rest is in mixed precision, and what A and B have: kernels do not look at them, a launch does.
+    /// Whether it is multiplied in float32, and what A and B have: kernels do not look at them, a launch does.
     pub exact: u32,
     pub element: Element,
 }
@@ -132,8 +142,9 @@ const _: () = assert!(size_of::<Product>() == 13 * 8 + 2 * size_of::<Side>() + 1
 /// Blocks of a launch from which on large tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
 
-/// Blocks of a weight's gradient that the same card has at once, and in large tiles.
+/// Blocks of a weight's gradient that the same card has at once, in squares, and in large tiles.
 const AT_ONCE: u32 = 3 * 68;
+const SQUARES_AT_ONCE: u32 = 6 * 68;
 const LARGE_AT_ONCE: u32 = 2 * 68;
 
 /// A sum has large tiles if there are so many of them, which take few chunks to fill the card. In a launch so many blocks are enough.
@@ -245,7 +256,7 @@ impl Product {
         self
     }
 
-    /// Multiplied in float32 in mixed precision too.
+    /// Multiplied in float32, in mixed precision too. In float32 all products are; it is said before [`Product::chunked`].
     pub fn exact(mut self) -> Self {
         self.exact = 1;
         self
@@ -262,13 +273,17 @@ impl Product {
     }
 
     /// Of a sum over the batch's rows: cut into as many chunks as fill a card once, at most, or, where that leaves more than a quarter
-    /// of it empty, into a few more, that leave less. Neither the runs nor the card nor the room for a batch change them, so that a run
-    /// has the same bits wherever it is made.
+    /// of it empty, into a few more, that leave less. In float32, where what chunks leave for one another takes little beside the
+    /// multiplications, a twentieth is enough. Neither the runs nor the card nor the room for a batch change them, so that a run has
+    /// the same bits wherever it is made.
     pub fn chunked(mut self) -> Self {
-        let (tiles, places) = if self.has_large_tiles() {
-            (self.tiles(Size::Large), LARGE_AT_ONCE)
+        let wide = self.wide(true);
+        let (tiles, places, enough, more) = if self.has_large_tiles() {
+            (self.tiles(Size::Large), LARGE_AT_ONCE, 750, 6)
+        } else if wide == Size::Square {
+            (self.tiles(wide), SQUARES_AT_ONCE, 950, 16)
         } else {
-            (self.tiles(self.wide(true)), AT_ONCE)
+            (self.tiles(wide), AT_ONCE, 750, 6)
         };
         let once = (places / tiles).max(1);
         // Of all places of the rounds that it takes, those that have a block, in thousandths.
@@ -276,10 +291,10 @@ impl Product {
             let blocks = u64::from(tiles) * u64::from(chunks);
             1000 * blocks / blocks.next_multiple_of(places.into())
         };
-        self.chunks = if filled(once) >= 750 {
+        self.chunks = if filled(once) >= enough {
             once
         } else {
-            (once..once + 6).rev().max_by_key(|chunks| filled(*chunks)).unwrap_or(once)
+            (once..once + more).rev().max_by_key(|chunks| filled(*chunks)).unwrap_or(once)
         };
         self
     }
@@ -287,7 +302,8 @@ impl Product {
     /// Of a sum: whether large tiles suit it. None of them stands over by half its rows, or has as few columns as a tall one.
     fn has_large_tiles(&self) -> bool {
         let sides = [self.side.columns(), self.second.columns()];
-        self.element == Element::Half
+        self.exact == 0
+            && self.element == Element::Half
             && self.m.next_multiple_of(128) - self.m < 64
             && sides.into_iter().all(|columns| columns == 0 || columns > 64)
             && self.tiles(Size::Large) >= LARGE_TILES
@@ -304,30 +320,34 @@ impl Product {
         self.chunks.min(self.k.div_ceil(CHUNK).max(FEW.min(self.k / SHORT)).max(1))
     }
 
-    /// The one of the wide tiles of which less stands over at C's edges: `Broad` only if the kernel has it.
-    fn wide(&self, has_broad: bool) -> Size {
+    /// The wide tile, of two the one of which less stands over at C's edges. `is_tn`: whether it is one of `product_tn`.
+    fn wide(&self, is_tn: bool) -> Size {
+        if is_tn && self.exact != 0 {
+            return Size::Square;
+        }
         let area = |size: Size| {
             let (rows, columns) = size.tile();
             let all = self.side.columns().next_multiple_of(columns)
                 + self.second.columns().next_multiple_of(columns);
             u64::from(self.m.next_multiple_of(rows)) * u64::from(all)
         };
-        if has_broad && area(Size::Broad) < area(Size::Tall) { Size::Broad } else { Size::Tall }
+        if is_tn && area(Size::Broad) < area(Size::Tall) { Size::Broad } else { Size::Tall }
     }
 
     /// With the tile that suits its shape: a large one reads operands less often, a narrow one makes blocks of few rows and wastes
-    /// less on few columns. `has_broad`: whether it is one of `product_tn`.
-    pub fn sized(mut self, runs: u32, has_broad: bool) -> Self {
+    /// less on few columns.
+    pub fn sized(mut self, runs: u32, is_tn: bool) -> Self {
         let blocks = |size| Product { size, ..self }.shape(runs).grid.iter().product::<u32>();
-        let wide = self.wide(has_broad);
+        let wide = self.wide(is_tn);
+        let narrow = if wide == Size::Square { Size::Small } else { Size::Narrow };
         let has_large_rows =
-            !has_broad && self.exact == 0 && self.element == Element::Half && self.side.columns() > 64;
+            !is_tn && self.exact == 0 && self.element == Element::Half && self.side.columns() > 64;
         self.size = if self.chunks > 0 && self.has_large_tiles() && blocks(Size::Large) >= LARGE_BLOCKS {
             Size::Large
         } else if has_large_rows && blocks(Size::LargeRows) >= LARGE_ROWS {
             Size::LargeRows
-        } else if self.side.columns() <= Size::Narrow.tile().1 || blocks(wide) < ENOUGH {
-            Size::Narrow
+        } else if self.side.columns() <= narrow.tile().1 || blocks(wide) < ENOUGH {
+            narrow
         } else {
             wide
         };
@@ -342,7 +362,12 @@ impl Product {
 
     /// Tiles of all products, and the words that their chunks leave in the workspace, whichever tile it is made with.
     pub fn left(&self) -> (usize, usize) {
-        [Size::Tall, Size::Broad, Size::Narrow, Size::Large].into_iter().fold((0, 0), |most, size| {
+        let sizes: &[Size] = if self.exact != 0 {
+            &[Size::Square, Size::Small]
+        } else {
+            &[Size::Tall, Size::Broad, Size::Narrow, Size::Large]
+        };
+        sizes.iter().fold((0, 0), |most, &size| {
             let ([x, y], (rows, columns)) = (Product { size, ..*self }.blocks(), size.tile());
             let tiles = (x * y) as usize;
             (tiles.max(most.0), (tiles * (self.cut() * rows * columns) as usize).max(most.1))

@@ -333,19 +333,20 @@ impl Worker {
             (2 * d, [2 * d, 0], 1, samples), // values, and the perturbation's
             (classes, [2 * d + 1, 0], 1, samples),
         ];
-        let elements = if mixed { &[Element::Word, Element::Half][..] } else { &[Element::Word] };
-        let left = |element: Element, (m, columns, products, k): (usize, [usize; 2], u32, usize)| {
+        let kinds = if mixed { &[(Element::Word, 0), (Element::Half, 0)][..] } else { &[(Element::Word, 1)] };
+        let left = |(element, exact): (Element, u32),
+                    (m, columns, products, k): (usize, [usize; 2], u32, usize)| {
             let nowhere = (Buffer { address: 0, len: 0, element }, 0);
             let [first, second] = columns.map(|n| {
                 let mut product = Product::new((m, n, k), nowhere, nowhere, nowhere);
-                product.inner = products;
+                (product.inner, product.exact) = (products, exact);
                 product
             });
             first.beside(second).chunked().left()
         };
-        let most = elements
+        let most = kinds
             .iter()
-            .flat_map(|element| sums.map(|sum| left(*element, sum)))
+            .flat_map(|kind| sums.map(|sum| left(*kind, sum)))
             .fold((0, 0), |most: (usize, usize), (tiles, words)| (words.max(most.0), tiles.max(most.1)));
         // The gradients of silent roles' gates wait here too.
         (most.0.max(samples * 2 * d), most.1)
@@ -490,10 +491,14 @@ impl Worker {
         if self.mixed() && !exact { Unit::Tensor } else { Unit::Fma }
     }
 
+    fn in_precision(&self, product: Product) -> Product {
+        if self.mixed() { product } else { product.exact() }
+    }
+
     /// `kernels` are the one in float32, those on tensor cores for operands in f16 and in float32, and that of large tiles of f16.
-    fn product(&mut self, kernels: [&'static str; 4], indices: &Indices, mut product: Product) {
+    fn product(&mut self, kernels: [&'static str; 4], indices: &Indices, product: Product) {
+        let mut product = self.in_precision(product).sized(self.places.runs, kernels == TN);
         product.run_stride = self.places.run_stride;
-        product = product.sized(self.places.runs, kernels == TN);
         let unit = self.unit(product.exact != 0);
         let kernel = match (unit, product.element) {
             _ if matches!(product.size, Size::Large | Size::LargeRows) => kernels[3],
@@ -528,7 +533,7 @@ impl Worker {
 
     /// `C += A^T B` over the batch's rows, and `sums += A^T 1` where there are some: chunks of them side by side, and their sum in order.
     pub(super) fn sum_products(&mut self, indices: &Indices, product: Product) {
-        let mut product = product.chunked().accumulate();
+        let mut product = self.in_precision(product).chunked().accumulate();
         let (tiles, words) = product.left();
         assert!(
             words <= self.places.workspace.len && tiles <= self.places.arrivals.len,
