@@ -58,14 +58,19 @@ __host__ __device__ constexpr int round_up(int value, int multiple) {
 constexpr int F32_TILE = 16;
 constexpr int F32_DEPTH = 16;  // of a chunk of W_hh: 4 for each lane of a quad
 
-// Forward: a warp takes 16 units at a time, all three gates of them. At most 8 warps, so that a thread may have 255 registers.
+// Forward: a warp takes 4 units at a time, all three gates of them. At most 25 warps, so that a thread may have 80 registers; where that
+// is not enough, several times, all warps alike.
+constexpr int F32_FORWARD_UNITS = 4;
+constexpr int F32_FORWARD_WARPS = 25;
 __host__ __device__ constexpr int f32_forward_threads(int d) {
-    return d <= 128 ? round_up(d, 16) * 2 : 256;
+    const int shares = (d + F32_FORWARD_UNITS - 1) / F32_FORWARD_UNITS;
+    const int passes = (shares + F32_FORWARD_WARPS - 1) / F32_FORWARD_WARPS;
+    return (shares + passes - 1) / passes * 32;
 }
-// Distance of two sequences' states in floats: 8 or 24 more than a multiple of 32, so that a quad's four sequences meet four different
-// groups of banks.
+// Distance of two sequences' states in floats: an odd multiple of 4, so that the eight sequences of which a warp finishes the same 4 units
+// meet different banks.
 __host__ __device__ constexpr int f32_forward_stride(int d) {
-    return round_up(d, 16) + 8;
+    return round_up(d, 16) + 4;
 }
 // Shared memory that a launch must give, and how much more for each chunk of W_hh to be held; no chunk is held in part.
 __host__ __device__ constexpr unsigned f32_forward_bytes(int d) {
@@ -148,8 +153,9 @@ constexpr int F16_FORWARD_SHARED_X2 = 14, F16_BACKWARD_SHARED_X2 = 7;
 // float32
 //
 // Tile: 16 sequences, one direction. A quad of lanes makes the products of the same outputs, each lane for a quarter of the depth: a
-// quad's lanes read W_hh in PyTorch's layout by whole sectors, and each value of the state serves 6 products (forward; backward 4).
-// The quad's sums are then split by sequences: each lane finishes 4 of the 16.
+// quad's lanes read W_hh in PyTorch's layout by whole sectors, and each value of the state serves 3 products (forward; backward 4).
+// The quad's sums are then split by sequences: each lane finishes a quarter of them. Forward a quad has half of the 16, backward all.
+// Lanes n and n ^ 1 read the same of the state: what all such pairs share Turing reads from shared memory in half of the passes.
 //
 // W_hh is read from shared memory for as much of the depth as the launch gives memory for, from L2 beyond that: in 64 KiB all of it
 // forward at d = 50, at d = 100 two chunks of seven, backward ten of ten and three of nineteen.
@@ -158,7 +164,7 @@ constexpr int F16_FORWARD_SHARED_X2 = 14, F16_BACKWARD_SHARED_X2 = 7;
 // bytes (at d = 100 8700 and 10900 cycles of an SM's share of 616 GB/s), and what of 12 d^2 bytes is not in shared memory from L2. So
 // memory is what it waits for: what a step reads is fetched into L2 while the product of the step before is made.
 //
-// Registers on sm_75 (nvcc 13.0): forward 252, backward 128, no spills; one block an SM where the shared memory is used up.
+// Registers on sm_75 (nvcc 13.0): forward 72, backward 129, no spills; one block an SM where the shared memory is used up.
 
 extern __shared__ float4 dynamic_shared[];
 
@@ -184,61 +190,93 @@ __device__ __forceinline__ void multiply_add(float &sum, const float4 &a, const 
     sum = fmaf(a.w, b.w, sum);
 }
 
-// Sums over a quad. Lane q is left with those of sequences q, q + 4, q + 8 and q + 12.
-__device__ __forceinline__ void sum_over_quad(const float (&part)[F32_TILE], float (&sum)[4]) {
-    const bool upper = threadIdx.x & 2, odd = threadIdx.x & 1;
-    float half[8];
+// Which quarter of the depth is a lane's, and which of the warp's 8 quads it belongs to. The last bit of a lane is one of its quad.
+__device__ __forceinline__ int quarter_of_quad() {
+    return threadIdx.x / 2 % 4;
+}
+__device__ __forceinline__ int quad_of_warp() {
+    return threadIdx.x % 2 + threadIdx.x % 32 / 8 * 2;
+}
+
+// Sums over a quad. The lane of quarter q is left with those of sequences q, q + 4 and so on.
+template <int SEQUENCES>
+__device__ __forceinline__ void sum_over_quad(const float (&part)[SEQUENCES], float (&sum)[SEQUENCES / 4]) {
+    const bool upper = quarter_of_quad() & 2, odd = quarter_of_quad() & 1;
+    float half[SEQUENCES / 2];
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < SEQUENCES / 2; i++) {
         const float low = part[i / 2 * 4 + i % 2], high = part[i / 2 * 4 + 2 + i % 2];
-        half[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, 2);
+        half[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, 4);
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < SEQUENCES / 4; i++) {
         const float low = half[2 * i], high = half[2 * i + 1];
-        sum[i] = (odd ? high : low) + __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
+        sum[i] = (odd ? high : low) + __shfl_xor_sync(0xffffffffu, odd ? low : high, 2);
     }
 }
 
-// Adds h W_hh at 2 units, 8 apart, all gates and sequences, over the lane's part of the depth.
+// Sequences of a quad forward: four, and those eight further.
+constexpr int F32_FORWARD_SEQUENCES = F32_TILE / 2;
+__device__ __forceinline__ int f32_forward_sequence(int first, int i) {
+    return first + i / 4 * 8 + i % 4;
+}
+
+// Adds h W_hh at a unit, all gates, over the lane's part of the depth. `state` is that of the quad's first sequence.
 template <int VECTOR>
-__device__ __forceinline__ void f32_forward_product(float (&sums)[3][2][F32_TILE], const float *state, const float *held, int chunks_held,
-                                                    const float *weight, int unit, int d) {
-    const int quarter = threadIdx.x % 4 * 4;
+__device__ __forceinline__ void f32_forward_product(float (&sums)[3][F32_FORWARD_SEQUENCES], const float *state, const float *held,
+                                                    int chunks_held, const float *weight, int unit, int d) {
+    const int quarter = quarter_of_quad();
     const int stride = f32_forward_stride(d);
     // Units from d on are made like the last one, and not used.
-    const int rows[2] = {min(unit, d - 1), min(unit + 8, d - 1)};
+    const int last = min(unit, d - 1);
+    int chunk = 0;
 #pragma unroll 1
-    for (int chunk = 0; chunk * F32_DEPTH < d; chunk++) {
-        const int depth = chunk * F32_DEPTH + quarter;
-        float4 weights[3][2];
+    for (; chunk * F32_DEPTH + 4 < d; chunk++) {
+        const int depth = chunk * F32_DEPTH + quarter * 4;
+        float4 weights[3];
         if (chunk < chunks_held) {
 #pragma unroll
-            for (int i = 0; i < 6; i++) {
-                const int row = i / 2 * d + rows[i % 2];
-                weights[i / 2][i % 2] = *reinterpret_cast<const float4 *>(held + (chunk * 3 * d + row) * F32_DEPTH + quarter);
+            for (int gate = 0; gate < 3; gate++) {
+                const int row = gate * d + last;
+                weights[gate] = *reinterpret_cast<const float4 *>(held + (chunk * 3 * d + row) * F32_DEPTH + quarter * 4);
             }
         } else {
 #pragma unroll
-            for (int i = 0; i < 6; i++) {
-                const int row = i / 2 * d + rows[i % 2];
-                weights[i / 2][i % 2] = load_four<VECTOR>(weight + row * d + depth, d - depth);
+            for (int gate = 0; gate < 3; gate++) {
+                weights[gate] = load_four<VECTOR>(weight + (gate * d + last) * d + depth, d - depth);
             }
         }
 #pragma unroll
-        for (int s = 0; s < F32_TILE; s++) {
-            const float4 h = *reinterpret_cast<const float4 *>(state + s * stride + depth);
+        for (int s = 0; s < F32_FORWARD_SEQUENCES; s++) {
+            const float4 h = *reinterpret_cast<const float4 *>(state + f32_forward_sequence(0, s) * stride + depth);
 #pragma unroll
-            for (int i = 0; i < 6; i++) multiply_add(sums[i / 2][i % 2][s], weights[i / 2][i % 2], h);
+            for (int gate = 0; gate < 3; gate++) multiply_add(sums[gate][s], weights[gate], h);
+        }
+    }
+    // Of a last chunk with a value for each lane, no lane multiplies four. The state behind d is zero.
+    const int depth = chunk * F32_DEPTH + quarter;
+    if (chunk * F32_DEPTH < d) {
+        float weights[3];
+#pragma unroll
+        for (int gate = 0; gate < 3; gate++) {
+            const int row = gate * d + last;
+            const float *const from = chunk < chunks_held ? held + (chunk * 3 * d + row) * F32_DEPTH + quarter : weight + row * d + depth;
+            weights[gate] = depth < d ? *from : 0.0f;
+        }
+#pragma unroll
+        for (int s = 0; s < F32_FORWARD_SEQUENCES; s++) {
+            const float h = state[f32_forward_sequence(0, s) * stride + depth];
+#pragma unroll
+            for (int gate = 0; gate < 3; gate++) sums[gate][s] = fmaf(weights[gate], h, sums[gate][s]);
         }
     }
 }
 
 // Shared memory: h twice [2, 16, stride]: a step reads one and writes the other, so that it has one barrier; then chunks of W_hh
-// [chunk, 3 d, 16]. Registers: the sums of 6 rows and 16 sequences.
+// [chunk, 3 d, 16]. Registers: the sums of 3 rows and 8 sequences.
 //
 // Launch: f32_forward_threads(d), f32_forward_bytes(d) and up to ceil(d / 16) times f32_forward_chunk_bytes(d) more.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(32 * F32_FORWARD_WARPS)
 gru_forward_f32(const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,
                 float *saved, float *hidden, int first_group, int capacity, int d, size_t run_stride) {
     const Share share(header, start, length, parameters, places, first_group, capacity, d, run_stride, F32_TILE);
@@ -260,71 +298,69 @@ gru_forward_f32(const Header *header, const unsigned *start, const unsigned *len
     const size_t address = reinterpret_cast<size_t>(share.weight);
     const int vector = d % 4 == 0 && address % 16 == 0 ? 4 : d % 2 == 0 && address % 8 == 0 ? 2 : 1;
 
-    const int quad = threadIdx.x % 32 / 4, lane = threadIdx.x % 4;
-    Rows rows[4];
+    // Of the 8 quads the first 4 have one half of the sequences, the others the other one.
+    const int unit_of_warp = quad_of_warp() % F32_FORWARD_UNITS, quarter = quarter_of_quad();
+    const int first_sequence = quad_of_warp() / F32_FORWARD_UNITS * 4;
+    constexpr int FINISHED = F32_FORWARD_SEQUENCES / 4;
+    Rows rows[FINISHED];
 #pragma unroll
-    for (int i = 0; i < 4; i++) rows[i] = Rows(share, i * 4 + lane);
+    for (int i = 0; i < FINISHED; i++) rows[i] = Rows(share, f32_forward_sequence(first_sequence, i * 4 + quarter));
     const int longest = share.longest();
     __syncthreads();
 
     for (int step = 0; step < longest; step++) {
         const float *const before = states + step % 2 * F32_TILE * stride;
         float *const after = states + (step + 1) % 2 * F32_TILE * stride;
-        for (int pass = threadIdx.x / 32 * 16; pass < d; pass += blockDim.x / 2) {
-            const int unit = pass + quad;
-            // What the next step will read comes to L2 meanwhile: one lane asks for the 8 units that lie side by side.
-            if (quad == 0) {
+        for (int pass = threadIdx.x / 32 * F32_FORWARD_UNITS; pass < d; pass += blockDim.x / 32 * F32_FORWARD_UNITS) {
+            const int unit = pass + unit_of_warp;
+            // What the next step will read comes to L2 meanwhile: one lane asks for 8 units that lie side by side.
+            if (unit % 8 == 0) {
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
+                for (int i = 0; i < FINISHED; i++) {
                     if (step + 1 >= rows[i].length) continue;
                     const float *const next = saved + rows[i].at(share, step + 1) * 8 * d;
 #pragma unroll
-                    for (int gate = 0; gate < 3; gate++) {
-                        prefetch(next + gate * d + unit);
-                        if (unit + 8 < d) prefetch(next + gate * d + unit + 8);
-                    }
+                    for (int gate = 0; gate < 3; gate++) prefetch(next + gate * d + unit);
                 }
             }
 
-            float sums[3][2][F32_TILE];
+            float sums[3][F32_FORWARD_SEQUENCES];
 #pragma unroll
-            for (int i = 0; i < 6 * F32_TILE; i++) sums[i / 2 / F32_TILE][i / F32_TILE % 2][i % F32_TILE] = 0.0f;
+            for (int i = 0; i < 3 * F32_FORWARD_SEQUENCES; i++) sums[i / F32_FORWARD_SEQUENCES][i % F32_FORWARD_SEQUENCES] = 0.0f;
             // The state before the first step is zero.
             if (step > 0) {
+                const float *const state = before + first_sequence * stride;
                 if (vector == 4) {
-                    f32_forward_product<4>(sums, before, held, chunks_held, share.weight, unit, d);
+                    f32_forward_product<4>(sums, state, held, chunks_held, share.weight, unit, d);
                 } else if (vector == 2) {
-                    f32_forward_product<2>(sums, before, held, chunks_held, share.weight, unit, d);
+                    f32_forward_product<2>(sums, state, held, chunks_held, share.weight, unit, d);
                 } else {
-                    f32_forward_product<1>(sums, before, held, chunks_held, share.weight, unit, d);
+                    f32_forward_product<1>(sums, state, held, chunks_held, share.weight, unit, d);
                 }
             }
-            float product[3][2][4];
+            float product[3][FINISHED];
 #pragma unroll
-            for (int i = 0; i < 6; i++) sum_over_quad(sums[i / 2][i % 2], product[i / 2][i % 2]);
+            for (int gate = 0; gate < 3; gate++) sum_over_quad(sums[gate], product[gate]);
 
+            if (unit < d) {
+                const float bias_r = share.bias[unit], bias_z = share.bias[d + unit], bias_n = share.bias[2 * d + unit];
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int u = unit + half * 8;
-                if (u >= d) continue;
-                const float bias_r = share.bias[u], bias_z = share.bias[d + u], bias_n = share.bias[2 * d + u];
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
+                for (int i = 0; i < FINISHED; i++) {
                     if (step >= rows[i].length) continue;
-                    const int state = (i * 4 + lane) * stride + u;
+                    const int state = f32_forward_sequence(first_sequence, i * 4 + quarter) * stride + unit;
                     const size_t row = rows[i].at(share, step);
-                    float *const gates = saved + row * 8 * d + u;
-                    const float r = sigmoid(gates[0] + (product[0][half][i] + bias_r));
-                    const float z = sigmoid(gates[d] + (product[1][half][i] + bias_z));
-                    const float hn = product[2][half][i] + bias_n;
+                    float *const gates = saved + row * 8 * d + unit;
+                    const float r = sigmoid(gates[0] + (product[0][i] + bias_r));
+                    const float z = sigmoid(gates[d] + (product[1][i] + bias_z));
+                    const float hn = product[2][i] + bias_n;
                     const float n = hyperbolic_tangent(fmaf(r, hn, gates[2 * d]));
                     const float h = fmaf(z, before[state] - n, n);
                     after[state] = h;
                     gates[0] = r;
                     gates[d] = z;
                     gates[2 * d] = n;
-                    saved_hn[row * 8 * d + u] = hn;
-                    hidden[row * 2 * d + u] = h;
+                    saved_hn[row * 8 * d + unit] = hn;
+                    hidden[row * 2 * d + unit] = h;
                 }
             }
         }
@@ -368,8 +404,8 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
     const Rows rows(share, sequence);
     // The product.
     const int columns = f32_backward_columns(d);
-    const int slice = threadIdx.x / 32 / columns, lane = threadIdx.x % 4;
-    const int first_column = threadIdx.x / 32 % columns * 32 + threadIdx.x % 32 / 4;
+    const int slice = threadIdx.x / 32 / columns, quarter = quarter_of_quad();
+    const int first_column = threadIdx.x / 32 % columns * 32 + quad_of_warp();
     // Columns from d on are made like the last one, and not used.
     int column_of[4];
 #pragma unroll
@@ -422,7 +458,7 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
         for (int i = 0; i < 4 * F32_TILE; i++) sums[i / F32_TILE][i % F32_TILE] = 0.0f;
 #pragma unroll 1
         for (int chunk = slice; chunk < chunks; chunk += slices) {
-            const int first = chunk * F32_DEPTH + lane * 4;
+            const int first = chunk * F32_DEPTH + quarter * 4;
             // By column, along the depth.
             float4 weights[4];
             if (chunk < chunks_held) {
@@ -458,7 +494,7 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
             if (column >= d) continue;
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                float *const carry = carries + (slice * F32_TILE + j * 4 + lane) * stride + column;
+                float *const carry = carries + (slice * F32_TILE + j * 4 + quarter) * stride + column;
                 *carry = slice == 0 ? *carry + sum[j] : sum[j];
             }
         }

@@ -58,8 +58,12 @@ struct Share {
         start = of_run(all_starts, run_stride) + static_cast<size_t>(group) * capacity;
         length = of_run(all_lengths, run_stride) + static_cast<size_t>(group) * capacity;
         const float *own = of_run(parameters, run_stride);
-        weight = own + places.weight[group][direction];
-        bias = own + places.bias[group][direction];
+        // Chosen, not indexed: an argument that is indexed nvcc may copy to local memory.
+        const auto mine = [&](const unsigned (&of)[2][2]) {
+            return group == 0 ? (direction == 0 ? of[0][0] : of[0][1]) : (direction == 0 ? of[1][0] : of[1][1]);
+        };
+        weight = own + mine(places.weight);
+        bias = own + mine(places.bias);
         gates = direction * 3 * d;
         hn = (6 + direction) * d;
         hidden = direction * d;

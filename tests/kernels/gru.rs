@@ -240,8 +240,9 @@ fn round_up(value: u32, multiple: u32) -> u32 {
 /// With as much shared memory for weights as fits into `limit` bytes.
 fn forward_f32(d: usize, limit: u32) -> Kernel {
     let d = d as u32;
-    let block = if d <= 128 { round_up(d, 16) * 2 } else { 256 };
-    let bytes = 2 * 16 * (round_up(d, 16) + 8) * 4;
+    let passes = d.div_ceil(100);
+    let block = d.div_ceil(4).div_ceil(passes) * 32;
+    let bytes = 2 * 16 * (round_up(d, 16) + 4) * 4;
     let chunk = 3 * d * 16 * 4;
     let held = d.div_ceil(16).min(limit.saturating_sub(bytes) / chunk);
     Kernel { name: "gru_forward_f32", tile: 16, block, shared: bytes + held * chunk }

@@ -25,6 +25,9 @@ struct Places {
 const TILE: u32 = 16;
 /// Depth of a chunk of W_hh.
 const DEPTH: usize = 16;
+/// Units that a warp takes at a time forward, and warps at most.
+const FORWARD_UNITS: usize = 4;
+const FORWARD_WARPS: usize = 25;
 
 /// Threads and bytes of dynamic shared memory of `gru_forward_f32` and `gru_backward_f32` for d, where a block may have `most`
 /// bytes: what they need, and as many whole chunks of W_hh as fit beside it. `kernels/gru.cu` has the same formulas.
@@ -38,9 +41,10 @@ fn f32_block(backward: bool, d: usize, most: usize) -> (u32, u32) {
         let held = (d.max(2) - 2).next_multiple_of(8) + 2;
         (32 * columns * slices, needed, DEPTH * held * 4, count)
     } else {
-        let threads = if d <= 128 { d.next_multiple_of(16) * 2 } else { 256 };
-        let needed = 2 * TILE as usize * (d.next_multiple_of(16) + 8) * 4;
-        (threads, needed, 3 * d * DEPTH * 4, chunks(d))
+        let shares = d.div_ceil(FORWARD_UNITS);
+        let warps = shares.div_ceil(shares.div_ceil(FORWARD_WARPS));
+        let needed = 2 * TILE as usize * (d.next_multiple_of(16) + 4) * 4;
+        (32 * warps, needed, 3 * d * DEPTH * 4, chunks(d))
     };
     let held = (most.saturating_sub(needed) / chunk).min(count);
     (threads as u32, (needed + held * chunk) as u32)
