@@ -90,6 +90,12 @@ __host__ __device__ constexpr int f32_backward_columns(int d) {
 __host__ __device__ constexpr int f32_backward_slices(int d) {
     return 12 / f32_backward_columns(d) < f32_backward_chunks(d) ? 12 / f32_backward_columns(d) : f32_backward_chunks(d);
 }
+// Chunks of a slice that its warps have in registers, and how many of all then are left.
+constexpr int F32_BACKWARD_OWN = 2;
+__host__ __device__ constexpr int f32_backward_chunks_beside(int d) {
+    const int own = F32_BACKWARD_OWN * f32_backward_slices(d);
+    return own < f32_backward_chunks(d) ? f32_backward_chunks(d) - own : 0;
+}
 __host__ __device__ constexpr int f32_backward_threads(int d) {
     return 32 * f32_backward_columns(d) * f32_backward_slices(d);
 }
@@ -158,7 +164,8 @@ constexpr int F16_FORWARD_SHARED_X2 = 14, F16_BACKWARD_SHARED_X2 = 7;
 // Lanes n and n ^ 1 read the same of the state: what all such pairs share Turing reads from shared memory in half of the passes.
 //
 // W_hh is read from shared memory for as much of the depth as the launch gives memory for, from L2 beyond that: in 64 KiB all of it
-// forward at d = 50, at d = 100 two chunks of seven, backward ten of ten and three of nineteen.
+// forward at d = 50, at d = 100 two chunks of seven; backward some of it is in registers, and in shared memory all of the rest at d = 50, at
+// d = 100, where registers hold six chunks of nineteen, three.
 //
 // Floor by step and tile: 2 * 16 * 3 d^2 FLOPs (at d = 100 and 64 fma a cycle 7500 cycles), DRAM 16 * 4 * (8 d forward, 10 d backward)
 // bytes (at d = 100 8700 and 10900 cycles of an SM's share of 616 GB/s), and what of 12 d^2 bytes is not in shared memory from L2. So
@@ -370,10 +377,11 @@ gru_forward_f32(const Header *header, const unsigned *start, const unsigned *len
 }
 
 // Shared memory: [dr, dz, dhn] of the step [16, 3 d rounded up to 16]; the carries, one for each slice of the depth [slices, 16, stride],
-// of which the first also holds dh z; then chunks of W_hh [chunk, 16, held stride]. Registers: the sums of 4 columns and 16 sequences.
+// of which the first also holds dh z; then chunks of W_hh [chunk, 16, held stride]. Registers: the sums of 4 columns and 16 sequences, and
+// each slice's first chunks of W_hh.
 // Two barriers a step: the gradients are whole before the product, the carries before the step before.
 //
-// Launch: f32_backward_threads(d), f32_backward_bytes(d) and up to f32_backward_chunks(d) times f32_backward_chunk_bytes(d) more.
+// Launch: f32_backward_threads(d), f32_backward_bytes(d) and up to f32_backward_chunks_beside(d) times f32_backward_chunk_bytes(d) more.
 extern "C" __global__ void __launch_bounds__(384)
 gru_backward_f32(const Header *header, const unsigned *start, const unsigned *length, const float *parameters, const GruPlaces places,
                  float *saved, const float *hidden, const float *d_hidden, int first_group, int capacity, int d, size_t run_stride) {
@@ -390,12 +398,13 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
     float *const carries = gradients + F32_TILE * depth;
     float *const held = carries + slices * F32_TILE * stride;
     const int chunks = f32_backward_chunks(d);
-    const int chunks_held =
-        min(chunks, static_cast<int>((dynamic_shared_bytes() - f32_backward_bytes(d)) / f32_backward_chunk_bytes(d)));
+    const int chunks_held = min(f32_backward_chunks_beside(d),
+                                static_cast<int>((dynamic_shared_bytes() - f32_backward_bytes(d)) / f32_backward_chunk_bytes(d)));
     // Sequences that have not begun, and the depth from 3 d on, are zeros.
     for (int i = threadIdx.x; i < F32_TILE * (depth + slices * stride); i += blockDim.x) gradients[i] = 0.0f;
     for (int i = threadIdx.x; i < chunks_held * F32_DEPTH * d; i += blockDim.x) {
-        held[i / d * held_stride + i % d] = i < 3 * d * d ? share.weight[i] : 0.0f;
+        const int at = F32_BACKWARD_OWN * slices * F32_DEPTH * d + i;
+        held[i / d * held_stride + i % d] = at < 3 * d * d ? share.weight[at] : 0.0f;
     }
 
     // The gates: threads of a sequence side by side.
@@ -410,6 +419,22 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
     int column_of[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) column_of[i] = min(first_column + i * 8, d - 1);
+    // A chunk's weights by column, along the depth.
+    const auto read_weights = [&](float4 (&weights)[4], int chunk) {
+        const int first = chunk * F32_DEPTH + quarter * 4;
+        const float *const from = share.weight + first * d;
+        // Rows that the last chunk lacks.
+        const int left = 3 * d - first;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float *const top = from + column_of[i];
+            weights[i] = make_float4(left > 0 ? __ldg(top) : 0.0f, left > 1 ? __ldg(top + d) : 0.0f, left > 2 ? __ldg(top + 2 * d) : 0.0f,
+                                     left > 3 ? __ldg(top + 3 * d) : 0.0f);
+        }
+    };
+    float4 own[F32_BACKWARD_OWN][4];
+#pragma unroll
+    for (int i = 0; i < F32_BACKWARD_OWN; i++) read_weights(own[i], slice + i * slices);
     const int longest = share.longest();
     __syncthreads();
 
@@ -456,35 +481,34 @@ gru_backward_f32(const Header *header, const unsigned *start, const unsigned *le
         float sums[4][F32_TILE];
 #pragma unroll
         for (int i = 0; i < 4 * F32_TILE; i++) sums[i / F32_TILE][i % F32_TILE] = 0.0f;
+        const auto multiply = [&](int chunk, const float4 (&weights)[4]) {
+            const float *const from = gradients + chunk * F32_DEPTH + quarter * 4;
+#pragma unroll
+            for (int s = 0; s < F32_TILE; s++) {
+                const float4 gradient = *reinterpret_cast<const float4 *>(from + s * depth);
+#pragma unroll
+                for (int i = 0; i < 4; i++) multiply_add(sums[i][s], weights[i], gradient);
+            }
+        };
+#pragma unroll
+        for (int i = 0; i < F32_BACKWARD_OWN; i++) {
+            if (slice + i * slices < chunks) multiply(slice + i * slices, own[i]);
+        }
 #pragma unroll 1
-        for (int chunk = slice; chunk < chunks; chunk += slices) {
-            const int first = chunk * F32_DEPTH + quarter * 4;
-            // By column, along the depth.
+        for (int chunk = slice + F32_BACKWARD_OWN * slices; chunk < chunks; chunk += slices) {
             float4 weights[4];
-            if (chunk < chunks_held) {
-                const float *const from = held + first * held_stride;
+            const int at = chunk - F32_BACKWARD_OWN * slices;
+            if (at < chunks_held) {
+                const float *const from = held + (at * F32_DEPTH + quarter * 4) * held_stride;
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const float *const top = from + column_of[i];
                     weights[i] = make_float4(top[0], top[held_stride], top[2 * held_stride], top[3 * held_stride]);
                 }
             } else {
-                const float *const from = share.weight + first * d;
-                // Rows that the last chunk lacks.
-                const int left = chunk + 1 < chunks ? 4 : 3 * d - first;
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const float *const top = from + column_of[i];
-                    weights[i] = make_float4(left > 0 ? __ldg(top) : 0.0f, left > 1 ? __ldg(top + d) : 0.0f,
-                                             left > 2 ? __ldg(top + 2 * d) : 0.0f, left > 3 ? __ldg(top + 3 * d) : 0.0f);
-                }
+                read_weights(weights, chunk);
             }
-#pragma unroll
-            for (int s = 0; s < F32_TILE; s++) {
-                const float4 gradient = *reinterpret_cast<const float4 *>(gradients + s * depth + first);
-#pragma unroll
-                for (int i = 0; i < 4; i++) multiply_add(sums[i][s], weights[i], gradient);
-            }
+            multiply(chunk, weights);
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) {

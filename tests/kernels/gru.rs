@@ -254,7 +254,7 @@ fn backward_f32(d: usize, limit: u32) -> Kernel {
     let slices = (12 / columns).min(chunks);
     let bytes = 16 * (chunks * 16 + slices * round_up(d, 8)) * 4;
     let chunk = 16 * (if d < 2 { 2 } else { round_up(d - 2, 8) + 2 }) * 4;
-    let held = chunks.min(limit.saturating_sub(bytes) / chunk);
+    let held = chunks.saturating_sub(2 * slices).min(limit.saturating_sub(bytes) / chunk);
     Kernel { name: "gru_backward_f32", tile: 16, block: 32 * columns * slices, shared: bytes + held * chunk }
 }
 

@@ -28,6 +28,8 @@ const DEPTH: usize = 16;
 /// Units that a warp takes at a time forward, and warps at most.
 const FORWARD_UNITS: usize = 4;
 const FORWARD_WARPS: usize = 25;
+/// Chunks of a slice of the depth that are in registers backward.
+const BACKWARD_OWN: usize = 2;
 
 /// Threads and bytes of dynamic shared memory of `gru_forward_f32` and `gru_backward_f32` for d, where a block may have `most`
 /// bytes: what they need, and as many whole chunks of W_hh as fit beside it. `kernels/gru.cu` has the same formulas.
@@ -39,7 +41,7 @@ fn f32_block(backward: bool, d: usize, most: usize) -> (u32, u32) {
         let slices = (12 / columns).min(count);
         let needed = TILE as usize * (count * DEPTH + slices * d.next_multiple_of(8)) * 4;
         let held = (d.max(2) - 2).next_multiple_of(8) + 2;
-        (32 * columns * slices, needed, DEPTH * held * 4, count)
+        (32 * columns * slices, needed, DEPTH * held * 4, count.saturating_sub(BACKWARD_OWN * slices))
     } else {
         let shares = d.div_ceil(FORWARD_UNITS);
         let warps = shares.div_ceil(shares.div_ceil(FORWARD_WARPS));
