@@ -164,14 +164,14 @@ constexpr int F16_FORWARD_SHARED_X2 = 14, F16_BACKWARD_SHARED_X2 = 7;
 // Lanes n and n ^ 1 read the same of the state: what all such pairs share Turing reads from shared memory in half of the passes.
 //
 // W_hh is read from shared memory for as much of the depth as the launch gives memory for, from L2 beyond that: in 64 KiB all of it
-// forward at d = 50, at d = 100 two chunks of seven; backward some of it is in registers, and in shared memory all of the rest at d = 50, at
-// d = 100, where registers hold six chunks of nineteen, three.
+// forward at d = 50, at d = 100 two chunks of seven. Backward registers hold all of it up to d = 64, at d = 100 six chunks of nineteen, and
+// shared memory three.
 //
 // Floor by step and tile: 2 * 16 * 3 d^2 FLOPs (at d = 100 and 64 fma a cycle 7500 cycles), DRAM 16 * 4 * (8 d forward, 10 d backward)
 // bytes (at d = 100 8700 and 10900 cycles of an SM's share of 616 GB/s), and what of 12 d^2 bytes is not in shared memory from L2. So
 // memory is what it waits for: what a step reads is fetched into L2 while the product of the step before is made.
 //
-// Registers on sm_75 (nvcc 13.0): forward 72, backward 129, no spills; one block an SM where the shared memory is used up.
+// Registers on sm_75 (nvcc 13.0): forward 72, backward 161, no spills; one block an SM where the shared memory is used up.
 
 extern __shared__ float4 dynamic_shared[];
 
@@ -197,7 +197,7 @@ __device__ __forceinline__ void multiply_add(float &sum, const float4 &a, const 
     sum = fmaf(a.w, b.w, sum);
 }
 
-// Which quarter of the depth is a lane's, and which of the warp's 8 quads it belongs to. The last bit of a lane is one of its quad.
+// Which quarter of the depth is a lane's, and which of the warp's 8 quads it belongs to. Lanes n and n ^ 1 are of two quads.
 __device__ __forceinline__ int quarter_of_quad() {
     return threadIdx.x / 2 % 4;
 }
@@ -320,7 +320,7 @@ gru_forward_f32(const Header *header, const unsigned *start, const unsigned *len
         float *const after = states + (step + 1) % 2 * F32_TILE * stride;
         for (int pass = threadIdx.x / 32 * F32_FORWARD_UNITS; pass < d; pass += blockDim.x / 32 * F32_FORWARD_UNITS) {
             const int unit = pass + unit_of_warp;
-            // What the next step will read comes to L2 meanwhile: one lane asks for 8 units that lie side by side.
+            // What the next step will read comes to L2 meanwhile: one lane asks for 8 units that lie side by side, its warp's and the next's.
             if (unit % 8 == 0) {
 #pragma unroll
                 for (int i = 0; i < FINISHED; i++) {

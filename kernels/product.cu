@@ -78,7 +78,7 @@ struct Product {
     const void *a;
     const float *bias, *addend;
     const float *scale;     // of B's rows (tn)
-    float4 *workspace;      // (tn in chunks) [product, tile, chunk, PARTS, 128]
+    float4 *workspace;      // (tn in chunks) [product, tile, chunk, PARTS, threads]
     unsigned *arrivals;     // (tn in chunks) [product, tile], 0 between launches: chunks that are there
     long long a_inner, a_outer;
     // (Dropout, over rows) [samples], [samples + 1], [rows], and the counter's last word, as in dropout.cu
@@ -117,11 +117,11 @@ __device__ __forceinline__ void rows_of(const Header &header, Extent extent, uns
 // Elements and tiles of the families.
 struct Single {
     using Element = float;
-    using Tall = Tile<128, 64, 8, 4, 16>;
-    using Square = Tile<64, 64, 8, 4, 16>;
+    using Tall = Tile<128, 64, 8, 16, 4>;
+    using Square = Tile<64, 64, 8, 16, 4>;
     using Narrow = Tile<64, 32, 16, 4, 4>;
     using Small = Tile<32, 32, 16, 4, 4>;
-    using Window = Small;
+    using Window = Tile<32, 32, 16, 4, 8>;
 };
 struct Rounded {
     using Element = float;
@@ -184,10 +184,15 @@ __device__ __forceinline__ void store_sum(Element *to, float (&strip)[STRIP], co
     write_strip(to, strip, count, together);
 }
 
-// Where the columns of a tile begin, or end if that is where the next one's begin. If they share the columns out, in sixteens, none has
-// much less to do than the others.
-template <int WIDTH, bool SHARES> __device__ __forceinline__ unsigned columns_until(unsigned tile, unsigned tiles, unsigned columns) {
-    return SHARES ? tile * ((columns + 15) / 16) / tiles * 16 : tile * WIDTH;
+// Where the columns of a tile begin and where they end, or all of them, if that is before. If tiles share the columns out, in sixteens, none
+// has much less to do than the others.
+struct Columns {
+    unsigned first, end;
+};
+template <int WIDTH, bool SHARES> __device__ __forceinline__ Columns columns_of(unsigned tile, unsigned tiles, unsigned columns) {
+    if (!SHARES) return {tile * WIDTH, columns};
+    const unsigned sixteens = (columns + 15) / 16;
+    return {tile * sixteens / tiles * 16, min((tile + 1) * sixteens / tiles * 16, columns)};
 }
 
 template <class Element, class T, Rows B>
@@ -195,8 +200,8 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
                                              const Product &p) {
     const Side &side = p.side;
     const unsigned tiles = (side.n + T::BN - 1) / T::BN;
-    const auto until = [&](unsigned tile) { return columns_until<T::BN, T::SHARES_COLUMNS>(tile, tiles, side.n); };
-    const unsigned first_row = blockIdx.x / tiles * T::BM, first_column = until(blockIdx.x % tiles);
+    const unsigned first_row = blockIdx.x / tiles * T::BM;
+    const Columns columns = columns_of<T::BN, T::SHARES_COLUMNS>(blockIdx.x % tiles, tiles, side.n);
     const unsigned inner = blockIdx.y % p.inner, outer = blockIdx.y / p.inner;
     const Header &own = *of_run(header, p.run_stride);
     unsigned first, m;
@@ -257,8 +262,7 @@ __device__ __forceinline__ void product_rows(typename T::template Shared<Rows::O
         }
         write_strip(c + at, strip, count, together);
     };
-    const unsigned end_column = T::SHARES_COLUMNS ? min(until(blockIdx.x % tiles + 1), side.n) : side.n;
-    T::multiply(shared, a, b, m, end_column, 0, p.k, first_row, first_column, Whole{}, beside, look, out);
+    T::multiply(shared, a, b, m, columns.end, 0, p.k, first_row, columns.first, Whole{}, beside, look, out);
 }
 
 // Rows of a chunk, of k that there are: whole steps of every tile. `Product::cut` in src/device/cuda/product.rs has the same chunks. They
@@ -277,11 +281,10 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
     const bool second = blockIdx.x >= tiles_of_first;
     const auto of = [&](auto Side::*field) { return second ? p.second.*field : p.side.*field; };
     const unsigned n = of(&Side::n);
-    const unsigned columns = n + (of(&Side::sums) ? 1 : 0), tiles = (columns + T::BN - 1) / T::BN;
-    const auto until = [&](unsigned tile) { return columns_until<T::BN, T::SHARES_COLUMNS_OF_SUMS>(tile, tiles, columns); };
+    const unsigned all_columns = n + (of(&Side::sums) ? 1 : 0), tiles = (all_columns + T::BN - 1) / T::BN;
     const unsigned tile_of_c = blockIdx.x - (second ? tiles_of_first : 0);
-    const unsigned first_row = tile_of_c / tiles * T::BM, first_column = until(tile_of_c % tiles);
-    const unsigned end_column = T::SHARES_COLUMNS_OF_SUMS ? min(until(tile_of_c % tiles + 1), columns) : columns;
+    const unsigned first_row = tile_of_c / tiles * T::BM;
+    const Columns columns = columns_of<T::BN, T::SHARES_COLUMNS_OF_SUMS>(tile_of_c % tiles, tiles, all_columns);
     const unsigned products = p.inner * p.outer, product = blockIdx.y % products, chunk = blockIdx.y / products;
     const unsigned inner = product % p.inner, outer = product / p.inner;
     const Header &own = *of_run(header, p.run_stride);
@@ -302,7 +305,7 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
                             (index ? 0 : static_cast<size_t>(first) * b_stride);
     const unsigned gap = static_cast<unsigned>(of(&Side::beyond) + inner * of(&Side::beyond_inner));
     const Operand<Rows::Across, Element> a = {a_data, p.a_stride, nullptr, nullptr, ~0u, 0, false, gap ? of(&Side::split) : 0, gap};
-    const Operand<Rows::Across, Element> b = {b_data, b_stride, index, scale, ~0u, 0, end_column > n};
+    const Operand<Rows::Across, Element> b = {b_data, b_stride, index, scale, ~0u, 0, columns.end > n};
     // What only a block's end asks for. In registers until then, it would take them from the loop.
     __shared__ struct {
         float *c, *sums;
@@ -369,7 +372,7 @@ __device__ __forceinline__ void product_sum(typename T::template Shared<Rows::Ac
         if (count) store_sum(at(row, column), strip, before, count, end_of_block.together, p.accumulate);
     };
     const auto beside = [](unsigned) { return Nothing{}; };
-    T::multiply(shared, a, b, p.m, end_column, begin, end, first_row, first_column, gather, beside, look, out);
+    T::multiply(shared, a, b, p.m, columns.end, begin, end, first_row, columns.first, gather, beside, look, out);
 }
 
 // A kernel chooses its tile on lines of its own, by which profiles tell one from the other.

@@ -1036,11 +1036,23 @@ fn tiles_use_all_banks() {
             };
             let each = (long.warp_instructions - short.warp_instructions) as f64
                 / (multiplications(&long) - multiplications(&short)) as f64;
-            println!("{name}: {each:.2} warp instructions for each multiplication");
+            let wavefronts = (long.shared_wavefronts - short.shared_wavefronts) as f64
+                / (multiplications(&long) - multiplications(&short)) as f64;
+            println!(
+                "{name}: {each:.2} warp instructions and {wavefronts:.2} wavefronts for each multiplication"
+            );
+            // Loads of float32 are common to pairs of lanes.
+            let most = match (family, size) {
+                ("", Size::Tall | Size::Square) => 0.25,
+                ("", _) => 0.4,
+                _ => f64::INFINITY,
+            };
+            assert!(wavefronts <= most, "{name}: {wavefronts:.2} wavefronts for each multiplication");
             let most = match (family, size) {
                 ("", Size::Tall) => 1.35,
                 ("", Size::Square) => 1.4,
-                ("", _) => 1.6,
+                ("", Size::Narrow) => 1.6,
+                ("", _) => 1.75,
                 (_, Size::Large) => 5.0,
                 (_, Size::Narrow) => 15.0,
                 _ => 8.0,

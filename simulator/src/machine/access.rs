@@ -1,6 +1,6 @@
 //! Loads, stores, atomics and matrix loads, with the checks of every access: bounds, alignment, initialisation, races.
 
-use super::counters::{Passing, sectors, wavefronts};
+use super::counters::{load_wavefronts, sectors, wavefronts};
 use super::memory::{self, Allocation, Nothing, SECTOR};
 use super::registers::{File, LANES};
 use super::shadow::{MANY, Wrong};
@@ -374,8 +374,7 @@ impl<'l> Worker<'l> {
     }
 
     #[inline(always)]
-    fn count_shared(&mut self, place: u32, at: &[u64; LANES], active: u32, size: u32, passing: Passing) {
-        let (passes, ideal) = wavefronts(at, active, size as u64, passing);
+    fn count_shared(&mut self, place: u32, (passes, ideal): (u64, u64), active: u32, size: u32) {
         let count = &mut self.counters.counts[place as usize];
         count.wavefronts += passes;
         count.ideal_wavefronts += ideal;
@@ -393,7 +392,7 @@ impl<'l> Worker<'l> {
         let size = access.element * access.count;
         self.aligned(warp, place, at, active, size, Doing::Reads)?;
         let offsets = self.shared_offsets(warp, place, at, active, size, Doing::Reads)?;
-        self.count_shared(place, at, active, size, Passing::Loads);
+        self.count_shared(place, load_wavefronts(at, active, size as u64), active, size);
         self.check_shared(warp, place, &offsets, at, active, size, access.strong, Doing::Reads)?;
         self.meet_shared(warp, access, at, active);
         let shared = self.shared.as_ptr();
@@ -498,7 +497,7 @@ impl<'l> Worker<'l> {
         let size = access.element * access.count;
         self.aligned(warp, place, at, active, size, Doing::Writes)?;
         let offsets = self.shared_offsets(warp, place, at, active, size, Doing::Writes)?;
-        self.count_shared(place, at, active, size, Passing::Others);
+        self.count_shared(place, wavefronts(at, active, size as u64), active, size);
         self.check_shared(warp, place, &offsets, at, active, size, access.strong, Doing::Writes)?;
         self.meet_shared(warp, access, at, active);
         let shared = self.shared.as_mut_ptr();
@@ -531,7 +530,7 @@ impl<'l> Worker<'l> {
         let size = access.element;
         self.aligned(warp, place, at, active, size, Doing::Updates)?;
         let offsets = self.shared_offsets(warp, place, at, active, size, Doing::Updates)?;
-        self.count_shared(place, at, active, size, Passing::Others);
+        self.count_shared(place, wavefronts(at, active, size as u64), active, size);
         self.check_shared(warp, place, &offsets, at, active, size, true, Doing::Updates)?;
         self.meet_shared(warp, access, at, active);
         each(active, |lane| {
@@ -561,7 +560,7 @@ impl<'l> Worker<'l> {
         let active = if rows == 32 { !0 } else { (1 << rows) - 1 };
         self.aligned(warp, place, &at, active, 16, Doing::Reads)?;
         let offsets = self.shared_offsets(warp, place, &at, active, 16, Doing::Reads)?;
-        self.count_shared(place, &at, active, 16, Passing::Others);
+        self.count_shared(place, wavefronts(&at, active, 16), active, 16);
         // Any lane may read any row: the rows' reads stand for those of the lanes that get them.
         self.check_shared(warp, place, &offsets, &at, active, 16, false, Doing::Reads)?;
         for matrix in 0..access.matrices as usize {

@@ -99,22 +99,20 @@ pub fn sectors(addresses: &[u64; 32], active: u32, size: u64) -> (u64, u64) {
     (count, ideal)
 }
 
-/// What an access of shared memory does, where its passes depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passing {
-    Loads,
-    /// Stores, updates, and the rows of `ldmatrix`.
-    Others,
-}
-
 /// Passes through the 32 banks of shared memory for the active lanes' accesses of `size` bytes, and the fewest possible.
 ///
 /// Words of 4 bytes lie in banks in turn; a pass serves one word of each bank, to any number of lanes. Accesses of 8 bytes go
-/// by half warps and of 16 by quarters, each on its own. Loads go by twice as many lanes where all lanes n and n ^ 1 want the same
-/// address, or all n and n ^ 2: what comes back for the two is packed (of compute capability 7.0 to 7.5,
-/// <https://forums.developer.nvidia.com/t/unexpected-shared-memory-bank-conflict/77228>).
-pub fn wavefronts(addresses: &[u64; 32], active: u32, size: u64, passing: Passing) -> (u64, u64) {
-    let words = size.div_ceil(4);
+/// by half warps and of 16 by quarters, each on its own.
+pub fn wavefronts(addresses: &[u64; 32], active: u32, size: u64) -> (u64, u64) {
+    wavefronts_by(lanes_of_pass(size), addresses, active, size)
+}
+
+/// The same of loads, which go by twice as many lanes where all lanes n and n ^ 1 want the same address, or all n and n ^ 2: what comes
+/// back for the two is packed (of compute capability 7.0 to 7.5,
+/// <https://forums.developer.nvidia.com/t/unexpected-shared-memory-bank-conflict/77228/2>). A lane whose pair does not load is taken
+/// to spoil it; the source does not say.
+pub fn load_wavefronts(addresses: &[u64; 32], active: u32, size: u64) -> (u64, u64) {
+    let part = lanes_of_pass(size);
     let packed = || {
         [1, 2].into_iter().any(|apart| {
             let alike =
@@ -122,12 +120,19 @@ pub fn wavefronts(addresses: &[u64; 32], active: u32, size: u64, passing: Passin
             (0..32).all(|lane| active >> lane & 1 == 0 || alike(lane))
         })
     };
-    let part = match words {
+    wavefronts_by(if part < 32 && packed() { 2 * part } else { part }, addresses, active, size)
+}
+
+fn lanes_of_pass(size: u64) -> usize {
+    match size.div_ceil(4) {
         0 | 1 => 32,
         2 => 16,
         _ => 8,
-    };
-    let part = if part < 32 && passing == Passing::Loads && packed() { 2 * part } else { part };
+    }
+}
+
+fn wavefronts_by(part: usize, addresses: &[u64; 32], active: u32, size: u64) -> (u64, u64) {
+    let words = size.div_ceil(4);
     let (mut passes, mut ideal) = (0, 0);
     for start in (0..32).step_by(part) {
         let mask = active >> start & if part == 32 { !0 } else { (1 << part) - 1 };
@@ -176,10 +181,10 @@ mod tests {
     use super::*;
 
     fn passes(address: impl Fn(u64) -> u64, size: u64) -> (u64, u64) {
-        wavefronts(&std::array::from_fn(|lane| address(lane as u64)), !0, size, Passing::Loads)
+        load_wavefronts(&std::array::from_fn(|lane| address(lane as u64)), !0, size)
     }
 
-    /// The question and the answer at the address that [`wavefronts`] names: four addresses in turn take four passes, by pairs two.
+    /// The question and the answer at the address that [`load_wavefronts`] names: four addresses in turn take four passes, by pairs two.
     #[test]
     fn loads_of_pairs_are_packed() {
         assert_eq!(passes(|lane| lane % 4 * 16, 16), (4, 4));
@@ -201,8 +206,8 @@ mod tests {
     #[test]
     fn stores_and_lanes_without_their_pair_are_not_packed() {
         let addresses = std::array::from_fn(|lane| lane as u64 / 2 * 16);
-        assert_eq!(wavefronts(&addresses, !0, 16, Passing::Loads), (2, 2));
-        assert_eq!(wavefronts(&addresses, !0, 16, Passing::Others), (4, 4));
-        assert_eq!(wavefronts(&addresses, !1, 16, Passing::Loads), (4, 4));
+        assert_eq!(load_wavefronts(&addresses, !0, 16), (2, 2));
+        assert_eq!(wavefronts(&addresses, !0, 16), (4, 4));
+        assert_eq!(load_wavefronts(&addresses, !1, 16), (4, 4));
     }
 }

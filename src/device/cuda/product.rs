@@ -33,11 +33,11 @@ pub enum Epilogue {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Size {
-    /// 128 x 64
+    /// 128 x 64, of all but `product_tn` and the `_large` ones
     Tall,
     /// 64 x 128, of `product_tn_f16` and `product_tn_rounded` alone
     Broad,
-    /// 64 x 32, of all but `product_tn`
+    /// 64 x 32, of the same
     Narrow,
     /// 64 x 64, of `product_tn` alone
     Square,
@@ -142,10 +142,21 @@ const _: () = assert!(size_of::<Product>() == 13 * 8 + 2 * size_of::<Side>() + 1
 /// Blocks of a launch from which on large tiles fill a card: two for each of an RTX 2080 Ti's 68 multiprocessors.
 const ENOUGH: u32 = 136;
 
-/// Blocks of a weight's gradient that the same card has at once, in squares, and in large tiles.
-const AT_ONCE: u32 = 3 * 68;
-const SQUARES_AT_ONCE: u32 = 6 * 68;
-const LARGE_AT_ONCE: u32 = 2 * 68;
+/// How the chunks of a weight's gradient fill the same card.
+struct Fill {
+    /// Blocks that it has at once.
+    places: u32,
+    /// Of these, in thousandths, that are enough if one round of blocks takes them.
+    enough: u64,
+    /// Chunks that it may be more than those of one round.
+    chunks_more: u32,
+}
+
+/// In f16 and rounded to it what chunks leave for one another takes about as long as the multiplications, so that few are better. In
+/// float32 it takes little.
+const FILL: Fill = Fill { places: 3 * 68, enough: 750, chunks_more: 6 };
+const LARGE_FILL: Fill = Fill { places: 2 * 68, ..FILL };
+const SQUARE_FILL: Fill = Fill { places: 6 * 68, enough: 950, chunks_more: 16 };
 
 /// A sum has large tiles if there are so many of them, which take few chunks to fill the card. In a launch so many blocks are enough.
 const LARGE_TILES: u32 = 34;
@@ -153,7 +164,7 @@ const LARGE_BLOCKS: u32 = 100;
 
 /// Blocks of a product over the batch's rows from which on it has large tiles: twice as many as the card has at once. Where roles share the
 /// rows out each of them counts with all.
-const LARGE_ROWS: u32 = 2 * LARGE_AT_ONCE;
+const LARGE_ROWS: u32 = 2 * LARGE_FILL.places;
 
 /// Tile of `window_*`: rows, columns.
 const WINDOW: (u32, u32) = (32, 32);
@@ -272,29 +283,30 @@ impl Product {
         self
     }
 
-    /// Of a sum over the batch's rows: cut into as many chunks as fill a card once, at most, or, where that leaves more than a quarter
-    /// of it empty, into a few more, that leave less. In float32, where what chunks leave for one another takes little beside the
-    /// multiplications, a twentieth is enough. Neither the runs nor the card nor the room for a batch change them, so that a run has
-    /// the same bits wherever it is made.
+    /// Of a sum over the batch's rows: cut into as many chunks as fill a card once, at most, or, where that leaves much of it empty, into
+    /// more rounds of them, that leave a twentieth, or else the least. Neither the runs nor the card nor the room for a batch change
+    /// them, so that a run has the same bits wherever it is made.
     pub fn chunked(mut self) -> Self {
         let wide = self.wide(true);
-        let (tiles, places, enough, more) = if self.has_large_tiles() {
-            (self.tiles(Size::Large), LARGE_AT_ONCE, 750, 6)
+        let (tiles, fill) = if self.has_large_tiles() {
+            (self.tiles(Size::Large), LARGE_FILL)
         } else if wide == Size::Square {
-            (self.tiles(wide), SQUARES_AT_ONCE, 950, 16)
+            (self.tiles(wide), SQUARE_FILL)
         } else {
-            (self.tiles(wide), AT_ONCE, 750, 6)
+            (self.tiles(wide), FILL)
         };
-        let once = (places / tiles).max(1);
+        let once = (fill.places / tiles).max(1);
         // Of all places of the rounds that it takes, those that have a block, in thousandths.
         let filled = |chunks: u32| {
             let blocks = u64::from(tiles) * u64::from(chunks);
-            1000 * blocks / blocks.next_multiple_of(places.into())
+            1000 * blocks / blocks.next_multiple_of(fill.places.into())
         };
-        self.chunks = if filled(once) >= enough {
+        let mut rounds = once..once + fill.chunks_more;
+        self.chunks = if filled(once) >= fill.enough {
             once
         } else {
-            (once..once + more).rev().max_by_key(|chunks| filled(*chunks)).unwrap_or(once)
+            let best = rounds.clone().rev().max_by_key(|chunks| filled(*chunks));
+            rounds.find(|chunks| filled(*chunks) >= 950).or(best).unwrap_or(once)
         };
         self
     }

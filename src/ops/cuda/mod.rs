@@ -491,6 +491,7 @@ impl Worker {
         if self.mixed() && !exact { Unit::Tensor } else { Unit::Fma }
     }
 
+    /// In float32 every product is exact.
     fn in_precision(&self, product: Product) -> Product {
         if self.mixed() { product } else { product.exact() }
     }
