@@ -185,14 +185,15 @@ __device__ __forceinline__ void store_sum(Element *to, float (&strip)[STRIP], co
 }
 
 // Where the columns of a tile begin and where they end, or all of them, if that is before. If tiles share the columns out, in sixteens, none
-// has much less to do than the others.
+// has much less to do than the others, and those that have more come first.
 struct Columns {
     unsigned first, end;
 };
 template <int WIDTH, bool SHARES> __device__ __forceinline__ Columns columns_of(unsigned tile, unsigned tiles, unsigned columns) {
     if (!SHARES) return {tile * WIDTH, columns};
     const unsigned sixteens = (columns + 15) / 16;
-    return {tile * sixteens / tiles * 16, min((tile + 1) * sixteens / tiles * 16, columns)};
+    const auto until = [&](unsigned count) { return (count * sixteens + tiles - 1) / tiles * 16; };
+    return {until(tile), min(until(tile + 1), columns)};
 }
 
 template <class Element, class T, Rows B>
