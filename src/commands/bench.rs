@@ -128,6 +128,9 @@ pub fn run(arguments: Arguments) -> Result<Outcome> {
             "--data is missing: name a file of conversations, or synthetic; or --compare OLD NEW",
         ));
     };
+    for out in arguments.json.iter().chain(&arguments.turing.turing_json) {
+        source.spare(out)?;
+    }
     let layer = Layer::overrides(&arguments.set)?;
     let config = layer.over(&Config::default())?;
     let started = Instant::now();

@@ -1,6 +1,6 @@
 //! `coin convert`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::output::print;
 use super::source::{self, SYNTHETIC};
@@ -114,18 +114,8 @@ impl Synthetic {
     }
 }
 
-/// Whether both name one file that exists.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
-}
-
 pub fn run(arguments: Arguments) -> Result<()> {
-    if is_same_file(Path::new(&arguments.input), &arguments.out) {
-        return Err(Error::input(format!(
-            "{}: is the input itself; name another file",
-            arguments.out.display()
-        )));
-    }
+    source::spare(&source::files(&arguments.input), &arguments.out)?;
     let corpus = if arguments.input == SYNTHETIC {
         source::generate(arguments.synthetic.options()?, arguments.modalities.as_deref())?
     } else if arguments.synthetic.any() {

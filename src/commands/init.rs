@@ -37,6 +37,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
+    arguments.source.spare(&arguments.out)?;
     let mut config = Layer::overrides(&arguments.set)?.over(&Config::default())?;
     config.seed = arguments.seed.unwrap_or(config.seed);
     let corpus = arguments.source.read(arguments.modalities)?;

@@ -1,9 +1,9 @@
 //! Where a command's conversations come from.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::data::synthetic::{self, SyntheticOptions};
-use crate::data::{self, Corpus, Format, ReadOptions};
+use crate::data::{self, Corpus, Format, ReadOptions, conversations};
 use crate::error::{Error, Result};
 
 /// What stands for the synthetic conversations wherever a file of conversations may stand.
@@ -20,10 +20,32 @@ pub struct Source {
 }
 
 impl Source {
+    /// Demands that `out`, which is to be written, is none of the files that are read.
+    pub fn spare(&self, out: &Path) -> Result<()> {
+        spare(&files(&self.data), out)
+    }
+
     /// With these modalities; all that there are when `None`.
     pub fn read(&self, modalities: Option<Vec<String>>) -> Result<Corpus> {
         read(&self.data, self.format.as_deref(), modalities)
     }
+}
+
+/// The files that conversations are read from.
+pub fn files(data: &str) -> Vec<PathBuf> {
+    if data == SYNTHETIC { Vec::new() } else { conversations::files(Path::new(data)) }
+}
+
+/// Demands that `out`, which is to be written, is none of `inputs`.
+pub fn spare(inputs: &[PathBuf], out: &Path) -> Result<()> {
+    let is_out = |input: &PathBuf| matches!((input.canonicalize(), out.canonicalize()), (Ok(one), Ok(other)) if one == other);
+    if inputs.iter().any(is_out) {
+        return Err(Error::input(format!(
+            "{}: is the input itself; name another file to write",
+            out.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Reads a file of conversations, or makes the synthetic ones.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::model::{self, Computing};
-use super::source::Source;
+use super::source::{self, Source};
 use crate::data::Corpus;
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Precision};
@@ -66,7 +66,9 @@ fn parse_range(text: &str) -> std::result::Result<Range<usize>, String> {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
+    arguments.source.spare(&arguments.out)?;
     let (path, checkpoint) = model::read(&arguments.checkpoint)?;
+    source::spare(std::slice::from_ref(&path), &arguments.out)?;
     let mut config = Layer::overrides(&arguments.set)?.over(&checkpoint.config)?;
     check_same_shape(&checkpoint.config, &config)?;
     if let Some(dtype) = &arguments.dtype {

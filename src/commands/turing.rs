@@ -33,7 +33,7 @@ pub struct Flags {
     turing_samples: Option<Vec<usize>>,
     /// Write the prediction to a file too, as JSON
     #[arg(long, value_name = "FILE", requires = "turing")]
-    turing_json: Option<PathBuf>,
+    pub turing_json: Option<PathBuf>,
     /// Take the steps whose counters `--turing` reads
     #[arg(long, hide = true, requires = "turing")]
     turing_worker: bool,

@@ -7,8 +7,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, Visitor};
@@ -197,6 +199,20 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Corpus> {
     let corpus = parse(&bytes, path, options)?;
     corpus.validate()?;
     Ok(corpus)
+}
+
+/// The files that conversations at `path` are read from: itself, and the file of features that its header names.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    let mut files = vec![path.to_path_buf()];
+    let first = File::open(path).map(BufReader::new).and_then(|file| file.split(b'\n').next().transpose());
+    // What is of another format, or cannot be read, names no other file.
+    if let Ok(Some(first)) = first
+        && let Ok(Some(Line::Header(header))) = LineReader::new(String::new()).read(&first)
+        && let Some(name) = header.features
+    {
+        files.push(path.parent().unwrap_or(Path::new("")).join(name));
+    }
+    files
 }
 
 /// An utterance, and where its features are among the lines'.
