@@ -29,7 +29,7 @@
 // written once and read once, 4 bytes an element, mostly in L2. Products that share an operand are side by side in the grid, chunk by chunk.
 // Launch: grid x the tiles of C, row-major; of window_* x the samples and y the tiles.
 //                                 block   tile                            registers on sm_75 (no spills)   blocks a multiprocessor
-//     product_nt, product_nn      128     128 x 64, narrow 64 x 32        157, 159                         3
+//     product_nt, product_nn      128     128 x 64, narrow 64 x 32        155, 158                         3
 //     product_tn                  64      64 x 64, small 32 x 32          163                              6
 //     product_nt_f16, ..          128     128 x 64, narrow 64 x 32        128, 165, 168                    4, 3, 3
 //     product_nt_rounded, ..      128     128 x 64, narrow 64 x 32        167, 168, 254                    3, 3, 2
@@ -37,7 +37,7 @@
 //     product_tn_f16_large        128     128 x 128                       254                              2
 //     product_nt_f16_large,       256     128 x 128                       127, 128                         2
 //         product_nn_f16_large
-//     window_nt, _nn, _tn         64      32 x 32                         95, 101, 104                    7
+//     window_nt, _nn, _tn         64      32 x 32                         94, 104, 104                    7
 //     window_nt_f16, ..           64      32 x 32                         65, 67, 80                       12
 // Floor: 2 m n k FLOPs; A, B and C once, C once more where it is added to, and as much for an addend. An element is 4 bytes, in
 // the kernels `_f16` 2, but 4 of what product_tn_f16 writes. An operand that the products side by side share counts once; biases, sums,
