@@ -1039,12 +1039,47 @@ fn a_seed_that_no_setting_can_hold_is_refused() {
 #[test]
 fn convert_leaves_features_alone_that_are_not_its_outputs() {
     let place = Place::new();
-    let moved = place.path("moved.jsonl");
-    std::fs::rename(place.path("small.jsonl"), &moved).unwrap();
     let before = std::fs::read(place.path("small.safetensors")).unwrap();
-    let arguments = ["convert", &place.text("moved.jsonl"), "--modalities", "text", "--out", &place.data()];
-    refused(&arguments, &["small.safetensors: is there already"]);
+    let convert = ["convert", "synthetic", "--out", &place.data()];
+    // Alone, and beside conversations that have their features in their lines.
+    std::fs::rename(place.path("small.jsonl"), place.path("moved.jsonl")).unwrap();
+    refused(&convert, &["small.safetensors: is there already"]);
+    let inline = json!({
+        "format": "coin-conversations", "version": 1, "classes": ["sad"], "modalities": {"text": 1},
+    });
+    std::fs::write(place.path("small.jsonl"), inline.to_string()).unwrap();
+    refused(&convert, &["small.safetensors: is there already"]);
     assert_eq!(std::fs::read(place.path("small.safetensors")).unwrap(), before);
+}
+
+#[test]
+fn no_command_writes_over_what_it_reads() {
+    let place = Place::new();
+    let data = place.data();
+    // Lines before the header are blank where there are some.
+    let (blank, blank_features) = (place.text("blank.jsonl"), place.text("features.safetensors"));
+    let lines = std::fs::read_to_string(&data).unwrap().replace("small.safetensors", "features.safetensors");
+    std::fs::write(&blank, format!("\n \n{lines}")).unwrap();
+    std::fs::copy(place.path("small.safetensors"), &blank_features).unwrap();
+    // What convert writes beside its --out is the features of its input here.
+    std::fs::copy(&data, place.path("features.jsonl")).unwrap();
+    let features = place.text("small.safetensors");
+    let fresh = place.text("fresh.safetensors");
+    succeeds(&["init", "--data", &data, "--out", &fresh, "--set", "embedding_size=4"]);
+    let files = [&data, &features, &blank, &blank_features, &fresh];
+    let before = files.map(|file| std::fs::read(file).unwrap());
+    let refused = |arguments: &[&str], name: &str| {
+        refused(arguments, &[&format!("{name}: is an input, whose place the output would take")]);
+    };
+    refused(&["convert", &data, "--modalities", "text", "--out", &data], "small.jsonl");
+    refused(&["convert", &blank, "--out", &place.text("features.jsonl")], "features.safetensors");
+    for (data, input) in [(&data, &data), (&data, &features), (&blank, &blank), (&blank, &blank_features)] {
+        refused(&["init", "--data", data, "--out", input], input);
+        refused(&["bench", "--data", data, "--json", input], input);
+        refused(&["step", "--checkpoint", &fresh, "--data", data, "--out", input], input);
+    }
+    refused(&["step", "--checkpoint", &fresh, "--data", &data, "--out", &fresh], "fresh.safetensors");
+    assert!(files.map(|file| std::fs::read(file).unwrap()) == before);
 }
 
 #[test]
@@ -1076,25 +1111,6 @@ fn convert_writes_conversations_that_are_read_back() {
     });
     assert_eq!(made.fingerprint(), generated.fingerprint());
     refused(&["convert", &data, "--seed", "3", "--out", &to], &["are for the input synthetic only"]);
-    refused(
-        &["convert", &data, "--modalities", "text", "--out", &data],
-        &["small.jsonl: is the input itself"],
-    );
-    // Nor is what a command reads what another one writes over: conversations, their features, a checkpoint.
-    let beside = data.replace(".jsonl", ".safetensors");
-    let fresh = place.text("fresh.safetensors");
-    let sizes = ["--set", "embedding_size=4"];
-    succeeds(&[&["init", "--data", &data, "--out", &fresh], &sizes[..]].concat());
-    let before = [&data, &beside, &fresh].map(|file| std::fs::read(file).unwrap());
-    for input in [&data, &beside] {
-        refused(&["init", "--data", &data, "--out", input], &["is the input itself"]);
-        refused(&["bench", "--data", &data, "--json", input], &["is the input itself"]);
-    }
-    refused(
-        &["step", "--checkpoint", &fresh, "--data", &data, "--out", &fresh],
-        &["fresh.safetensors: is the input itself"],
-    );
-    assert!([&data, &beside, &fresh].map(|file| std::fs::read(file).unwrap()) == before);
     refused(&["convert", "synthetic", "--conversations", "99999999999", "--out", &to], &["take fewer"]);
 }
 

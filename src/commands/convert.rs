@@ -115,7 +115,10 @@ impl Synthetic {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    source::spare(&source::files(&arguments.input), &arguments.out)?;
+    let inputs = source::files(&arguments.input);
+    for out in [&arguments.out, &conversations::features_beside(&arguments.out)?] {
+        source::spare(&inputs, out)?;
+    }
     let corpus = if arguments.input == SYNTHETIC {
         source::generate(arguments.synthetic.options()?, arguments.modalities.as_deref())?
     } else if arguments.synthetic.any() {

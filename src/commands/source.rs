@@ -36,12 +36,12 @@ pub fn files(data: &str) -> Vec<PathBuf> {
     if data == SYNTHETIC { Vec::new() } else { conversations::files(Path::new(data)) }
 }
 
-/// Demands that `out`, which is to be written, is none of `inputs`.
+/// Demands that `out`, which is to be written, is none of `inputs`, which are read.
 pub fn spare(inputs: &[PathBuf], out: &Path) -> Result<()> {
     let is_out = |input: &PathBuf| matches!((input.canonicalize(), out.canonicalize()), (Ok(one), Ok(other)) if one == other);
     if inputs.iter().any(is_out) {
         return Err(Error::input(format!(
-            "{}: is the input itself; name another file to write",
+            "{}: is an input, whose place the output would take; name another file to write",
             out.display()
         )));
     }

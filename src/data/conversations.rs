@@ -204,10 +204,11 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Corpus> {
 /// The files that conversations at `path` are read from: itself, and the file of features that its header names.
 pub fn files(path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_path_buf()];
-    let first = File::open(path).map(BufReader::new).and_then(|file| file.split(b'\n').next().transpose());
+    let mut reader = LineReader::new(String::new());
+    let lines = File::open(path).into_iter().flat_map(|file| BufReader::new(file).split(b'\n'));
+    let first = lines.map_while(std::result::Result::ok).find_map(|line| reader.read(&line).transpose());
     // What is of another format, or cannot be read, names no other file.
-    if let Ok(Some(first)) = first
-        && let Ok(Some(Line::Header(header))) = LineReader::new(String::new()).read(&first)
+    if let Some(Ok(Line::Header(header))) = first
         && let Some(name) = header.features
     {
         files.push(path.parent().unwrap_or(Path::new("")).join(name));
@@ -350,32 +351,40 @@ fn append(
     Ok(())
 }
 
+/// The file of features that [`write()`] writes beside `path`.
+///
+/// # Errors
+/// When `path` does not end in `.jsonl`.
+pub fn features_beside(path: &Path) -> Result<PathBuf> {
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    match (stem, path.extension().and_then(|extension| extension.to_str())) {
+        (Some(stem), Some("jsonl")) => Ok(path.with_file_name(format!("{stem}.safetensors"))),
+        _ => Err(Error::input(format!(
+            "{}: conversations are written to a file that ends in .jsonl (the features go beside it)",
+            path.display()
+        ))),
+    }
+}
+
 /// Writes `corpus` to `path`, which ends in `.jsonl`, and its features beside it, with `.safetensors` for the
 /// ending: as `f32` where that loses nothing, as `f64` otherwise. Reading it again yields the same corpus, bit for
-/// bit. Each file is written whole under another name and then takes its place, the features first.
+/// bit. Each file is written whole under another name and then takes its place, the features first. Features that
+/// are there are replaced with the conversations whose they are, and otherwise left alone.
 ///
 /// # Errors
 /// `Error::Input` when `path` does not end in `.jsonl` or cannot be written there; `Error::System` when the machine
 /// fails.
 pub fn write(corpus: &Corpus, path: &Path) -> Result<()> {
-    let stem = path.file_stem().and_then(|stem| stem.to_str());
-    let (Some(stem), Some("jsonl")) = (stem, path.extension().and_then(|extension| extension.to_str()))
-    else {
-        return Err(Error::input(format!(
-            "{}: conversations are written to a file that ends in .jsonl (the features go beside it)",
-            path.display()
-        )));
-    };
-    let side = format!("{stem}.safetensors");
-    let features = path.with_file_name(&side);
-    if features.exists() && !path.exists() {
+    let features = features_beside(path)?;
+    if features.exists() && !files(path).contains(&features) {
         return Err(Error::input(format!(
             "{}: is there already and may be another file's features or a model; remove it, or name another file",
             features.display()
         )));
     }
+    let name = features.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     atomic_file::write(&features, &side_file(corpus)?)?;
-    atomic_file::write(path, &lines(corpus, side)?)
+    atomic_file::write(path, &lines(corpus, name)?)
 }
 
 fn lines(corpus: &Corpus, side: String) -> Result<Vec<u8>> {
