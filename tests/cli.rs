@@ -848,7 +848,7 @@ fn init_writes_what_training_would_begin_with() {
     );
     refused(
         &["init", "--data", &data, "--out", &place.text("no/c.safetensors")],
-        &["c.safetensors: cannot write"],
+        &["c.safetensors: cannot write: there is no folder ", "/no: mend the path, or make it"],
     );
 }
 
