@@ -378,7 +378,7 @@ fn a_format_that_the_file_has_not() {
         message.contains("not IEMOCAP's file of features: nine items") && message.contains("9 items (a dict")
     );
     let message = fault("iemocap-numpy2-protocol2.pkl", &as_format(Format::Conversations));
-    assert!(message.starts_with("line 1: column 1: expected value"), "{message}");
+    assert!(message.starts_with("line 1: column 1: no JSON that can be read: expected value"), "{message}");
     let message = fault("inline.jsonl", &as_format(Format::Iemocap));
     assert!(message.contains("0x7b is no pickle instruction"), "{message}");
     // IEMOCAP's layout with MELD's classes is what the caller says it is.
@@ -732,7 +732,15 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
             line.to_string(),
             "c.jsonl: line 1: the file has no header: begin it with {\"format\": \"coin-conversations\"",
         ),
-        ("{".to_string(), "c.jsonl: line 1: column 1: EOF while parsing an object"),
+        (
+            "{".to_string(),
+            "c.jsonl: line 1: column 1: the line is cut off within its JSON (EOF while parsing an object): write it \
+             whole, and on one line",
+        ),
+        (
+            format!("{HEADER}\n{}", &line[..33]),
+            "c.jsonl: line 2: column 33: the line is cut off within its JSON (EOF while parsing a string)",
+        ),
         (" \n\n".to_string(), "neither a pickle nor conversations"),
         (HEADER.to_string(), "c.jsonl: there are no conversations"),
         (
@@ -772,7 +780,15 @@ fn each_fault_of_a_file_of_ones_own_is_named_with_its_line() {
         ),
         (
             format!("{HEADER}\n{}", line.replace("[1,2]", "[1,NaN]")),
-            "c.jsonl: line 2: column 59: expected value",
+            "c.jsonl: line 2: column 59: JSON has no NaN and no infinity: mend the value where it is computed",
+        ),
+        (
+            format!("{HEADER}\n{}", line.replace("[1,2]", "[1,-Infinity]")),
+            "c.jsonl: line 2: column 60: JSON has no NaN and no infinity",
+        ),
+        (
+            format!("{HEADER}\n{}", line.replace("[1,2]", "[1,Name]")),
+            "c.jsonl: line 2: column 59: no JSON that can be read: expected value",
         ),
         (format!("{HEADER}\n{}", line.replace("[1,2]", "[1,1e999]")), "number out of range"),
         (format!("{HEADER}\n{}", line.replace("[1,2]", "[1,null]")), "invalid type: null, expected f64"),

@@ -16,6 +16,7 @@ use safetensors::Dtype;
 use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::error::Category;
 
 use super::side::Side;
 use super::{Conversation, Corpus, Modality, ReadOptions, Split, Utterance};
@@ -95,6 +96,9 @@ impl UtteranceLine {
     }
 }
 
+/// How other programs write what is no number into JSON, from where the parser stops: it takes the sign of -Infinity.
+const NO_NUMBERS: [&[u8]; 4] = [b"NaN", b"Infinity", b"nan", b"inf"];
+
 /// Reads one line at a time and counts them.
 ///
 /// The first line may be a header; what follows is held against it: labels are among its classes, inline features
@@ -151,10 +155,24 @@ impl LineReader {
 
     fn json<T: DeserializeOwned>(&self, line: &[u8]) -> Result<T> {
         serde_json::from_slice(line).map_err(|error| {
+            let column = error.column();
             let message = error.to_string();
             // It counts lines within this one.
             let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-            self.error(format_args!("column {}: {message}", error.column()))
+            let rest = line.get(column.saturating_sub(1)..).unwrap_or_default();
+            match error.classify() {
+                Category::Eof => self.error(format_args!(
+                    "column {column}: the line is cut off within its JSON ({message}): write it whole, and on one line"
+                )),
+                Category::Syntax if NO_NUMBERS.iter().any(|word| rest.starts_with(word)) => {
+                    self.error(format_args!(
+                        "column {column}: JSON has no NaN and no infinity: mend the value where it is computed, or leave \
+                         its modality out"
+                    ))
+                }
+                Category::Syntax => self.error(format_args!("column {column}: no JSON that can be read: {message}")),
+                _ => self.error(format_args!("column {column}: {message}")),
+            }
         })
     }
 }
