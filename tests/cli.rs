@@ -186,6 +186,27 @@ fn a_folder_that_holds_a_run_is_refused() {
 }
 
 #[test]
+fn a_folder_that_holds_what_a_run_would_write_over_is_refused() {
+    let place = Place::new();
+    for (name, text) in [("report.txt", "mine"), ("config.toml", "title = 'mine'\n")] {
+        let folder = format!("of-{name}");
+        std::fs::create_dir(place.path(&folder)).unwrap();
+        std::fs::write(place.path(&folder).join(name), text).unwrap();
+        let expected =
+            format!("{folder}: holds a {name}, which a run would write over, and no run to go on with");
+        refused(&texts(&place.training(&folder, "1", &[])), &[&expected, "--out"]);
+        refused(&["train", "--resume", &place.text(&folder)], &["holds no run to resume"]);
+        assert_eq!(std::fs::read_to_string(place.path(&folder).join(name)).unwrap(), text);
+        assert_eq!(std::fs::read_dir(place.path(&folder)).unwrap().count(), 1);
+    }
+    std::fs::write(place.path("README.md"), "mine").unwrap();
+    refused(
+        &texts(&place.training("README.md", "1", &[])),
+        &["README.md: cannot make the folder: there is a file of that name: name another"],
+    );
+}
+
+#[test]
 fn without_a_name_runs_are_named_after_their_data_and_numbered() {
     let place = Place::new();
     for name in ["runs/small", "runs/small-2"] {
@@ -631,12 +652,44 @@ fn a_damaged_checkpoint_is_refused_by_name() {
     let (run, data) = (place.text("run"), place.data());
     refused(
         &["evaluate", "--checkpoint", &run, "--data", &data],
-        &["best.safetensors: not a safetensors file, or a damaged one"],
+        &["best.safetensors: not a safetensors file, or one that is cut short or damaged"],
     );
-    refused(&["predict", "--checkpoint", &data], &["small.jsonl: not a safetensors file"]);
+    let another = ": name a checkpoint that coin train or coin init wrote, or a run's folder";
+    refused(&["predict", "--checkpoint", &data], &["small.jsonl: not a safetensors file: ", &another[2..]]);
     // The features' own file is a safetensors file and no checkpoint.
     let side = place.text("small.safetensors");
-    refused(&["predict", "--checkpoint", &side], &["small.safetensors: not a checkpoint of coin"]);
+    refused(&["predict", "--checkpoint", &side], &["small.safetensors: not a checkpoint of coin", another]);
+}
+
+#[test]
+fn a_run_that_cannot_go_on_says_what_is_left_of_it() {
+    let place = Place::new();
+    place.train("run", "2", &[]);
+    for name in ["report.txt", "report.json"] {
+        std::fs::remove_file(place.path("run").join(name)).unwrap();
+    }
+    let (run, config) = (place.text("run"), place.text("run/config.toml"));
+    let last = place.path("run/last.safetensors");
+    let bytes = std::fs::read(&last).unwrap();
+    let best = std::fs::read(place.path("run/best.safetensors")).unwrap();
+    let anew = format!("coin train --config {config} --out ANOTHER trains it anew");
+    let weights = "best.safetensors has its best weights so far, for coin evaluate and coin predict";
+    for (damaged, expected) in [
+        (&bytes[..bytes.len() / 2], "last.safetensors: not a safetensors file, or one that is cut short"),
+        (b"not a checkpoint", "last.safetensors: not a safetensors file. "),
+        (&best, "run: its last checkpoint has no optimiser to go on with. "),
+    ] {
+        std::fs::write(&last, damaged).unwrap();
+        refused(&["train", "--resume", &run, "--quiet"], &[expected, &anew, weights]);
+        assert_eq!(std::fs::read(&last).unwrap(), damaged);
+    }
+    // What it says is so.
+    succeeds(&["evaluate", "--checkpoint", &run, "--data", &place.data()]);
+    succeeds(&["train", "--config", &config, "--out", &place.text("anew"), "--quiet"]);
+    assert_eq!(std::fs::read(place.path("anew/best.safetensors")).unwrap(), best);
+    std::fs::remove_file(place.path("run/best.safetensors")).unwrap();
+    let output = coin(&["train", "--resume", &run, "--quiet"]);
+    assert!(err(&output).contains(&anew) && !err(&output).contains(weights), "{}", err(&output));
 }
 
 #[test]

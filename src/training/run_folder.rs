@@ -30,6 +30,8 @@ const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 const LAST: &str = "last.safetensors";
 const BEST: &str = "best.safetensors";
+const REPORT: &str = "report";
+const SUMMARY: &str = "summary";
 
 #[derive(Debug, Clone)]
 pub struct RunFolder {
@@ -39,8 +41,11 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// A new run at `path`, which is made where it does not exist. A folder that holds a run is refused.
+    /// A new run at `path`, which is made where it does not exist. A folder that holds anything of a run's names is
+    /// refused.
     pub fn create(path: &Path, settings: &Settings) -> Result<Self> {
+        // What is refused is left as it is, without a lock; what another process began since is found under the lock.
+        Self::check_free(path)?;
         fs::create_dir_all(path).map_err(|error| Error::io("make the folder", path, &error))?;
         let folder = Self::locked(path)?;
         Self::check_free(path)?;
@@ -49,15 +54,25 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Refuses a folder that holds a run.
+    /// Refuses a folder that holds a run, or a file whose place one would take.
     pub fn check_free(path: &Path) -> Result<()> {
-        if [CONFIG, LAST, BEST, METRICS].iter().any(|name| path.join(name).exists()) {
-            let path = path.display();
-            return Err(Error::input(format!(
+        let both = |name| [format!("{name}.txt"), format!("{name}.json")];
+        let written = [CONFIG, LAST, BEST, METRICS].map(str::to_string);
+        let mut written = written.into_iter().chain(both(REPORT)).chain(both(SUMMARY));
+        let Some(found) = written.find(|name| fs::symlink_metadata(path.join(name)).is_ok()) else {
+            return Ok(());
+        };
+        let run = Self::settings_of(path).is_ok();
+        let path = path.display();
+        Err(Error::input(match run {
+            true => format!(
                 "{path}: holds a run already; go on with it by --resume {path}, or name another folder by --out"
-            )));
-        }
-        Ok(())
+            ),
+            false => format!(
+                "{path}: holds a {found}, which a run would write over, and no run to go on with: name another folder \
+                 by --out, or move that file away"
+            ),
+        }))
     }
 
     /// A new run in the first of `parent/name`, `parent/name-2`, `parent/name-3`, ... that is not there yet.
@@ -82,14 +97,23 @@ impl RunFolder {
             let path = path.display();
             return Err(Error::input(format!("{path}: holds no run to resume: there is no {CONFIG} in it")));
         }
+        // Nothing is done to a folder that is not a run's.
+        let settings = Self::settings_of(path)?;
         let folder = Self::locked(path)?;
         atomic_file::remove_leftovers(path)?;
-        Ok((folder, Self::settings_of(path)?))
+        Ok((folder, settings))
     }
 
     /// Settings of the run at `path`, which need not be this process's.
     pub fn settings_of(path: &Path) -> Result<Settings> {
-        Settings::resolve(&[Layer::file(&path.join(CONFIG))?])
+        let settings = Layer::file(&path.join(CONFIG)).and_then(|layer| Settings::resolve(&[layer]));
+        settings.map_err(|error| match error {
+            Error::Input(message) => Error::Input(format!(
+                "{}: holds no run to resume; its {CONFIG} cannot be read as a run's settings: {message}",
+                path.display()
+            )),
+            error => error,
+        })
     }
 
     /// Whether there is a run at `path` that [`RunFolder::open`] opens.
@@ -100,7 +124,10 @@ impl RunFolder {
     fn locked(path: &Path) -> Result<Self> {
         let lock = path.join(LOCK);
         let file = OpenOptions::new().create(true).append(true).open(&lock);
-        let file = file.map_err(|error| Error::io("write", &lock, &error))?;
+        let file = file.map_err(|error| match lock.exists() {
+            true => Error::io("write", &lock, &error),
+            false => Error::io("write in this folder", path, &error),
+        })?;
         match file.try_lock() {
             Ok(()) => Ok(RunFolder { path: path.to_path_buf(), _lock: Arc::new(file) }),
             Err(TryLockError::WouldBlock) => {
@@ -126,8 +153,28 @@ impl RunFolder {
 
     /// Where the run at `path` stands, which need not be this process's.
     pub fn last_of(path: &Path) -> Result<Option<Checkpoint>> {
-        let path = path.join(LAST);
-        path.exists().then(|| Checkpoint::read(&path)).transpose()
+        let last = path.join(LAST);
+        if !last.exists() {
+            return Ok(None);
+        }
+        let checkpoint = Checkpoint::read(&last).map_err(|error| match error {
+            Error::Input(message) => Self::stuck(path, &message),
+            error => error,
+        })?;
+        Ok(Some(checkpoint))
+    }
+
+    /// The error of a last checkpoint that the run at `path` cannot go on from, and what is left of it.
+    pub fn stuck(path: &Path, why: &str) -> Error {
+        let best = match Checkpoint::read(&path.join(BEST)) {
+            Ok(_) => format!("{BEST} has its best weights so far, for coin evaluate and coin predict; "),
+            Err(_) => String::new(),
+        };
+        let config = path.join(CONFIG);
+        Error::input(format!(
+            "{why}. The run cannot go on from there; {best}coin train --config {} --out ANOTHER trains it anew",
+            config.display()
+        ))
     }
 
     pub fn best(&self) -> Result<Checkpoint> {
@@ -181,18 +228,18 @@ impl RunFolder {
     }
 
     pub fn write_report(&self, report: &RunReport) -> Result<()> {
-        self.write_text_and_json("report", &report.text(), report)
+        self.write_text_and_json(REPORT, &report.text(), report)
     }
 
     /// The report of the run at `path` if that is over, which need not be this process's; `None` while it is not.
     pub fn report_of(path: &Path) -> Result<Option<RunReport>> {
-        let path = path.join("report.json");
+        let path = path.join(format!("{REPORT}.json"));
         path.exists().then(|| read_json(&path)).transpose()
     }
 
     /// Of several runs.
     pub fn write_summary(&self, text: &str, summary: &impl Serialize) -> Result<()> {
-        self.write_text_and_json("summary", text, summary)
+        self.write_text_and_json(SUMMARY, text, summary)
     }
 
     /// The JSON last: where it stands, both are whole.
@@ -233,6 +280,51 @@ mod tests {
         fs::write(weights.join(BEST), "precious").unwrap();
         assert!(RunFolder::create(&weights, &settings).is_err());
         assert_eq!(fs::read(weights.join(BEST)).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn what_a_run_would_write_over_is_named_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("report.txt", "mine"),
+            ("report.json", "{}"),
+            ("summary.txt", "mine"),
+            ("summary.json", "{}"),
+            (METRICS, ""),
+            (LAST, "mine"),
+            (CONFIG, "title = 'mine'"),
+            (CONFIG, "mine {"),
+        ] {
+            let path = folder.path().join("a");
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join(name), text).unwrap();
+            let error = RunFolder::create(&path, &Settings::default()).unwrap_err();
+            let expected =
+                format!("a: holds a {name}, which a run would write over, and no run to go on with");
+            assert!(error.to_string().contains(&expected), "{error}");
+            assert_eq!(error.exit_code(), 2);
+            assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+            assert_eq!(fs::read_to_string(path.join(name)).unwrap(), text);
+            let error = RunFolder::open(&path).unwrap_err().to_string();
+            assert!(error.contains("a: holds no run to resume"), "{error}");
+            assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+            fs::remove_dir_all(&path).unwrap();
+        }
+        // Other files are no hindrance.
+        fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        RunFolder::create(folder.path(), &Settings::default()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_told_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("README.md");
+        fs::write(&file, "mine").unwrap();
+        let error = RunFolder::create(&file, &Settings::default()).unwrap_err().to_string();
+        let expected = "README.md: cannot make the folder: there is a file of that name: name another";
+        assert!(error.ends_with(expected), "{error}");
+        let error = RunFolder::locked(&folder.path().join("none")).unwrap_err().to_string();
+        assert!(error.contains("none: cannot write in this folder: "), "{error}");
     }
 
     #[test]

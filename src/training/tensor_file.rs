@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::json;
 
 use crate::atomic_file;
@@ -120,9 +120,13 @@ fn encode(metadata: &Metadata, mut entries: Vec<Entry>) -> Vec<u8> {
 pub fn read(path: &Path) -> Result<(Metadata, BTreeMap<String, Tensor>)> {
     let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, &error))?;
     let wrong = |message: String| Error::input(format!("{}: {message}", path.display()));
-    let not_one = |error| wrong(format!("not a safetensors file, or a damaged one: {error}"));
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(not_one)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(not_one)?;
+    let damaged = |error| match error {
+        // The length of the header is the first 8 bytes: those of a text make one beyond all bounds.
+        SafeTensorError::HeaderTooLarge => wrong("not a safetensors file".to_string()),
+        error => wrong(format!("not a safetensors file, or one that is cut short or damaged: {error}")),
+    };
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {

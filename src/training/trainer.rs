@@ -382,8 +382,9 @@ impl<'a> Live<'a> {
             engine.restore_run(slot, &last.state())?;
             let training = last.training.map(|training| training.progress);
             self.progress = training.ok_or_else(|| {
-                let folder = folder.path().display();
-                Error::input(format!("{folder}: its last checkpoint has no optimiser to go on with"))
+                let path = folder.path();
+                let why = format!("{}: its last checkpoint has no optimiser to go on with", path.display());
+                RunFolder::stuck(path, &why)
             })?;
         }
         folder.write_metrics(&self.progress.history)
