@@ -5,6 +5,7 @@ macro_rules! choice {
     ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        #[serde(try_from = "String")]
         pub enum $name {
             $($(#[$variant_doc])* #[serde(rename = $text)] $variant),*
         }
@@ -12,6 +13,13 @@ macro_rules! choice {
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(match self { $(Self::$variant => $text),* })
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = crate::error::Error;
+            fn try_from(text: String) -> crate::error::Result<Self> {
+                text.parse()
             }
         }
 

@@ -261,8 +261,18 @@ fn mistaken_settings_are_named() {
     let (config, data, run) = (place.text("c.toml"), place.data(), place.text("run"));
     refused(&["train", "--config", &config], &["c.toml: unknown setting \"dropout\"", "dropout_keep"]);
     refused(&["train", "--epochs", "many"], &["--epochs: epochs is a whole number, not \"many\""]);
-    refused(&["train", "--epsilon", "-1"], &["epsilon is -1; it must be finite and at least 0"]);
-    refused(&["train", "--data", "no-such.pkl"], &["no-such.pkl: cannot read"]);
+    refused(&["train", "--epsilon", "-1"], &["epsilon is -1; it must be 0 to 1000000"]);
+    refused(&["train", "--epsilon", "1e38"], &["; it must be 0 to 1000000"]);
+    refused(
+        &["train", "--dtype", "f16"],
+        &["coin: error: --dtype: dtype is one of f32, f64, mixed, not f16"],
+    );
+    refused(&["train", "--device", "gpu"], &["coin: error: --device: device is cpu, cuda or cuda:N"]);
+    refused(&["train", "--batch-size", "-1"], &["--batch-size: batch_size is -1; it must be 1 to 1000000"]);
+    refused(
+        &["train", "--data", "no-such.pkl"],
+        &["no-such.pkl: cannot read: there is no file of that name"],
+    );
     refused(&["train", "--data", &data, "--modalities", "smell", "--out", &run], &["small.jsonl", "smell"]);
     refused(
         &["train", "--modalities", "smell", "--out", &run],

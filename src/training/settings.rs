@@ -4,6 +4,7 @@
 //! All of them travel as one flat TOML table, so that a key means the same in a file, as a flag
 //! (`dropout_keep` is `--dropout-keep`), in `--set dropout_keep=0.7` and in a checkpoint.
 
+use std::num::{IntErrorKind, ParseIntError};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,9 @@ pub const RUN: &[Setting] = &[
 const fn setting(key: &'static str, help: &'static str) -> Setting {
     Setting { key, help }
 }
+
+/// Those of [`RUN`] that are counted from 1, and how far.
+const RUN_COUNTS: [(&str, usize); 3] = [("seeds", 10_000), ("threads", 4096), ("at_once", 10_000)];
 
 /// The paper's symbols.
 const ALIASES: [(&str, &str); 5] = [
@@ -240,16 +244,7 @@ impl Settings {
     }
 
     fn validate(&self) -> Result<()> {
-        let RunSettings { seeds, at_once, threads, checkpoint_minutes, .. } = self.run;
-        if !(1..=10_000).contains(&seeds) {
-            return Err(Error::input(format!("seeds is {seeds}; it must be 1 to 10000")));
-        }
-        if let Some(threads) = threads.filter(|threads| !(1..=4096).contains(threads)) {
-            return Err(Error::input(format!("threads is {threads}; it must be 1 to 4096")));
-        }
-        if let Some(at_once) = at_once.filter(|at_once| !(1..=10_000).contains(at_once)) {
-            return Err(Error::input(format!("at_once is {at_once}; it must be 1 to 10000")));
-        }
+        let RunSettings { seeds, checkpoint_minutes, .. } = self.run;
         if !(0.0..=1e6).contains(&checkpoint_minutes) {
             return Err(Error::input(format!(
                 "checkpoint_minutes is {checkpoint_minutes}; it must be 0 to 1000000"
@@ -312,36 +307,104 @@ fn canonical_among(key: &str, among: &[&[Setting]]) -> Result<&'static str> {
     })
 }
 
-/// What a command line's text means for a setting, by the type of its default.
-fn value_of(key: &'static str, text: &str) -> Result<Value> {
-    let wrong = |what: &str| Error::input(format!("{key} is {what}, not {text:?}"));
-    let kind = match key {
-        "modalities" => {
-            let names = text.split(',').map(|name| Value::String(name.trim().to_string()));
-            return Ok(Value::Array(names.collect()));
+/// What a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Whole,
+    Number,
+    Truth,
+    Text,
+    Texts,
+}
+
+impl Kind {
+    /// By the type of its default.
+    fn of(key: &str) -> Result<Kind> {
+        Ok(match key {
+            "modalities" | "sweep" => Kind::Texts,
+            "threads" | "at_once" => Kind::Whole,
+            "data" | "format" | "out" => Kind::Text,
+            _ => {
+                let mut defaults = table_of(&Config::default())?;
+                defaults.extend(table_of(&RunSettings::default())?);
+                match defaults.get(key) {
+                    Some(Value::Integer(_)) => Kind::Whole,
+                    Some(Value::Float(_)) => Kind::Number,
+                    Some(Value::Boolean(_)) => Kind::Truth,
+                    _ => Kind::Text,
+                }
+            }
+        })
+    }
+
+    fn takes(self, value: &Value) -> bool {
+        match self {
+            Kind::Whole => value.is_integer(),
+            Kind::Number => value.is_float() || value.is_integer(),
+            Kind::Truth => value.is_bool(),
+            Kind::Text => value.is_str(),
+            Kind::Texts => value.as_array().is_some_and(|all| all.iter().all(Value::is_str)),
         }
-        "sweep" => {
-            let settings = text.split(SEPARATOR).map(|setting| Value::String(setting.trim().to_string()));
-            return Ok(Value::Array(settings.collect()));
-        }
-        "threads" | "at_once" => Value::Integer(0),
-        "data" | "format" | "out" => Value::String(String::new()),
-        _ => {
-            let mut defaults = table_of(&Config::default())?;
-            defaults.extend(table_of(&RunSettings::default())?);
-            defaults.remove(key).unwrap_or(Value::Integer(0))
-        }
-    };
-    match kind {
-        Value::Integer(_) => text.parse().map(Value::Integer).map_err(|_| wrong("a whole number")),
-        Value::Float(_) => text.parse().map(Value::Float).map_err(|_| wrong("a number")),
-        Value::Boolean(_) => text.parse().map(Value::Boolean).map_err(|_| wrong("true or false")),
-        _ => Ok(Value::String(text.to_string())),
+    }
+
+    /// The error of something else.
+    fn wrong(self, key: &str, found: impl std::fmt::Display) -> Error {
+        let what = match self {
+            Kind::Whole => "a whole number",
+            Kind::Number => "a number",
+            Kind::Truth => "true or false",
+            Kind::Text => "a text",
+            Kind::Texts => "a list of texts",
+        };
+        Error::input(format!("{key} is {what}, not {found}"))
     }
 }
 
-/// Refuses a value of the wrong type or outside a choice, by the setting's name.
+/// What a command line's text means for a setting.
+fn value_of(key: &'static str, text: &str) -> Result<Value> {
+    let kind = Kind::of(key)?;
+    let wrong = || kind.wrong(key, format_args!("{text:?}"));
+    let texts = |separator: &str| {
+        let texts = text.split(separator).map(|one| Value::String(one.trim().to_string()));
+        Value::Array(texts.collect())
+    };
+    match kind {
+        Kind::Whole => text.parse().map(Value::Integer).map_err(|error: ParseIntError| match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => out_of_range(key, text),
+            _ => wrong(),
+        }),
+        Kind::Number => text.parse().map(Value::Float).map_err(|_| wrong()),
+        Kind::Truth => text.parse().map(Value::Boolean).map_err(|_| wrong()),
+        Kind::Text => Ok(Value::String(text.to_string())),
+        Kind::Texts => Ok(texts(if key == "sweep" { SEPARATOR } else { "," })),
+    }
+}
+
+/// What a whole number may be.
+fn range(key: &str) -> (i64, i64) {
+    let count = Config::COUNTS.iter().chain(&RUN_COUNTS).find(|(name, _)| *name == key);
+    // What is no count is the seed.
+    count.map_or((0, i64::MAX), |&(_, most)| (1, most as i64))
+}
+
+/// The error of a whole number that the setting may not be.
+fn out_of_range(key: &str, value: impl std::fmt::Display) -> Error {
+    let (least, most) = range(key);
+    Error::input(format!("{key} is {value}; it must be {least} to {most}"))
+}
+
+/// Refuses a value of the wrong type, out of range or outside a choice, by the setting's name.
 fn check_type(key: &str, value: &Value) -> Result<()> {
+    let kind = Kind::of(key)?;
+    if !kind.takes(value) {
+        return Err(kind.wrong(key, value));
+    }
+    let (least, most) = range(key);
+    if let Some(value) =
+        value.as_integer().filter(|value| kind == Kind::Whole && !(least..=most).contains(value))
+    {
+        return Err(out_of_range(key, value));
+    }
     let mut table = Table::new();
     table.insert(key.to_string(), value.clone());
     let checked = if is_model_key(key) {
@@ -349,7 +412,8 @@ fn check_type(key: &str, value: &Value) -> Result<()> {
     } else {
         table.try_into::<RunSettings>().map(drop)
     };
-    checked.map_err(|error: toml::de::Error| Error::input(format!("{key}: {}", error.message())))
+    // Those are choices, which name their setting.
+    checked.map_err(|error: toml::de::Error| Error::input(error.message()))
 }
 
 fn table_of(value: &impl Serialize) -> Result<Table> {
@@ -443,12 +507,13 @@ mod tests {
     fn mistakes_are_named() {
         let cases = [
             ("drop_out = 1", "c.toml: unknown setting \"drop_out\"; known are data, format, modalities,"),
-            ("embedding_size = \"wide\"", "c.toml: embedding_size: invalid type: string \"wide\""),
-            ("patience = -1", "c.toml: patience: invalid value: integer `-1`"),
-            (
-                "dtype = \"f16\"",
-                "c.toml: dtype: unknown variant `f16`, expected one of `f32`, `f64`, `mixed`",
-            ),
+            ("embedding_size = \"wide\"", "c.toml: embedding_size is a whole number, not \"wide\""),
+            ("patience = -1", "c.toml: patience is -1; it must be 1 to 1000000"),
+            ("dtype = \"f16\"", "c.toml: dtype is one of f32, f64, mixed, not f16"),
+            ("dtype = 32", "c.toml: dtype is a text, not 32"),
+            ("device = \"gpu\"", "c.toml: device is cpu, cuda or cuda:N with a card's number, not gpu"),
+            ("modalities = [\"text\", 1]", "c.toml: modalities is a list of texts, not [\"text\", 1]"),
+            ("epsilon = true", "c.toml: epsilon is a number, not true"),
             ("d = 3\nembedding_size = 4", "c.toml: embedding_size is set twice"),
             ("epochs = 1\nepochs = 2", "c.toml: TOML parse error at line 2"),
             ("[model]\nepochs = 2", "c.toml: unknown setting \"model\""),
@@ -458,20 +523,38 @@ mod tests {
             assert!(error.to_string().contains(expected), "{error}");
             assert_eq!(error.exit_code(), 2);
         }
-        let error = Layer::default().set_text("epochs", "many").unwrap_err();
-        assert_eq!(error.to_string(), "epochs is a whole number, not \"many\"");
-        let error = Layer::default().set_text("interaction", "yes").unwrap_err();
-        assert_eq!(error.to_string(), "interaction is true or false, not \"yes\"");
         for (key, text, expected) in [
-            ("seeds", "0", "seeds is 0; it must be 1 to 10000"),
+            ("epochs", "many", "epochs is a whole number, not \"many\""),
+            ("interaction", "yes", "interaction is true or false, not \"yes\""),
+            ("B", "-1", "batch_size is -1; it must be 1 to 1000000"),
+            ("B", "99999999999999999999", "batch_size is 99999999999999999999; it must be 1 to 1000000"),
+            ("threads", "-99999999999999999999", "threads is -99999999999999999999; it must be 1 to 4096"),
+            ("seed", "-1", "seed is -1; it must be 0 to 9223372036854775807"),
+            ("dtype", "f16", "dtype is one of f32, f64, mixed, not f16"),
+            ("stack_input", "x", "stack_input is one of attention, gru, not x"),
+            ("device", "gpu", "device is cpu, cuda or cuda:N with a card's number, not gpu"),
             ("threads", "0", "threads is 0; it must be 1 to 4096"),
+            ("seeds", "0", "seeds is 0; it must be 1 to 10000"),
+        ] {
+            let error = Layer::default().set_text(key, text).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+            assert_eq!(error.exit_code(), 2);
+        }
+        for (key, text, expected) in [
+            (
+                "epsilon",
+                "1e38",
+                "epsilon is 100000000000000000000000000000000000000; it must be 0 to 1000000",
+            ),
+            ("adam_epsilon", "1e-50", "it must be 1e-37 to 1000000"),
+            ("adam_epsilon", "1e38", "it must be 1e-37 to 1000000"),
             ("checkpoint_minutes", "NaN", "checkpoint_minutes is NaN; it must be 0 to 1000000"),
             ("checkpoint_minutes", "-1", "checkpoint_minutes is -1; it must be 0 to 1000000"),
             ("dropout_keep", "0", "dropout_keep is 0; it must be above 0, at most 1"),
             ("seed", "9223372036854775807", "seed is 9223372036854775807; it is too large"),
         ] {
             let error = Settings::resolve(&[flags(&[(key, text)])]).unwrap_err();
-            assert_eq!(error.to_string(), expected);
+            assert!(error.to_string().starts_with(key) && error.to_string().ends_with(expected), "{error}");
         }
     }
 
