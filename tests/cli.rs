@@ -628,10 +628,14 @@ fn a_resumed_run_keeps_its_settings_and_its_data() {
 fn a_model_that_does_not_fit_leaves_no_folder() {
     let place = Place::new();
     let (data, run) = (place.data(), place.text("run"));
-    refused(
-        &["train", "--data", &data, "--out", &run, "--embedding-size", "100000", "--history-length", "3"],
-        &["the model needs about", "embedding_size 100000", "history_length 3"],
-    );
+    let train =
+        ["train", "--data", &data, "--out", &run, "--history-length", "3", "--embedding-size", "100000"];
+    refused(&train, &["the model needs about", "embedding_size 100000", "history_length 3"]);
+    // The size that it says is one that fits, or would if the machine had nothing else to do.
+    let output = coin(&train);
+    let (_, fits) = err(&output).split_once("beside the others an embedding_size of ").unwrap();
+    let fits: usize = fits.split_once(" fits").unwrap().0.parse().unwrap();
+    assert!((100..100_000).contains(&fits), "{fits}");
     assert!(!place.path("run").exists());
 }
 

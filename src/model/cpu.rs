@@ -21,7 +21,7 @@ use super::graph::{Activations, Graph, Size};
 use super::side_by_side::shares;
 use super::{
     Engine, Losses, Objective, Piece, Predictions, Scaling, State, Step, StepLoss, check_targets, flatten,
-    tensors,
+    largest_below, tensors,
 };
 use crate::data::Corpus;
 use crate::data::batch::{Batch, SHARD_SAMPLES};
@@ -143,28 +143,32 @@ pub(super) fn foresee<R: Real>(
         )));
     }
     let Some(free) = available_memory() else { return Ok(most) };
-    let (d, longest) = (config.embedding_size as f64, longest as f64);
+    let longest = longest as f64;
     let rows = SHARD_SAMPLES as f64 * longest;
     let lanes = config.batch_size.div_ceil(SHARD_SAMPLES).min(LANES) as f64;
-    // Parameters, two moments, the gradient; both layouts of the weights; a sum a lane.
-    let model = Layout::new(sizes).len as f64 * (4.0 + 2.5 + lanes);
-    let stack = rows * (16.0 * d + longest);
-    let desk = rows * (25.0 * d + longest) + config.stacks as f64 * stack;
-    let shards = config.batch_size as f64 * (longest * 3.0 * d + 8.0 * d);
-    let needed = |runs: usize| {
+    let needed = |size: usize, runs: usize| {
+        let d = size as f64;
+        // Parameters, two moments, the gradient; both layouts of the weights; a sum a lane.
+        let model = Layout::new(Sizes { d: size, ..sizes }).len as f64 * (4.0 + 2.5 + lanes);
+        let stack = rows * (16.0 * d + longest);
+        let desk = rows * (25.0 * d + longest) + config.stacks as f64 * stack;
+        let shards = config.batch_size as f64 * (longest * 3.0 * d + 8.0 * d);
         let (_, own) = shares(threads, runs);
         size_of::<R>() as f64 * runs as f64 * (model + own as f64 * desk + shards)
     };
-    if let Some(fit) = (1..=most).rev().find(|&runs| needed(runs) <= free) {
+    let size = config.embedding_size;
+    if let Some(fit) = (1..=most).rev().find(|&runs| needed(size, runs) <= free) {
         return Ok(fit);
     }
-    let needed = needed(1);
+    let advice = match largest_below(size, |size| needed(size, 1) <= free) {
+        0 => "beside the others an embedding_size of 1 would not fit either: make them smaller".to_string(),
+        fits => format!("beside the others an embedding_size of {fits} fits; or make one of them smaller"),
+    };
     Err(Error::input(format!(
-        "the model needs about {:.1} GB and {:.1} GB are free: embedding_size {}, stacks {}, windows of {longest} (history_length {}) \
-         and batch_size {} decide it; make one of them smaller{}",
-        needed / 1e9,
+        "the model needs about {:.1} GB and {:.1} GB are free: embedding_size {size}, stacks {}, windows of {longest} \
+         (history_length {}) and batch_size {} decide it; {advice}{}",
+        needed(size, 1) / 1e9,
         free / 1e9,
-        config.embedding_size,
         config.stacks,
         config.history_length,
         config.batch_size,

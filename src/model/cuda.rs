@@ -22,7 +22,7 @@ use super::flops::flops;
 use super::graph::{Activations, Graph, Size};
 use super::{
     Engine, Losses, Objective, Piece, Predictions, Scaling, State, Step, StepLoss, check_targets, flatten,
-    tensors,
+    largest_below, tensors,
 };
 use crate::data::Corpus;
 use crate::data::batch::Batch;
@@ -843,17 +843,12 @@ pub(super) fn foresee(
         let side_by_side = if one > LARGEST_STRIDE { 1 } else { left / one };
         return Ok(side_by_side.min(most));
     }
-    let (mut fits, mut fails) = (0, config.batch_size);
-    while fails - fits > 1 {
-        let middle = (fits + fails) / 2;
-        if needed(middle) <= left { fits = middle } else { fails = middle }
-    }
-    let advice = match fits {
+    let advice = match largest_below(config.batch_size, |size| needed(size) <= left) {
         0 => {
             "a batch_size of 1 would not fit either; take a smaller embedding_size, history_length or stacks"
                 .to_string()
         }
-        _ => format!("the largest batch_size that fits is {fits}"),
+        fits => format!("the largest batch_size that fits is {fits}"),
     };
     Err(too_large(one + raw, free, total, &advice))
 }

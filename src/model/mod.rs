@@ -185,6 +185,16 @@ pub fn fitting(config: &Config, corpus: &Corpus, compute: Compute, most: usize) 
     }
 }
 
+/// The largest size below `fails`, which does not fit, that does; 0 where none does.
+fn largest_below(mut fails: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let mut fit = 0;
+    while fails - fit > 1 {
+        let middle = fit.midpoint(fails);
+        if fits(middle) { fit = middle } else { fails = middle }
+    }
+    fit
+}
+
 /// What `runs` runs of `config`'s shape over these conversations take of a card's memory.
 pub fn bytes_on_a_card(config: &Config, corpus: &Corpus, runs: usize) -> usize {
     runs * cuda::needed(config, sizes(config, corpus), &Windows::new(corpus, config.history_length))
@@ -495,6 +505,18 @@ impl Values {
         match self {
             Values::F32(values) => values.iter().all(|value| value.is_finite()),
             Values::F64(values) => values.iter().all(|value| value.is_finite()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_size_that_fits_is_found() {
+        for (fails, room) in [(1, 0), (2, 0), (2, 1), (100, 0), (100, 1), (100, 64), (100, 99)] {
+            assert_eq!(largest_below(fails, |size| size <= room), room, "{fails}");
         }
     }
 }
