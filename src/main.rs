@@ -1,11 +1,10 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use coin::commands::{Cli, run};
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match run(Cli::of_command_line()) {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {
             // A standard error that is closed leaves the exit code to speak.

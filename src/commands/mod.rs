@@ -14,6 +14,7 @@ mod step;
 mod train;
 mod turing;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::error::Result;
@@ -53,6 +54,36 @@ enum Command {
     Devices(devices::Arguments),
 }
 
+impl Cli {
+    /// The command line's. A wrong one ends the program with what is wrong, as does one that asks for help.
+    pub fn of_command_line() -> Self {
+        Self::try_parse().unwrap_or_else(|error| without_far_tips(error).exit())
+    }
+}
+
+/// An option that is unknown is a slip of the pen where one is spelt nearly so. What else the parser would propose leads
+/// astray: an option that means something else, and to take the unknown one for the name of a file.
+fn without_far_tips(mut error: clap::Error) -> clap::Error {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    error.remove(ContextKind::Suggested);
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.trim_start_matches('-'),
+        _ => "",
+    };
+    let (given, known) = (text(ContextKind::InvalidArg), text(ContextKind::SuggestedArg));
+    let same = |(a, b): &(char, char)| a == b;
+    let start = given.chars().zip(known.chars()).take_while(same).count();
+    let end = given.chars().rev().zip(known.chars().rev()).take_while(same).count();
+    if !known.is_empty() && 2 * (start + end) < given.chars().count() {
+        error.remove(ContextKind::SuggestedArg);
+        // It has the proposed option in it.
+        error.remove(ContextKind::Usage);
+    }
+    error
+}
+
 /// How a command ended when it did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -85,4 +116,37 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Devices(arguments) => devices::run(arguments)?,
     }
     Ok(Outcome::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_option_that_is_spelt_nearly_so_is_proposed() {
+        let told = |arguments: &[&str]| {
+            let error = Cli::try_parse_from([&["coin"], arguments].concat()).unwrap_err();
+            without_far_tips(error).render().to_string()
+        };
+        for (arguments, tip) in [
+            (&["train", "--bach-size", "3"][..], Some("'--batch-size'")),
+            (&["train", "--learning_rate", "3"], Some("'--learning-rate'")),
+            (&["convert", "--seeds", "3", "x", "--out", "y"], Some("'--seed'")),
+            (&["convert", "--speakers", "3", "x", "--out", "y"], None),
+            (&["convert", "--colour", "3", "x", "--out", "y"], None),
+        ] {
+            let text = told(arguments);
+            assert!(
+                text.starts_with(&format!("error: unexpected argument '{}' found", arguments[1])),
+                "{text}"
+            );
+            assert!(text.contains("try '--help'"), "{text}");
+            match tip {
+                Some(tip) => {
+                    assert!(text.contains(&format!("tip: a similar argument exists: {tip}")), "{text}")
+                }
+                None => assert!(!text.contains("tip: ") && !text.contains("--seed"), "{text}"),
+            }
+        }
+    }
 }
