@@ -340,8 +340,11 @@ fn several_seeds_are_several_runs_and_a_summary() {
     std::fs::remove_file(place.path("seeds/summary.json")).unwrap();
     let resumed = succeeds(&["train", "--resume", &place.text("seeds")]);
     assert!(err(&resumed).contains("seed-1: this run is over already"), "{}", err(&resumed));
+    assert!(err(&resumed).contains("\n1 run trained, ") && err(&resumed).contains(" runs an hour\n"));
     assert_same_run(&place.path("single"), &place.path("seeds/seed-2"));
     assert_eq!(read_json::<Summary>(&place.path("seeds/summary.json")), summary);
+    let over = succeeds(&["train", "--resume", &place.text("seeds")]);
+    assert!(!err(&over).contains("runs an hour"), "{}", err(&over));
 }
 
 /// A run that is over is in the summary whoever has its folder; one that cannot be gone on with is named there.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::model::Computing;
 use super::output;
 use crate::error::{Error, Result};
+use crate::metrics::report::counted;
 use crate::model::StepLoss;
 use crate::model::device::{Compute, Device};
 use crate::model::gradcheck::{self, Agreement, Case, Report};
@@ -91,10 +92,9 @@ impl Summary {
     fn conclude(&self, configurations: usize, tolerance: f64) -> Result<String> {
         let Self { derivatives, worst, failed } = self;
         if failed.is_empty() {
-            let plural = if configurations == 1 { "" } else { "s" };
             return Ok(format!(
-                "{derivatives} derivatives in {configurations} configuration{plural}: the worst relative error is \
-                 {worst:.1e}, the tolerance {tolerance:.0e}\n"
+                "{derivatives} derivatives in {}: the worst relative error is {worst:.1e}, the tolerance {tolerance:.0e}\n",
+                counted(configurations, "configuration")
             ));
         }
         let shown = failed.len().min(5);
@@ -118,9 +118,8 @@ fn text(case: &Case, report: &Report, tolerance: f64) -> String {
     };
     let StepLoss { clean, adversarial } = report.loss;
     let adversarial = adversarial.map_or_else(String::new, |adversarial| format!(" + {adversarial:.4}"));
-    let plural = if report.samples == 1 { "" } else { "s" };
     line(format_args!("{}: {}", case.name, case.what));
-    line(format_args!("  {} sample{plural}, loss {clean:.4}{adversarial}", report.samples));
+    line(format_args!("  {}, loss {clean:.4}{adversarial}", counted(report.samples, "sample")));
     line(format_args!("  {:34} {:>8}  {:>8}  {:>8}", "tensor", "elements", "largest", "worst"));
     for (pattern, tensors) in groups(&report.tensors) {
         let elements: usize = tensors.iter().map(|tensor| tensor.elements).sum();

@@ -11,7 +11,7 @@ use super::source::{self, SYNTHETIC};
 use super::{Outcome, model};
 use crate::data::Corpus;
 use crate::error::{Error, Result};
-use crate::metrics::report::amount;
+use crate::metrics::report::{amount, counted};
 use crate::model::config::Config;
 use crate::model::device::{Compute, Device};
 use crate::model::{fitting, room};
@@ -277,9 +277,12 @@ impl Job {
         }
         if self.runs.len() > 1 {
             self.summarise(&ended)?;
-            let hours = began.elapsed().as_secs_f64() / 3600.0;
-            let rate = trained as f64 / hours.max(f64::MIN_POSITIVE);
-            display.line(&format!("{} trained, {rate:.1} runs an hour", counted(trained, "run")));
+            // All may have been over before.
+            if trained > 0 {
+                let hours = began.elapsed().as_secs_f64() / 3600.0;
+                let rate = trained as f64 / hours.max(f64::MIN_POSITIVE);
+                display.line(&format!("{} trained, {rate:.1} runs an hour", counted(trained, "run")));
+            }
         }
         let failed = ended.into_iter().filter_map(|ended| match ended {
             Some(trainer::Outcome::Failed(error)) => Some(error),
@@ -465,10 +468,6 @@ fn label(run: &Planned) -> String {
         "" => String::new(),
         name => format!("{}  ", name.replace("seed-", "seed ")),
     }
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Side by side on a card, where nothing is said: more of them fill it no better.

@@ -154,12 +154,12 @@ impl Report {
 
 /// So many utterances in so many conversations, in words.
 pub fn amount(utterances: usize, conversations: usize) -> String {
-    let plural = |count| if count == 1 { "" } else { "s" };
-    format!(
-        "{utterances} utterance{} in {conversations} conversation{}",
-        plural(utterances),
-        plural(conversations)
-    )
+    format!("{} in {}", counted(utterances, "utterance"), counted(conversations, "conversation"))
+}
+
+/// So many of what has this name in the singular.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn paper_note(text: &mut String, paper: &Figures) {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::progress::Stop;
 use crate::metrics::Figures;
-use crate::metrics::report::Report;
+use crate::metrics::report::{Report, counted};
 use crate::metrics::spread::Spread;
 
 /// Of the best weights of one run.
@@ -28,8 +28,10 @@ impl RunReport {
             Stop::Epochs => "all made",
         };
         let mut text = format!(
-            "seed {}: {} epochs ({why}), best validation loss in epoch {}\n\n",
-            self.seed, self.epochs, self.best_epoch
+            "seed {}: {} ({why}), best validation loss in epoch {}\n\n",
+            self.seed,
+            counted(self.epochs, "epoch"),
+            self.best_epoch
         );
         text.push_str(&self.validation.text());
         text.push('\n');
@@ -151,8 +153,8 @@ impl Summary {
 
     /// In percent.
     pub fn text(&self) -> String {
-        let mut text =
-            format!("{}, mean and standard deviation over {} seeds\n\n", self.split, self.seeds.len());
+        let seeds = counted(self.seeds.len(), "seed");
+        let mut text = format!("{}, mean and standard deviation over {seeds}\n\n", self.split);
         let rows = [
             ("accuracy", self.accuracy),
             ("weighted F1", self.weighted_f1),
@@ -218,7 +220,10 @@ mod tests {
     fn without_test_conversations_validation_is_reported() {
         let run = run(1, 0, false);
         assert!(run.text().ends_with("test: the data have no labelled test utterance\n"));
+        let one = RunReport { epochs: 1, ..run.clone() };
+        assert!(run.text().starts_with("seed 1: 13 epochs (") && one.text().starts_with("seed 1: 1 epoch ("));
         let summary = Summary::new(vec![run]).unwrap();
+        assert!(summary.text().starts_with("validation, mean and standard deviation over 1 seed\n"));
         assert_eq!(summary.split, "validation");
         assert_eq!(summary.accuracy.mean, 0.5);
     }

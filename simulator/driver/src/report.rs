@@ -54,7 +54,9 @@ pub(crate) fn fault(environment: &Environment, call: &str, code: CUresult, fault
 pub(crate) fn leftovers(environment: &Environment, place: &str, left: &Leftovers) {
     if left.leak() {
         let bytes: u64 = left.memory.iter().map(|(_, bytes)| bytes).sum();
-        let mut text = format!("leaked {bytes} bytes in {} allocations", left.memory.len());
+        let count = left.memory.len();
+        let plural = if count == 1 { "" } else { "s" };
+        let mut text = format!("leaked {bytes} bytes in {count} allocation{plural}");
         if left.host > 0 {
             text += &format!(" and {} bytes of pinned host memory", left.host);
         }

@@ -110,7 +110,7 @@ fn findings_make_the_exit_code_an_error() {
     let fault = r#"echo '{"event":"fault"}' >> $SIMULATED_GPU_REPORT"#;
     let output = shell(&[], fault);
     ends(&output, 1);
-    assert!(text(&output.stderr).contains("1 faults and 0 leaks"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("reported: 1 fault and 0 leaks"), "{}", text(&output.stderr));
     ends(&shell(&[], &format!("{fault}; exit 7")), 7);
     ends(&shell(&[], r#"echo '{"event":"leak"}' >> $SIMULATED_GPU_REPORT"#), 1);
     // A stream that is still alive is no fault.
@@ -204,10 +204,10 @@ fn leaks_and_faults_of_a_program_are_found() {
     let program = program.to_str().unwrap();
     let output = simulate(&["--", program, "leak"]);
     ends(&output, 1);
-    assert!(text(&output.stderr).contains("leaked 4000 bytes in 1 allocations"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("leaked 4000 bytes in 1 allocation\n"), "{}", text(&output.stderr));
 
     let output = simulate(&["--", program, "beyond"]);
     ends(&output, 1);
     assert!(text(&output.stdout).contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{}", text(&output.stdout));
-    assert!(text(&output.stderr).contains("1 faults"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("reported: 1 fault and 0 leaks"), "{}", text(&output.stderr));
 }

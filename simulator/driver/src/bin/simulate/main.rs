@@ -132,7 +132,8 @@ fn run(arguments: &Arguments) -> Result<u8, String> {
     };
     let found = Found::read(&report)?;
     if found.faults + found.leaks > 0 {
-        say(&format!("{} faults and {} leaks were reported", found.faults, found.leaks));
+        let counted = |count, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        say(&format!("reported: {} and {}", counted(found.faults, "fault"), counted(found.leaks, "leak")));
         return Ok(if code == 0 { 1 } else { code });
     }
     Ok(code)
