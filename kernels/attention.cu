@@ -11,7 +11,7 @@
 // read once; a longer one is read again from L1. Sums and the maximum go by shuffles. add_rows: a thread has four values, in registers.
 // Nothing is in shared memory.
 //
-// In f16 this is for windows that window_attention.cu has no room for.
+// This is for windows that window_attention.cu and window_attention_f32.cu have no room for.
 //
 // Launch: block 256, no dynamic shared memory.
 //     softmax_rows, softmax_rows_backward: grid (ceil(rows / 8), 1, runs) of the capacity

@@ -5,8 +5,8 @@
 //     product_nn       C = A B             A [m, k], B [k, n]    gradients times weights
 //     product_tn       C = A^T B           A [k, m], B [k, n]    gradients of weights: k runs over the batch's rows, in chunks
 //                      sums = A^T 1        and of their biases: B has a column of ones behind it, in a tile that is mostly there anyway
-//     window_nt, window_nn, window_tn    the same for each sample's window: rows [n, width] or pairs [n, n]; in f16 for windows that
-//                                        window_attention.cu has no room for
+//     window_nt, window_nn, window_tn    the same for each sample's window, rows [n, width] or pairs [n, n], where windows may be too long
+//                                        for window_attention.cu and window_attention_f32.cu
 //
 //     .._f16           on tensor cores: operands are f16 in memory, sums float32; results are f16, but for those of product_tn_f16,
 //                      which are float32: gradients of weights

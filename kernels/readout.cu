@@ -13,7 +13,7 @@
 // a sum in each lane's registers over the warp's rows, then over the eight warps in order. Vectors are in shared memory. Each
 // direction reads G and P twice, the second time mostly from L1 and L2, and the outer products are written as their rows come by.
 //
-// In f16 this is for windows that window_attention.cu has no room for.
+// This is for windows that window_attention.cu and window_attention_f32.cu have no room for.
 //
 // Launch: grid (samples, 1, runs) of the capacity, block 256. Dynamic shared memory in bytes, with W = 2d rounded up to a multiple of
 // four and N the longest window:

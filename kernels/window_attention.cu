@@ -30,11 +30,11 @@
 // 2 (5 R 2d + P) + S 24d + 12 R (d_attended is one of the five). FLOPs: 2 P 2d on tensor cores for each of two products and four; the
 // readout's 4 (2 R d + P), backward 8 (2 R d + P), are few beside. G and d_attended are read again from L2 but for their last columns.
 
-#include "batch.cuh"
 #include "operand.cuh"
 #include "softmax.cuh"
 #include "tensor_core.cuh"
 #include "warp.cuh"
+#include "window.cuh"
 
 constexpr unsigned TILE = 16;                           // rows of two warps
 constexpr unsigned TILES = 4;                           // of the longest window
@@ -67,23 +67,22 @@ __device__ __forceinline__ unsigned side() {
     return threadIdx.x / 32 % 2;
 }
 
-// What a block knows of its sample.
-struct Window {
-    unsigned first, n;    // rows of the batch
-    unsigned width;       // 2d
-    size_t pairs;         // where its block of pairs begins
+// Columns of the chunk that begins there.
+__device__ __forceinline__ unsigned columns_from(const Window &window, unsigned begin) {
+    return min(CHUNK, window.width - begin);
+}
 
-    __device__ __forceinline__ unsigned columns(unsigned begin) const { return min(CHUNK, width - begin); }
-    // Rows in whole tiles.
-    __device__ __forceinline__ unsigned padded() const { return (n + TILE - 1) / TILE * TILE; }
-};
+// Rows in whole tiles.
+__device__ __forceinline__ unsigned padded(const Window &window) {
+    return (window.n + TILE - 1) / TILE * TILE;
+}
 
 // A thread's share of a chunk on its way from memory: fetched while something else is computed, and put into shared memory when that is
 // done. By pieces as large as all rows are aligned to; what lies beyond the columns is zero. With 64 threads for 16 rows, a thread's 64
 // bytes are enough.
 template <class Piece> struct Fetched {
     __device__ __forceinline__ void fetch(const __half *from, const Window &window, unsigned begin) {
-        const bool reads = column() < window.columns(begin);
+        const bool reads = column() < columns_from(window, begin);
         from += row(0) * window.width + begin + column();
 #pragma unroll
         for (unsigned i = 0; i < COUNT; i++) {
@@ -119,7 +118,7 @@ struct FetchedVector {
 #pragma unroll
         for (unsigned i = 0; i < 2; i++) {
             const unsigned at = threadIdx.x + i * blockDim.x;
-            words[i] = at < window.columns(begin) ? __ldg(from + begin + at) : 0.0f;
+            words[i] = at < columns_from(window, begin) ? __ldg(from + begin + at) : 0.0f;
         }
     }
 
@@ -135,7 +134,7 @@ struct FetchedVector {
 // The rows that fill up the last tile, which no copy touches, and one more, into which the last pair of fragments reaches.
 __device__ __forceinline__ void clear_padding(Matrix to, const Window &window) {
     constexpr unsigned OF_ROW = CHUNK / 8;
-    const unsigned end = min(window.padded() + 1, blockDim.x / 4);
+    const unsigned end = min(padded(window) + 1, blockDim.x / 4);
     uint4 *rows = reinterpret_cast<uint4 *>(to.data);
     for (unsigned item = window.n * OF_ROW + threadIdx.x; item < end * OF_ROW; item += blockDim.x) rows[item] = make_uint4(0, 0, 0, 0);
 }
@@ -161,10 +160,10 @@ __device__ __forceinline__ float dot_of_row(Matrix chunk, const float *vector) {
 // to[column] = sum of vector[j] * chunk[j][column] over the window's rows, of which two lanes take every other one.
 __device__ __forceinline__ void sum_of_rows(float *to, Matrix chunk, const float *vector, const Window &window, unsigned begin) {
     const unsigned half = threadIdx.x % 2;
-    for (unsigned first = 0; first < window.columns(begin) / 2; first += blockDim.x / 2) {
+    for (unsigned first = 0; first < columns_from(window, begin) / 2; first += blockDim.x / 2) {
         const unsigned i = first + threadIdx.x / 2;
         float2 sum = make_float2(0.0f, 0.0f);
-        if (i < window.columns(begin) / 2) {
+        if (i < columns_from(window, begin) / 2) {
 #pragma unroll 4
             for (unsigned j = half; j < window.n; j += 2) {
                 const float2 x = unpack(reinterpret_cast<const unsigned *>(chunk.data + j * CHUNK)[i]);
@@ -172,7 +171,7 @@ __device__ __forceinline__ void sum_of_rows(float *to, Matrix chunk, const float
             }
         }
         sum.x += __shfl_xor_sync(ALL_LANES, sum.x, 1), sum.y += __shfl_xor_sync(ALL_LANES, sum.y, 1);
-        if (half == 0 && i < window.columns(begin) / 2) *reinterpret_cast<float2 *>(to + begin + 2 * i) = sum;
+        if (half == 0 && i < columns_from(window, begin) / 2) *reinterpret_cast<float2 *>(to + begin + 2 * i) = sum;
     }
 }
 
@@ -262,7 +261,7 @@ __device__ __forceinline__ void add_transposed(Results &results, Matrix pairs, M
 // Stores a warp's results, four neighbours of a row at a time. `finish` may change them: by row of the window, column of the chunk.
 template <class Finish>
 __device__ __forceinline__ void store(__half *to, const Results &results, const Window &window, unsigned begin, Finish finish) {
-    const unsigned lane = threadIdx.x % 32, columns = window.columns(begin), together = neighbours_together(window.width);
+    const unsigned lane = threadIdx.x % 32, columns = columns_from(window, begin), together = neighbours_together(window.width);
     to += static_cast<size_t>(window.first) * window.width + begin;
 #pragma unroll
     for (unsigned pair = 0; pair < PAIRS; pair++) {
@@ -318,7 +317,7 @@ __device__ __forceinline__ void load_pairs(Matrix to, const __half *from, const 
     const unsigned lane = threadIdx.x % 32;
     const bool words = (window.n | window.pairs) % 2 == 0;
 #pragma unroll 4
-    for (unsigned row = threadIdx.x / 32; row < window.padded(); row += blockDim.x / 32) {
+    for (unsigned row = threadIdx.x / 32; row < padded(window); row += blockDim.x / 32) {
         const __half *line = from + window.pairs + row * window.n;
         unsigned both = 0;
         if (row < window.n && 2 * lane < window.n) {
@@ -329,7 +328,7 @@ __device__ __forceinline__ void load_pairs(Matrix to, const __half *from, const 
                 if (2 * lane + 1 < window.n) both |= static_cast<unsigned>(__half_as_ushort(__ldg(line + 2 * lane + 1))) << 16;
             }
         }
-        if (2 * lane < window.padded()) reinterpret_cast<unsigned *>(to.data + row * to.stride)[lane] = both;
+        if (2 * lane < padded(window)) reinterpret_cast<unsigned *>(to.data + row * to.stride)[lane] = both;
     }
 }
 
@@ -348,13 +347,6 @@ __device__ __forceinline__ void store_pairs(__half *to, Matrix from, const Windo
             if (2 * lane + 1 < window.n) line[2 * lane + 1] = __ushort_as_half(both >> 16);
         }
     }
-}
-
-// This block's sample.
-__device__ __forceinline__ Window window_of(const unsigned *pairs, const unsigned *offset, unsigned width, size_t run_stride) {
-    const unsigned sample = blockIdx.x;
-    offset = of_run(offset, run_stride);
-    return {offset[sample], offset[sample + 1] - offset[sample], width, of_run(pairs, run_stride)[sample]};
 }
 
 namespace generic {
@@ -414,7 +406,7 @@ __device__ __forceinline__ void window_attention(
         next_right.put(right, window);
         next_w.put(vector);
         __syncthreads();
-        const unsigned columns = window.columns(begin);
+        const unsigned columns = columns_from(window, begin);
         const bool more = begin + CHUNK < width;
         if (more) {
             begin += CHUNK;
@@ -502,7 +494,7 @@ __device__ __forceinline__ void window_attention(
         sum_of_rows(e, right, b, window, begin);
         if (attended && works) {
             Results results = {};
-            add_weighted(results, weights, right, window, window.columns(begin));
+            add_weighted(results, weights, right, window, columns_from(window, begin));
             store(attended, results, window, begin, [](float (&)[STRIP], const __half *, unsigned, unsigned) {});
         }
         if (begin == 0) break;
@@ -619,7 +611,7 @@ __device__ __forceinline__ void window_attention_backward(
     for (;;) {
         put();
         __syncthreads();
-        const unsigned columns = window.columns(begin);
+        const unsigned columns = columns_from(window, begin);
         const bool more = begin + CHUNK < width;
         if (more) {
             begin += CHUNK;
@@ -692,7 +684,7 @@ __device__ __forceinline__ void window_attention_backward(
     if (works) {
 #pragma unroll
         for (unsigned j = 0; j < KEYS; j++) {
-            if (8 * j >= window.padded()) break;
+            if (8 * j >= padded(window)) break;
             if (j % 2 != side()) continue;
 #pragma unroll
             for (unsigned half = 0; half < 2; half++) word(d_block, Key(j, 2 * half)) = weights[j][half];
@@ -711,7 +703,7 @@ __device__ __forceinline__ void window_attention_backward(
         sum_of_rows(d_w, right, d_y, window, begin);
         if (works) {
             Results results = {};
-            add_weighted(results, weights, right, window, window.columns(begin));
+            add_weighted(results, weights, right, window, columns_from(window, begin));
             store(d_projected, results, window, begin, [](float (&)[STRIP], const __half *, unsigned, unsigned) {});
         }
         __syncthreads();
@@ -720,7 +712,7 @@ __device__ __forceinline__ void window_attention_backward(
         __syncthreads();
         if (works) {
             Results results = {};
-            const unsigned together = neighbours_together(width), columns = window.columns(begin);
+            const unsigned together = neighbours_together(width), columns = columns_from(window, begin);
             if (d_attended) add_transposed(results, block, left, window, columns);
             add_transposed(results, d_block, right, window, columns);
             store(d_g, results, window, begin, [&](float (&strip)[STRIP], const __half *at, unsigned row, unsigned column) {

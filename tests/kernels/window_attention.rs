@@ -1,12 +1,10 @@
-//! kernels/window_attention.cu
+//! kernels/window_attention.cu and kernels/window_attention_f32.cu
 
 use coin::device::cuda::memory::Element;
 
 use crate::batches::{Capacity, Indices, Places, least, talk, unequal};
 use crate::support::Random;
 use crate::work::{Arg, Place, Real, Work, args, close, close_elements, held, untouched};
-
-const HALF: Element = Element::Half;
 
 /// What comes back from the next stack.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -143,7 +141,7 @@ fn forward<R: Real>(
     result
 }
 
-/// What the way back has to give, and how far rounding d_S to f16 may move it.
+/// What the way back has to give, and how far rounding d_S to f16, where it is, may move it.
 struct Backward<R> {
     d_projected: Vec<R>,
     d_g: Vec<R>,
@@ -153,6 +151,7 @@ struct Backward<R> {
 }
 
 fn backward<R: Real>(
+    element: Element,
     run: &Indices,
     inputs: &Inputs,
     from_next: FromNext,
@@ -198,9 +197,12 @@ fn backward<R: Real>(
             let dot = sum(p_row.iter().zip(&row).map(|(&p, &d)| p * d));
             d_s.extend(p_row.iter().zip(&row).map(|(&p, &d)| R::of(scale.into()) * p * (d - dot)));
         }
-        // Half a unit in f16's last place.
-        let slack: Vec<f64> =
-            d_s.iter().map(|x| (x.wide().abs() * 2f64.powi(-11)).max(2f64.powi(-25))).collect();
+        let rounding = |x: &R| match element {
+            // Half a unit in f16's last place.
+            Element::Half => (x.wide().abs() * 2f64.powi(-11)).max(2f64.powi(-25)),
+            _ => 0.0,
+        };
+        let slack: Vec<f64> = d_s.iter().map(rounding).collect();
         let magnitude = |x: &[R]| -> Vec<f64> { x.iter().map(|x| x.wide().abs()).collect() };
         let (d_s_t, block_t, slack_t) = (transposed(&d_s, n), transposed(&block, n), transposed(&slack, n));
         for i in 0..n {
@@ -235,9 +237,9 @@ fn backward<R: Real>(
     result
 }
 
-/// As [`close_elements`] in f16, with so much more for each element.
+/// As [`close_elements`], with so much more for each element.
 #[track_caller]
-fn close_with(what: &str, found: &[f32], exact: &[f64], plain: &[f32], slack: &[f64]) {
+fn close_with(element: Element, what: &str, found: &[f32], exact: &[f64], plain: &[f32], slack: &[f64]) {
     // Moved by the slack towards what is exact, it has to be as near as anything else.
     let moved = found.iter().zip(exact).zip(slack).map(|((&found, &exact), &slack)| {
         let off = f64::from(found) - exact;
@@ -248,13 +250,45 @@ fn close_with(what: &str, found: &[f32], exact: &[f64], plain: &[f32], slack: &[
         .zip(exact)
         .map(|((moved, &found), exact)| if exact.is_nan() { found } else { moved })
         .collect();
-    close_elements(HALF, what, &moved, exact, plain);
+    close_elements(element, what, &moved, exact, plain);
 }
 
-fn check(runs: &[Indices; 2], d: usize, magnitude: f32, from_next: FromNext) {
+/// A kernel and its module, threads of a block and the bytes of shared memory that it takes.
+struct Kernel {
+    kernel: (&'static str, &'static str),
+    block: (usize, usize),
+}
+
+/// In mixed precision, there and back.
+fn halves(d: usize, longest: usize) -> [Kernel; 2] {
+    let names = match d % 4 {
+        0 => ["window_attention_f16_8", "window_attention_backward_f16_8"],
+        2 => ["window_attention_f16_4", "window_attention_backward_f16_4"],
+        _ => ["window_attention_f16_2", "window_attention_backward_f16_2"],
+    };
+    let tiles = longest.div_ceil(16);
+    let m = 16 * tiles;
+    let shared =
+        [416 * m + 2 * m * (m + 8) + 4 * (104 + 5 * m), 416 * m + 4 * m * (m + 8) + 4 * (208 + 5 * m)];
+    [0, 1].map(|i| Kernel { kernel: ("window_attention", names[i]), block: (64 * tiles, shared[i]) })
+}
+
+/// In float32.
+fn words(d: usize, longest: usize) -> [Kernel; 2] {
+    let names = match longest {
+        ..=40 => ["window_attention_f32_40", "window_attention_backward_f32_40"],
+        _ => ["window_attention_f32_64", "window_attention_backward_f32_64"],
+    };
+    let m = longest.next_multiple_of(8);
+    let (l, w) = ((m + 4).max(52), (2 * d).next_multiple_of(4));
+    let shared = [4 * (m * (l + 52 + m + 4 + 7) + w), 4 * (m * (2 * l + m + 4 + 6) + w)];
+    [0, 1].map(|i| Kernel { kernel: ("window_attention_f32", names[i]), block: (256, shared[i]) })
+}
+
+fn check(element: Element, runs: &[Indices; 2], d: usize, magnitude: f32, from_next: FromNext) {
     let width = 2 * d;
     let scale = 1.0 / (d as f32).sqrt();
-    let mut random = Random(d as u64);
+    let mut random = Random(1000 + d as u64);
     let mut work = Work::default();
     let places = Places::new(&mut work, runs, None);
     let capacity = places.capacity;
@@ -262,22 +296,22 @@ fn check(runs: &[Indices; 2], d: usize, magnitude: f32, from_next: FromNext) {
         let (rows, samples) = (runs[run].rows(), runs[run].samples());
         Inputs {
             w: random.floats(samples * width, (1.0 / d as f32).sqrt()),
-            g: held(HALF, random.floats(rows * width, 1.0)),
-            projected: held(HALF, random.floats(rows * width, magnitude)),
+            g: held(element, random.floats(rows * width, 1.0)),
+            projected: held(element, random.floats(rows * width, magnitude)),
             d_e: random.floats(samples * width, 1.0),
             y: random.floats(rows, 1.0),
             a: random.floats(rows, 0.5),
             p: random.floats(rows, 0.5),
-            probabilities: held(HALF, random.floats(runs[run].pairs(), 0.2)),
-            from_next: held(HALF, random.floats(rows * width, 1.0)),
+            probabilities: held(element, random.floats(runs[run].pairs(), 0.2)),
+            from_next: held(element, random.floats(rows * width, 1.0)),
         }
     });
     let Capacity { rows, samples, pairs, longest, .. } = capacity;
     let both = |of: fn(&Inputs) -> &Vec<f32>| [&of(&inputs[0])[..], &of(&inputs[1])[..]];
-    let g = work.elements(HALF, rows * width, both(|inputs| &inputs.g));
-    let projected = work.elements(HALF, rows * width, both(|inputs| &inputs.projected));
-    let given = work.elements(HALF, pairs, both(|inputs| &inputs.probabilities));
-    let next = work.elements(HALF, rows * width, both(|inputs| &inputs.from_next));
+    let g = work.elements(element, rows * width, both(|inputs| &inputs.g));
+    let projected = work.elements(element, rows * width, both(|inputs| &inputs.projected));
+    let given = work.elements(element, pairs, both(|inputs| &inputs.probabilities));
+    let next = work.elements(element, rows * width, both(|inputs| &inputs.from_next));
     let w = work.buffer(samples * width, both(|inputs| &inputs.w));
     let d_e = work.buffer(samples * width, both(|inputs| &inputs.d_e));
     let saved = [
@@ -285,48 +319,38 @@ fn check(runs: &[Indices; 2], d: usize, magnitude: f32, from_next: FromNext) {
         work.buffer(rows, both(|inputs| &inputs.a)),
         work.buffer(rows, both(|inputs| &inputs.p)),
     ];
-    let probabilities = work.output_elements(HALF, pairs);
-    let attended = work.output_elements(HALF, rows * width);
+    let probabilities = work.output_elements(element, pairs);
+    let attended = work.output_elements(element, rows * width);
     let [e, d_w] = [0; 2].map(|_| work.output(samples * width));
     let [y, a, p] = [0; 3].map(|_| work.output(rows));
-    let [d_projected, d_g] = [0; 2].map(|_| work.output_elements(HALF, rows * width));
+    let [d_projected, d_g] = [0; 2].map(|_| work.output_elements(element, rows * width));
 
     let (starts, offset, header) = (places.pairs, places.offset, places.header);
-    let [forward_kernel, backward_kernel] = match d % 4 {
-        0 => ["window_attention_f16_8", "window_attention_backward_f16_8"],
-        2 => ["window_attention_f16_4", "window_attention_backward_f16_4"],
-        _ => ["window_attention_f16_2", "window_attention_backward_f16_2"],
+    let [there, back] = match element {
+        Element::Half => halves(d, longest),
+        _ => words(d, longest),
     };
-    let tiles = longest.div_ceil(16);
-    let m = 16 * tiles;
     let has_attended = from_next == FromNext::Attended;
     let only = |is: bool, place: Place| if is { Arg::At(place) } else { Arg::Null };
     let mut arguments = args![probabilities];
     arguments.push(only(has_attended, attended));
     arguments.extend(args![e, y, a, p, w, g, projected, starts, offset, header, scale, width]);
-    work.launch(
-        ("window_attention", forward_kernel),
-        [samples, 1],
-        (64 * tiles, 416 * m + 2 * m * (m + 8) + 4 * (104 + 5 * m)),
-        arguments,
-    );
+    work.launch(there.kernel, [samples, 1], there.block, arguments);
     let mut arguments = args![d_projected, d_g, d_w, d_e];
     arguments.push(only(has_attended, next));
     arguments.push(only(from_next == FromNext::States, next));
     arguments.extend(args![
         saved[0], saved[1], saved[2], w, g, projected, given, starts, offset, header, scale, width
     ]);
-    work.launch(
-        ("window_attention", backward_kernel),
-        [samples, 1],
-        (64 * tiles, 416 * m + 4 * m * (m + 8) + 4 * (208 + 5 * m)),
-        arguments,
-    );
+    work.launch(back.kernel, [samples, 1], back.block, arguments);
     let results = work.check();
     if d.is_multiple_of(4) && pairs > 1000 {
         results.coalesced();
+        if element == Element::Word {
+            results.shared_passes(1.0, 0.55);
+        }
     }
-    let found = [0, 1].map(|run| results.elements(run, probabilities, HALF));
+    let found = [0, 1].map(|run| results.elements(run, probabilities, element));
     // Both runs' values together: of the few of a short window the plain computation hits some by luck.
     let of_run = |run: usize| (&runs[run], &inputs[run], &found[run][..]);
     let exact = [0, 1]
@@ -344,26 +368,26 @@ fn check(runs: &[Indices; 2], d: usize, magnitude: f32, from_next: FromNext) {
             close_elements($element, stringify!($name), &joined($name, $element), &exact, &plain);
         };
     }
-    compare!(probabilities, HALF);
+    compare!(probabilities, element);
     compare!(y, Element::Word);
     compare!(a, Element::Word);
     compare!(p, Element::Word);
     compare!(e, Element::Word);
     if has_attended {
-        compare!(attended, HALF);
+        compare!(attended, element);
     }
     let exact = [0, 1]
         .map(of_run)
-        .map(|(run, inputs, _)| backward::<f64>(run, inputs, from_next, width, scale, capacity));
+        .map(|(run, inputs, _)| backward::<f64>(element, run, inputs, from_next, width, scale, capacity));
     let plain = [0, 1]
         .map(of_run)
-        .map(|(run, inputs, _)| backward::<f32>(run, inputs, from_next, width, scale, capacity));
+        .map(|(run, inputs, _)| backward::<f32>(element, run, inputs, from_next, width, scale, capacity));
     macro_rules! compare_back {
         ($name:ident, $slack:ident) => {
             let slack = exact.each_ref().map(|expected| &expected.$slack[..]).concat();
             let exact = exact.each_ref().map(|expected| &expected.$name[..]).concat();
             let plain = plain.each_ref().map(|expected| &expected.$name[..]).concat();
-            close_with(stringify!($name), &joined($name, HALF), &exact, &plain, &slack);
+            close_with(element, stringify!($name), &joined($name, element), &exact, &plain, &slack);
         };
     }
     compare_back!(d_projected, slack_projected);
@@ -376,44 +400,70 @@ fn check(runs: &[Indices; 2], d: usize, magnitude: f32, from_next: FromNext) {
 const WAYS: [FromNext; 3] = [FromNext::Attended, FromNext::Nothing, FromNext::States];
 
 /// Widths of one chunk of columns, of several, around a chunk's end, and of rows aligned to 4, 8 and 16 bytes.
-#[test]
-fn windows_of_every_width() {
+fn every_width(element: Element) {
     let runs = unequal(&mut Random(11), 40);
-    for (d, from_next) in
-        [1, 2, 33, 50, 51, 52, 53, 100, 104, 105, 150, 256].into_iter().zip(WAYS.into_iter().cycle())
+    for (d, from_next) in [1, 2, 25, 26, 27, 33, 50, 51, 52, 53, 100, 104, 105, 150, 256]
+        .into_iter()
+        .zip(WAYS.into_iter().cycle())
     {
-        check(&runs, d, 1.0, from_next);
+        check(element, &runs, d, 1.0, from_next);
     }
     for from_next in WAYS {
-        check(&runs, 100, 1.0, from_next);
-        check(&least(), 50, 1.0, from_next);
+        check(element, &runs, 100, 1.0, from_next);
+        check(element, &least(), 50, 1.0, from_next);
     }
     // Scores so far apart that all but one vanish.
-    check(&runs, 50, 100.0, FromNext::Attended);
+    check(element, &runs, 50, 100.0, FromNext::Attended);
 }
 
 /// Lengths around a fragment of keys and a tile's rows, up to the longest, with one chunk of columns and with several.
-#[test]
-fn windows_of_every_length() {
+fn every_length(element: Element) {
     let conversations = [talk(&mut Random(12), 65, 2)];
     let of = |targets: &[usize]| {
         let targets: Vec<(usize, usize)> = targets.iter().map(|&n| (0, n)).collect();
         Indices::new(&conversations, &targets, 64)
     };
-    check(&[of(&[64, 63, 57, 56, 55, 49, 48, 47]), of(&[41, 40, 39, 33, 32])], 50, 1.0, FromNext::Attended);
     check(
+        element,
+        &[of(&[64, 63, 57, 56, 55, 49, 48, 47]), of(&[41, 40, 39, 33, 32])],
+        50,
+        1.0,
+        FromNext::Attended,
+    );
+    check(
+        element,
         &[of(&[31, 25, 24, 23, 17, 16, 15, 9, 8, 7]), of(&[5, 4, 3, 2, 1, 0])],
         50,
         1.0,
         FromNext::Attended,
     );
-    for longest in [8, 16, 17, 32, 48] {
+    for longest in [8, 16, 17, 32, 40, 48] {
         let all: Vec<usize> = (0..=longest).collect();
-        check(&[of(&all), of(&all[..longest / 2 + 4])], 20, 1.0, WAYS[longest % 3]);
+        check(element, &[of(&all), of(&all[..longest / 2 + 4])], 20, 1.0, WAYS[longest % 3]);
     }
     for (d, from_next) in [100, 101, 102, 256].into_iter().zip(WAYS.into_iter().cycle()) {
-        check(&[of(&[63, 49, 16, 0]), of(&[64, 56, 57, 1])], d, 1.0, from_next);
-        check(&[of(&[31, 20, 16, 2]), of(&[32, 24, 17])], d, 1.0, from_next);
-        check(&[of(&[15, 7, 14, 2]), of(&[16, 8, 9])], d, 1.0, from_next);
+        check(element, &[of(&[63, 49, 16, 0]), of(&[64, 56, 57, 1])], d, 1.0, from_next);
+        check(element, &[of(&[31, 20, 16, 2]), of(&[32, 24, 17])], d, 1.0, from_next);
+        check(element, &[of(&[15, 7, 14, 2]), of(&[16, 8, 9])], d, 1.0, from_next);
     }
+}
+
+#[test]
+fn windows_of_every_width_in_mixed_precision() {
+    every_width(Element::Half);
+}
+
+#[test]
+fn windows_of_every_width_in_float32() {
+    every_width(Element::Word);
+}
+
+#[test]
+fn windows_of_every_length_in_mixed_precision() {
+    every_length(Element::Half);
+}
+
+#[test]
+fn windows_of_every_length_in_float32() {
+    every_length(Element::Word);
 }

@@ -143,6 +143,21 @@ impl Results {
             assert!(2 * found <= 3 * ideal, "{} touches {found} sectors for {ideal}", profile.kernel);
         }
     }
+
+    /// Demands that shared memory takes at most so many passes over the fewest possible, and over a warp's multiply-adds.
+    #[track_caller]
+    pub fn shared_passes(&self, over_ideal: f64, over_multiplications: f64) {
+        for profile in &self.1 {
+            let passes = profile.shared_wavefronts as f64;
+            let ideal = passes / profile.ideal_shared_wavefronts as f64;
+            let each = passes / (profile.flops as f64 / 64.0);
+            println!(
+                "{}: {ideal:.3} of the fewest passes, {each:.3} for each multiplication",
+                profile.kernel
+            );
+            assert!(ideal <= over_ideal && each <= over_multiplications, "{}", profile.kernel);
+        }
+    }
 }
 
 thread_local! {

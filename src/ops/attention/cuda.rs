@@ -1,5 +1,6 @@
-//! The card's attention: a kernel for all of a window (`kernels/window_attention.cu`) in mixed precision; in float32, and for longer
-//! windows than that has room for, products for each window (`kernels/product.cu`) and what is none (`kernels/attention.cu`).
+//! The card's attention: a kernel for all of a window (`kernels/window_attention.cu` in mixed precision, `window_attention_f32.cu` in
+//! float32); for longer windows than that has room for, products for each window (`kernels/product.cu`) and what is none
+//! (`kernels/attention.cu`).
 
 use super::{Attention, FromNext, Saved, Scratch};
 use crate::device::cuda::card::Shape;
@@ -12,40 +13,75 @@ use crate::ops::cuda::{Counts, WORD, Window, Worker, launch, of_element};
 use crate::ops::dropout::{Mask, Site};
 use crate::ops::part::Part;
 
-/// The longest window that `kernels/window_attention.cu` has room for, and rows of two warps.
+/// The longest window that a window's kernels have room for.
 const LONGEST: usize = 64;
-const TILE: usize = 16;
-/// Columns of a window that are in shared memory at once.
-const CHUNK: usize = 104;
 
-/// A window's kernel and its way back, with the bytes of shared memory that they take for windows of up to `longest`. Rows of 2d halves
-/// are read in pieces of 8, 4 or 2 as all of them are aligned to.
-pub(in crate::ops) fn window_kernels(d: usize, longest: usize) -> [(&'static str, usize); 2] {
-    let rows = tiles(longest) * TILE;
+/// A kernel for all of a window.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct WindowKernel {
+    pub name: &'static str,
+    /// Threads of a block.
+    block: usize,
+    /// Bytes of a block.
+    pub shared: usize,
+}
+
+/// `kernels/window_attention.cu` there and back, for windows of up to `longest`. Two warps have 16 rows. Rows of 2d halves are read in
+/// pieces of 8, 4 or 2 as all of them are aligned to.
+fn mixed_kernels(d: usize, longest: usize) -> [WindowKernel; 2] {
+    /// Columns of a window that are in shared memory at once.
+    const CHUNK: usize = 104;
+    let tiles = longest.max(1).div_ceil(16);
+    let rows = 16 * tiles;
     let (chunks, pairs) =
         (2 * Element::Half.bytes() * rows * CHUNK, Element::Half.bytes() * rows * (rows + 8));
-    let forward = chunks + pairs + WORD * (CHUNK + 5 * rows);
-    let backward = chunks + 2 * pairs + WORD * (2 * CHUNK + 5 * rows);
-    let [name, name_backward] = match d % 4 {
+    let shared =
+        [chunks + pairs + WORD * (CHUNK + 5 * rows), chunks + 2 * pairs + WORD * (2 * CHUNK + 5 * rows)];
+    let names = match d % 4 {
         0 => ["window_attention_f16_8", "window_attention_backward_f16_8"],
         2 => ["window_attention_f16_4", "window_attention_backward_f16_4"],
         _ => ["window_attention_f16_2", "window_attention_backward_f16_2"],
     };
-    [(name, forward), (name_backward, backward)]
+    [0, 1].map(|back| WindowKernel { name: names[back], block: 64 * tiles, shared: shared[back] })
 }
 
-/// Tiles of rows that windows of up to `longest` have.
-fn tiles(longest: usize) -> usize {
-    longest.max(1).div_ceil(TILE)
+/// T of `kernels/window_attention_f32.cu`: windows of up to `longest` have so many times eight rows.
+fn eights(longest: usize) -> usize {
+    longest.max(1).div_ceil(8)
+}
+
+/// `kernels/window_attention_f32.cu` there and back, for windows of up to `longest` of the `history_length` that there may be.
+fn exact_kernels(d: usize, history_length: usize, longest: usize) -> [WindowKernel; 2] {
+    const CHUNK: usize = 52;
+    let rows = 8 * eights(longest);
+    let (chunk, pairs, width) = (CHUNK.max(rows + 4), rows + 4, (2 * d).next_multiple_of(4));
+    let shared = [
+        WORD * (rows * (chunk + CHUNK + pairs + 7) + width),
+        WORD * (rows * (2 * chunk + pairs + 6) + width),
+    ];
+    let names = if history_length <= 40 {
+        ["window_attention_f32_40", "window_attention_backward_f32_40"]
+    } else {
+        ["window_attention_f32_64", "window_attention_backward_f32_64"]
+    };
+    [0, 1].map(|back| WindowKernel { name: names[back], block: 256, shared: shared[back] })
 }
 
 /// The least that a window's kernel does: operands and results once, `rows` of them rows and `states` of them samples', so many products
 /// for each window, and the readout's `sums` with every row and pair, few and counted to them.
-fn work(n: &Counts, width: usize, (rows, states): (usize, usize), products: f64, sums: f64) -> Work {
-    let by_row = (rows * n.rows * width + n.pairs) * Element::Half.bytes();
+fn work(
+    n: &Counts,
+    element: Element,
+    width: usize,
+    (rows, states): (usize, usize),
+    products: f64,
+    sums: f64,
+) -> Work {
+    let by_row = (rows * n.rows * width + n.pairs) * element.bytes();
     let by_sample = (states * n.samples * width + 3 * n.rows) * WORD;
     let flops = products * (n.pairs * width) as f64 + sums * (n.rows * width + n.pairs) as f64;
-    Work::moving(by_row + by_sample).flops(2.0 * flops, Unit::Tensor)
+    let unit = if element == Element::Half { Unit::Tensor } else { Unit::Fma };
+    Work::moving(by_row + by_sample).flops(2.0 * flops, unit)
 }
 
 impl Worker {
@@ -57,15 +93,23 @@ impl Worker {
     /// Whether a window's attention is one kernel. What windows there may be decides, not those that there are: runs' results do not
     /// depend on each other's.
     pub(in crate::ops) fn has_window_kernel(&self) -> bool {
-        self.mixed() && self.places.history_length <= LONGEST
+        self.places.history_length <= LONGEST
     }
 
-    /// A window's kernel, or its way back, and its launch: a block for each window.
+    /// A window's kernel there and back, for windows of up to `longest`.
+    pub(in crate::ops) fn window_kernels(&self, longest: usize) -> [WindowKernel; 2] {
+        if self.mixed() {
+            mixed_kernels(self.d, longest)
+        } else {
+            exact_kernels(self.d, self.places.history_length, longest)
+        }
+    }
+
+    /// One of them and its launch: a block for each window.
     fn window_kernel(&self, layout: &Indices, backward: bool) -> (&'static str, Shape) {
-        let longest = layout.capacity.longest;
-        let (kernel, shared) = window_kernels(self.d, longest)[usize::from(backward)];
+        let kernel = self.window_kernels(layout.capacity.longest)[usize::from(backward)];
         let grid = [layout.capacity.samples as u32, 1, self.places.runs];
-        (kernel, Shape { grid, block: 64 * tiles(longest) as u32, shared: shared as u32 })
+        (kernel.name, Shape { grid, block: kernel.block as u32, shared: kernel.shared as u32 })
     }
 
     /// A warp for each row, in blocks of 256 threads.
@@ -84,9 +128,10 @@ impl Worker {
         let ((kernel, shape), scale) = (self.window_kernel(layout, false), self.attention_scale());
         let (width, run_stride) = (2 * self.d, self.places.run_stride);
         let more = usize::from(attended.is_some());
-        let work = move |n: &Counts| work(n, width, (2 + more, 2), (1 + more) as f64, 2.0);
+        let element = g.element;
+        let work = move |n: &Counts| work(n, element, width, (2 + more, 2), (1 + more) as f64, 2.0);
         let Saved { projected, probabilities, readout } = saved;
-        // SAFETY: rows and states are 2d wide, probabilities n x n for each window, and rows and pairs f16.
+        // SAFETY: rows and states are 2d wide, probabilities n x n for each window, and rows and pairs of the kernel's element.
         unsafe {
             launch!(
                 self,
@@ -131,7 +176,8 @@ impl Worker {
         };
         let rows = 4 + usize::from(d_attended + d_states != 0);
         let products = if d_attended == 0 { 2.0 } else { 4.0 };
-        let work = move |n: &Counts| work(n, width, (rows, 3), products, 4.0);
+        let element = g.element;
+        let work = move |n: &Counts| work(n, element, width, (rows, 3), products, 4.0);
         let Saved { projected, probabilities, readout } = saved;
         // SAFETY: as in `window_attention`.
         unsafe {

@@ -112,6 +112,15 @@ pub const KERNELS: &[(&str, &[&str])] = &[
             "window_attention_backward_f16_2",
         ],
     ),
+    (
+        "window_attention_f32",
+        &[
+            "window_attention_f32_40",
+            "window_attention_f32_64",
+            "window_attention_backward_f32_40",
+            "window_attention_backward_f32_64",
+        ],
+    ),
 ];
 
 /// Bytes of a parameter, a sum, an index, or a sample's value.
@@ -357,7 +366,7 @@ impl Worker {
         self.prepare_gru()?;
         let (readout, backward) = super::readout::cuda::shared_memory(self.d, longest);
         let kernels = if self.has_window_kernel() {
-            super::attention::cuda::window_kernels(self.d, longest)
+            self.window_kernels(longest).map(|kernel| (kernel.name, kernel.shared))
         } else if self.mixed() {
             [("readout_f16", readout), ("readout_backward_f16", backward)]
         } else {
