@@ -347,7 +347,7 @@ fn check(element: Element, runs: &[Indices; 2], d: usize, magnitude: f32, from_n
     if d.is_multiple_of(4) && pairs > 1000 {
         results.coalesced();
         if element == Element::Word {
-            results.shared_passes(1.0, 0.55);
+            results.shared_passes(1.0, if d < 50 { 1.0 } else { 0.55 });
         }
     }
     let found = [0, 1].map(|run| results.elements(run, probabilities, element));
