@@ -18,8 +18,8 @@
 //      warp has half of the keys and every fourth quad of columns; what the four found is added up in shared memory.
 //   2. Softmax and readout: four lanes have a row of pairs. The gradients of P and scores stay in shared memory, as they are and
 //      transposed, as what comes next reads them.
-//   3. Products over pairs: a warp has 16 columns of the results, and reads the rows of G, d_attended and projected from L1 and L2, where
-//      its share of a vector's sum over the rows brought them before. Nothing is between warps any more.
+//   3. Products over pairs: a warp has 16 columns of the results, and reads the rows of G, d_attended and projected itself: of G from L1,
+//      where its sum of rows for e or d_w brought them just before. Nothing is between warps any more.
 // Lanes are laid out in pairs that want the same quad of either operand: product.cuh says why. Rows in shared memory are an odd number of
 // quads apart, so that eight of them are in banks of their own.
 //
@@ -28,8 +28,8 @@
 // bytes:
 //     window_attention_f32_*             4 * (M * (L + 52 + M + 4 + 7) + W)
 //     window_attention_backward_f32_*    4 * (M * (2 * L + M + 4 + 6) + W)
-// Up to N = 40 that is two blocks a multiprocessor of an RTX 2080 Ti, 16 warps, beyond one. Registers on sm_75: 126 and 246, backward 128
-// and 240, no spills.
+// A multiprocessor of an RTX 2080 Ti has two blocks of _40, 16 warps, and one of _64. Registers on sm_75: 127 and 242, backward 128
+// and 234, no spills.
 // Floor: memory. Bytes, with P values in all blocks together: 4 (3 R 2d + P) + S 16d + 12 R (attended is one of the three), backward
 // 4 (5 R 2d + P) + S 24d + 12 R (d_attended is one of the five). FLOPs: 2 P 2d for each of two products and four; the readout's
 // 4 (2 R d + P), backward 8 (2 R d + P), are few beside. G and d_attended are read again, from L2 as far as it holds them.
@@ -92,7 +92,7 @@ __device__ __forceinline__ void put_quad(float *row, unsigned quad, const Quad &
 }
 
 // A thread's share of a chunk on its way from memory: fetched while something else is computed, and put into shared memory when that is
-// done. 16 threads have a row. What is no row of the window, and lies beyond its columns, is zero.
+// done. 16 threads have a row. What is no row of the window, or lies beyond its columns, is zero.
 template <unsigned T> struct Fetched {
     __device__ __forceinline__ void fetch(const float *from, const Window &window, unsigned begin) {
         const unsigned at = begin + quad();
@@ -344,8 +344,8 @@ template <unsigned T> __device__ __forceinline__ void window_attention(const Win
     const Pairs<T> block = {right + M * CHUNK};               // [M, M + 4]: P
     float *w_here = block.data + M * (M + 4);              // [2d]
     float *y_here = w_here + 4 * quads_of(window.width);     // [M]
-    float *b = y_here + M;                                   // [M]: P y
-    float *a_here = b + M;                                   // [M], and p then
+    float *b = y_here + M;                                   // [M]: P y, and p then
+    float *a_here = b + M;                                   // [M]
     float *parts = a_here + M;                               // [4, M]
     const unsigned lane = threadIdx.x % 32, quads = quads_of(window.width);
     const bool has_row = threadIdx.x / 32 < T;
@@ -604,6 +604,7 @@ __device__ __forceinline__ void clear_sample(float *to, const Window &window) {
         const Header *__restrict__ header, float scale, unsigned width, size_t run_stride) {                             \
         if (blockIdx.x >= of_run(header, run_stride)->samples) return;                                                                  \
         const Window window = window_of(pairs, offset, width, run_stride);                                                              \
+        __builtin_assume(window.width % 2 == 0); /* 2d: what quad.cuh has for odd widths would be a quarter of the code */              \
         if (window.n == 0) return clear_sample(e, window);                                                                              \
         const Forward f = {probabilities, attended, e, y, a, p, w, g, projected, scale};                                          \
         with_tiles<longest / 8>((window.n + 7) / 8, [&](auto tiles) { window_attention<decltype(tiles)::value>(window, f); });          \
@@ -621,6 +622,7 @@ FOR_LONGEST(WINDOW_ATTENTION)
         size_t run_stride) {                                                                                                            \
         if (blockIdx.x >= of_run(header, run_stride)->samples) return;                                                                  \
         const Window window = window_of(pairs, offset, width, run_stride);                                                              \
+        __builtin_assume(window.width % 2 == 0); /* 2d: what quad.cuh has for odd widths would be a quarter of the code */              \
         if (window.n == 0) return clear_sample(d_w, window);                                                                            \
         const Backward f = {d_projected, d_g, d_w, d_e, d_attended, d_states, y, a, p, w, g, projected, probabilities, scale};    \
         with_tiles<longest / 8>((window.n + 7) / 8, [&](auto tiles) { window_attention_backward<decltype(tiles)::value>(window, f); }); \

@@ -274,8 +274,8 @@ fn halves(d: usize, longest: usize) -> [Kernel; 2] {
 }
 
 /// In float32.
-fn words(d: usize, longest: usize) -> [Kernel; 2] {
-    let names = match longest {
+fn words(d: usize, history_length: usize, longest: usize) -> [Kernel; 2] {
+    let names = match history_length {
         ..=40 => ["window_attention_f32_40", "window_attention_backward_f32_40"],
         _ => ["window_attention_f32_64", "window_attention_backward_f32_64"],
     };
@@ -286,6 +286,18 @@ fn words(d: usize, longest: usize) -> [Kernel; 2] {
 }
 
 fn check(element: Element, runs: &[Indices; 2], d: usize, magnitude: f32, from_next: FromNext) {
+    check_among(element, 0, runs, d, magnitude, from_next);
+}
+
+/// The same where windows may be as long as `history_length`, though none is.
+fn check_among(
+    element: Element,
+    history_length: usize,
+    runs: &[Indices; 2],
+    d: usize,
+    magnitude: f32,
+    from_next: FromNext,
+) {
     let width = 2 * d;
     let scale = 1.0 / (d as f32).sqrt();
     let mut random = Random(1000 + d as u64);
@@ -328,7 +340,7 @@ fn check(element: Element, runs: &[Indices; 2], d: usize, magnitude: f32, from_n
     let (starts, offset, header) = (places.pairs, places.offset, places.header);
     let [there, back] = match element {
         Element::Half => halves(d, longest),
-        _ => words(d, longest),
+        _ => words(d, longest.max(history_length), longest),
     };
     let has_attended = from_next == FromNext::Attended;
     let only = |is: bool, place: Place| if is { Arg::At(place) } else { Arg::Null };
@@ -461,6 +473,19 @@ fn windows_of_every_width_in_float32() {
 #[test]
 fn windows_of_every_length_in_mixed_precision() {
     every_length(Element::Half);
+}
+
+/// Their shared memory has room for no more than there are.
+#[test]
+fn short_windows_where_long_ones_may_be() {
+    let conversations = [talk(&mut Random(13), 24, 2)];
+    let of = |targets: &[usize]| {
+        let targets: Vec<(usize, usize)> = targets.iter().map(|&n| (0, n)).collect();
+        Indices::new(&conversations, &targets, 64)
+    };
+    for (longest, from_next) in [1, 8, 17, 20].into_iter().zip(WAYS.into_iter().cycle()) {
+        check_among(Element::Word, 64, &[of(&[longest, longest / 2]), of(&[longest, 0])], 50, 1.0, from_next);
+    }
 }
 
 #[test]
