@@ -84,6 +84,21 @@ template <class Element> __device__ __forceinline__ void store_quad(Element *row
     }
 }
 
+// A quad of a row in shared memory.
+__device__ __forceinline__ Quad quad_at(const float *row, unsigned quad) {
+    const float4 v = reinterpret_cast<const float4 *>(row)[quad];
+    return {v.x, v.y, v.z, v.w};
+}
+
+__device__ __forceinline__ void put_quad(float *row, unsigned quad, const Quad &q) {
+    reinterpret_cast<float4 *>(row)[quad] = make_float4(q.x[0], q.x[1], q.x[2], q.x[3]);
+}
+
+// A vector into shared memory by a block of so many threads, in whole quads.
+template <unsigned BLOCK> __device__ __forceinline__ void load_vector(float *to, const float *from, unsigned width) {
+    for (unsigned quad = threadIdx.x; quad < quads_of(width); quad += BLOCK) put_quad(to, quad, load_quad(from, quad, width));
+}
+
 __device__ __forceinline__ void add_quad(Quad &to, const Quad &from) {
 #pragma unroll
     for (int i = 0; i < 4; i++) to.x[i] += from.x[i];

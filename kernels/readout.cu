@@ -23,10 +23,10 @@
 // + 12 R; and, not counted, what of G and P has left the caches between its two readings. FLOPs: readout 4 (2 R d + P), backward
 // 8 (2 R d + P), an element of an outer product counting as two multiply-adds.
 
-#include "batch.cuh"
 #include "quad.cuh"
 #include "softmax.cuh"
 #include "warp.cuh"
+#include "window.cuh"
 
 constexpr unsigned WARPS = 8;
 constexpr unsigned BLOCK = 32 * WARPS;
@@ -38,11 +38,6 @@ extern __shared__ float4 shared_memory[];
 // A row of the arrays, padded to whole quads.
 __device__ __forceinline__ unsigned padded(unsigned width) {
     return 4 * quads_of(width);
-}
-
-// A row of S, into shared memory; zeros behind it.
-__device__ __forceinline__ void load_vector(float *to, const float *from, unsigned width) {
-    for (unsigned column = threadIdx.x; column < padded(width); column += BLOCK) to[column] = column < width ? from[column] : 0.0f;
 }
 
 // to[i] = row i of g . x
@@ -151,42 +146,31 @@ __device__ __forceinline__ void readout(
     unsigned width,                             // 2d
     unsigned longest,                           // N
     size_t run_stride) {
-    const unsigned sample = blockIdx.x, thread = threadIdx.x;
-    if (sample >= of_run(header, run_stride)->samples) return;
-    offset = of_run(offset, run_stride);
-    const unsigned first = offset[sample], n = offset[sample + 1] - first;
-    e = of_run(e, run_stride) + static_cast<size_t>(sample) * width;
-    if (n == 0) {
-        for (unsigned column = thread; column < width; column += BLOCK) e[column] = 0.0f;
-        return;
-    }
+    if (blockIdx.x >= of_run(header, run_stride)->samples) return;
+    const Window window = window_of(pairs, offset, width, run_stride);
+    if (window.n == 0) return clear_sample(e, window);
+    const unsigned n = window.n, thread = threadIdx.x;
+    e = window.sample(e);
     float *vector = reinterpret_cast<float *>(shared_memory);      // [W]
     float *partial = vector + padded(width);                       // [8, max(N, W)]
     float *y_here = partial + WARPS * max(longest, padded(width)); // [N]
     float *scores = y_here + longest;                              // [N]: P y, then P^T a
     float *a_here = scores + longest;                              // [N]
-    g = of_run(g, run_stride) + static_cast<size_t>(first) * width;
-    const Element *block = of_run(probabilities, run_stride) + of_run(pairs, run_stride)[sample];
-    y = of_run(y, run_stride) + first;
-    a = of_run(a, run_stride) + first;
-    p = of_run(p, run_stride) + first;
+    g = window.rows(g);
+    const Element *block = window.block(probabilities);
+    y = window.values(y);
+    a = window.values(a);
+    p = window.values(p);
 
-    load_vector(vector, of_run(w, run_stride) + static_cast<size_t>(sample) * width, width);
+    load_vector<BLOCK>(vector, window.sample(w), width);
     __syncthreads();
     dots_of_rows(y_here, g, vector, n, width);
     __syncthreads();
     dots_of_pairs(scores, block, y_here, n);
     __syncthreads();
-    // Every warp finds the largest and the sum by itself, which costs less than telling.
-    const unsigned lane = thread % 32;
-    float largest = -INFINITY, sum = 0.0f;
-    for (unsigned j = lane; j < n; j += 32) largest = fmaxf(largest, scores[j]);
-    largest = warp_maximum(largest);
-    const auto weight = [&](unsigned j) { return held_exp(scores[j] - largest); };
-    for (unsigned j = lane; j < n; j += 32) sum += weight(j);
-    const float inverse = 1.0f / warp_sum(sum);
+    const Softmax softmax(scores, n);
     for (unsigned j = thread; j < n; j += BLOCK) {
-        a_here[j] = weight(j) * inverse;
+        a_here[j] = softmax[j];
         a[j] = a_here[j];
         y[j] = y_here[j];
     }
@@ -235,15 +219,11 @@ __device__ __forceinline__ void readout_backward(
     unsigned width,                             // 2d
     unsigned longest,                           // N
     size_t run_stride) {
-    const unsigned sample = blockIdx.x, thread = threadIdx.x;
-    if (sample >= of_run(header, run_stride)->samples) return;
-    offset = of_run(offset, run_stride);
-    const unsigned first = offset[sample], n = offset[sample + 1] - first;
-    d_w = of_run(d_w, run_stride) + static_cast<size_t>(sample) * width;
-    if (n == 0) {
-        for (unsigned column = thread; column < width; column += BLOCK) d_w[column] = 0.0f;
-        return;
-    }
+    if (blockIdx.x >= of_run(header, run_stride)->samples) return;
+    const Window window = window_of(pairs, offset, width, run_stride);
+    if (window.n == 0) return clear_sample(d_w, window);
+    const unsigned n = window.n, thread = threadIdx.x;
+    d_w = window.sample(d_w);
     float *d_e_here = reinterpret_cast<float *>(shared_memory);    // [W]
     float *w_here = d_e_here + padded(width);                      // [W]
     float *partial = w_here + padded(width);                       // [8, max(N, W)]
@@ -253,17 +233,16 @@ __device__ __forceinline__ void readout_backward(
     float *d_p = p_here + longest;                                 // [N]
     float *d_b = d_p + longest;                                    // [N]
     float *d_y = d_b + longest;                                    // [N]: P d_p, then P^T d_b
-    g = of_run(g, run_stride) + static_cast<size_t>(first) * width;
-    d_g = of_run(d_g, run_stride) + static_cast<size_t>(first) * width;
-    const unsigned start = of_run(pairs, run_stride)[sample];
-    const Element *block = of_run(probabilities, run_stride) + start;
-    Element *d_block = of_run(d_probabilities, run_stride) + start;
-    y = of_run(y, run_stride) + first;
-    a = of_run(a, run_stride) + first;
-    p = of_run(p, run_stride) + first;
+    g = window.rows(g);
+    d_g = window.rows(d_g);
+    const Element *block = window.block(probabilities);
+    Element *d_block = window.block(d_probabilities);
+    y = window.values(y);
+    a = window.values(a);
+    p = window.values(p);
 
-    load_vector(d_e_here, of_run(d_e, run_stride) + static_cast<size_t>(sample) * width, width);
-    load_vector(w_here, of_run(w, run_stride) + static_cast<size_t>(sample) * width, width);
+    load_vector<BLOCK>(d_e_here, window.sample(d_e), width);
+    load_vector<BLOCK>(w_here, window.sample(w), width);
     for (unsigned j = thread; j < n; j += BLOCK) {
         y_here[j] = y[j];
         a_here[j] = a[j];

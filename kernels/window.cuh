@@ -27,3 +27,8 @@ __device__ __forceinline__ Window window_of(const unsigned *pairs, const unsigne
     offset = of_run(offset, run_stride);
     return {offset[sample], offset[sample + 1] - offset[sample], width, of_run(pairs, run_stride)[sample], run_stride};
 }
+
+// What an empty window adds up to: its row of [S, 2d].
+__device__ __forceinline__ void clear_sample(float *to, const Window &window) {
+    for (unsigned column = threadIdx.x; column < window.width; column += blockDim.x) window.sample(to)[column] = 0.0f;
+}

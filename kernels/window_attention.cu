@@ -25,7 +25,7 @@
 //     window_attention_f16_*             2 * 208 M + 2 M (M + 8) + 4 * (104 + 5 M)
 //     window_attention_backward_f16_*    2 * 208 M + 4 M (M + 8) + 4 * (208 + 5 M)
 // At N = 40 that is two blocks a multiprocessor of an RTX 2080 Ti, 12 warps; of the way back with an odd d one. Registers on sm_75, where
-// 2d is a multiple of 8, 4 and 2: 127, 132 and 154, backward 163, 161 and 212, no spills.
+// 2d is a multiple of 8, 4 and 2: 127, 132 and 148, backward 149, 157 and 213, no spills.
 // Floor: memory. Bytes, with P values in all blocks together: 2 (3 R 2d + P) + S 16d + 12 R (attended is one of the three), backward
 // 2 (5 R 2d + P) + S 24d + 12 R (d_attended is one of the five). FLOPs: 2 P 2d on tensor cores for each of two products and four; the
 // readout's 4 (2 R d + P), backward 8 (2 R d + P), are few beside. G and d_attended are read again from L2 but for their last columns.
@@ -262,7 +262,7 @@ __device__ __forceinline__ void add_transposed(Results &results, Matrix pairs, M
 template <class Finish>
 __device__ __forceinline__ void store(__half *to, const Results &results, const Window &window, unsigned begin, Finish finish) {
     const unsigned lane = threadIdx.x % 32, columns = columns_from(window, begin), together = neighbours_together(window.width);
-    to += static_cast<size_t>(window.first) * window.width + begin;
+    to += begin;
 #pragma unroll
     for (unsigned pair = 0; pair < PAIRS; pair++) {
         if (pair_column(pair) >= columns) break;
@@ -277,17 +277,6 @@ __device__ __forceinline__ void store(__half *to, const Results &results, const 
             write_strip(at, strip, columns - column, together);
         }
     }
-}
-
-// The sum, or the maximum, of what the four lanes of a row have.
-__device__ __forceinline__ float row_sum(float x) {
-    x += __shfl_xor_sync(ALL_LANES, x, 1);
-    return x + __shfl_xor_sync(ALL_LANES, x, 2);
-}
-
-__device__ __forceinline__ float row_maximum(float x) {
-    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
-    return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
 
 // A place in a row tile's scores.
@@ -318,7 +307,7 @@ __device__ __forceinline__ void load_pairs(Matrix to, const __half *from, const 
     const bool words = (window.n | window.pairs) % 2 == 0;
 #pragma unroll 4
     for (unsigned row = threadIdx.x / 32; row < padded(window); row += blockDim.x / 32) {
-        const __half *line = from + window.pairs + row * window.n;
+        const __half *line = from + row * window.n;
         unsigned both = 0;
         if (row < window.n && 2 * lane < window.n) {
             if (words) {
@@ -338,7 +327,7 @@ __device__ __forceinline__ void store_pairs(__half *to, Matrix from, const Windo
 #pragma unroll 4
     for (unsigned row = threadIdx.x / 32; row < window.n; row += blockDim.x / 32) {
         if (2 * lane >= window.n) continue;
-        __half *line = to + window.pairs + row * window.n;
+        __half *line = to + row * window.n;
         const unsigned both = reinterpret_cast<const unsigned *>(from.data + row * from.stride)[lane];
         if (words) {
             reinterpret_cast<unsigned *>(line)[lane] = both;
@@ -370,11 +359,8 @@ __device__ __forceinline__ void window_attention(
     size_t run_stride) {
     if (blockIdx.x >= of_run(header, run_stride)->samples) return;
     const Window window = window_of(pairs, offset, width, run_stride);
-    e = of_run(e, run_stride) + static_cast<size_t>(blockIdx.x) * width;
-    if (window.n == 0) {
-        for (unsigned column = threadIdx.x; column < width; column += blockDim.x) e[column] = 0.0f;
-        return;
-    }
+    if (window.n == 0) return clear_sample(e, window);
+    e = window.sample(e);
     const unsigned rows = blockDim.x / 4, lane = threadIdx.x % 32;
     const Matrix left = {reinterpret_cast<__half *>(shared_memory), CHUNK};      // [M, 104]: projected
     const Matrix right = {left.data + rows * CHUNK, CHUNK};                      // [M, 104]: G
@@ -384,9 +370,9 @@ __device__ __forceinline__ void window_attention(
     float *b = y_here + rows;                                                    // [M]: P y, then p
     float *a_here = b + rows;                                                    // [M]
     float *parts = a_here + rows;                                                // [2, M]
-    w = of_run(w, run_stride) + static_cast<size_t>(blockIdx.x) * width;
-    g = of_run(g, run_stride) + static_cast<size_t>(window.first) * width;
-    projected = of_run(projected, run_stride) + static_cast<size_t>(window.first) * width;
+    w = window.sample(w);
+    g = window.rows(g);
+    projected = window.rows(projected);
     const bool works = tile_row() < window.n;
 
     unsigned begin = 0;
@@ -419,7 +405,7 @@ __device__ __forceinline__ void window_attention(
         if (!more) break;
         __syncthreads();
     }
-    dot = row_sum(dot);
+    dot = sum_of_four<1>(dot);
     if (lane % 4 == 0) y_here[dot_row()] = dot;
 
     // The softmax of the warp's rows.
@@ -432,7 +418,7 @@ __device__ __forceinline__ void window_attention(
         }
     });
 #pragma unroll
-    for (unsigned half = 0; half < 2; half++) largest[half] = row_maximum(largest[half]);
+    for (unsigned half = 0; half < 2; half++) largest[half] = maximum_of_four<1>(largest[half]);
     for_keys(window, [&](unsigned j) {
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) {
@@ -441,7 +427,7 @@ __device__ __forceinline__ void window_attention(
         }
     });
 #pragma unroll
-    for (unsigned half = 0; half < 2; half++) sum[half] = 1.0f / row_sum(sum[half]);
+    for (unsigned half = 0; half < 2; half++) sum[half] = 1.0f / sum_of_four<1>(sum[half]);
     for_keys(window, [&](unsigned j) {
 #pragma unroll
         for (unsigned half = 0; half < 2; half++) {
@@ -453,7 +439,7 @@ __device__ __forceinline__ void window_attention(
     __syncthreads();
 
     // The readout. P is what it is in memory.
-    store_pairs(of_run(probabilities, run_stride), block, window);
+    store_pairs(window.block(probabilities), block, window);
     float of_rows[2] = {};
     for_keys(window, [&](unsigned j) {
 #pragma unroll
@@ -464,31 +450,25 @@ __device__ __forceinline__ void window_attention(
     });
 #pragma unroll
     for (unsigned half = 0; half < 2; half++) {
-        of_rows[half] = row_sum(of_rows[half]);
+        of_rows[half] = sum_of_four<1>(of_rows[half]);
         if (lane % 4 == 0 && half == side()) b[Key(0, 2 * half).row] = of_rows[half];
     }
     __syncthreads();
-    // Every warp finds the largest and the sum by itself, which costs less than telling.
-    float most = -INFINITY, all = 0.0f;
-    for (unsigned j = lane; j < window.n; j += 32) most = fmaxf(most, b[j]);
-    most = warp_maximum(most);
-    for (unsigned j = lane; j < window.n; j += 32) all += held_exp(b[j] - most);
-    const float inverse = 1.0f / warp_sum(all);
-    if (threadIdx.x < window.n) a_here[threadIdx.x] = held_exp(b[threadIdx.x] - most) * inverse;
+    const Softmax softmax(b, window.n);
+    if (threadIdx.x < window.n) a_here[threadIdx.x] = softmax[threadIdx.x];
     __syncthreads();
     sum_of_columns(parts, block, a_here, window);
     __syncthreads();
     if (threadIdx.x < window.n) {
-        const unsigned at = window.first + threadIdx.x;
         b[threadIdx.x] = parts[threadIdx.x] + parts[rows + threadIdx.x];
-        of_run(y, run_stride)[at] = y_here[threadIdx.x];
-        of_run(a, run_stride)[at] = a_here[threadIdx.x];
-        of_run(p, run_stride)[at] = b[threadIdx.x];
+        window.values(y)[threadIdx.x] = y_here[threadIdx.x];
+        window.values(a)[threadIdx.x] = a_here[threadIdx.x];
+        window.values(p)[threadIdx.x] = b[threadIdx.x];
     }
     __syncthreads();
 
     // Back through the columns, of which the last are here.
-    if (attended) attended = of_run(attended, run_stride);
+    if (attended) attended = window.rows(attended);
     for (;;) {
         if (begin > 0) next_right.fetch(g, window, begin - CHUNK);
         sum_of_rows(e, right, b, window, begin);
@@ -551,11 +531,8 @@ __device__ __forceinline__ void window_attention_backward(
     size_t run_stride) {
     if (blockIdx.x >= of_run(header, run_stride)->samples) return;
     const Window window = window_of(pairs, offset, width, run_stride);
-    d_w = of_run(d_w, run_stride) + static_cast<size_t>(blockIdx.x) * width;
-    if (window.n == 0) {
-        for (unsigned column = threadIdx.x; column < width; column += blockDim.x) d_w[column] = 0.0f;
-        return;
-    }
+    if (window.n == 0) return clear_sample(d_w, window);
+    d_w = window.sample(d_w);
     const unsigned rows = blockDim.x / 4, lane = threadIdx.x % 32;
     const Matrix left = {reinterpret_cast<__half *>(shared_memory), CHUNK};      // [M, 104]: d_attended
     const Matrix right = {left.data + rows * CHUNK, CHUNK};                      // [M, 104]: G, then projected
@@ -569,14 +546,14 @@ __device__ __forceinline__ void window_attention_backward(
     float *t = d_p + rows;                                                       // [M]: P d_p, then p
     float *d_b = t + rows;                                                       // [M]
     float *parts = y_here;                                                       // [2, M], when y and a are done with
-    d_e = of_run(d_e, run_stride) + static_cast<size_t>(blockIdx.x) * width;
-    w = of_run(w, run_stride) + static_cast<size_t>(blockIdx.x) * width;
-    g = of_run(g, run_stride) + static_cast<size_t>(window.first) * width;
-    projected = of_run(projected, run_stride) + static_cast<size_t>(window.first) * width;
-    if (d_attended) d_attended = of_run(d_attended, run_stride) + static_cast<size_t>(window.first) * width;
-    if (d_states) d_states = of_run(d_states, run_stride);
-    d_projected = of_run(d_projected, run_stride);
-    d_g = of_run(d_g, run_stride);
+    d_e = window.sample(d_e);
+    w = window.sample(w);
+    g = window.rows(g);
+    projected = window.rows(projected);
+    if (d_attended) d_attended = window.rows(d_attended);
+    if (d_states) d_states = window.rows(d_states);
+    d_projected = window.rows(d_projected);
+    d_g = window.rows(d_g);
     const bool works = tile_row() < window.n;
 
     unsigned begin = 0;
@@ -599,11 +576,10 @@ __device__ __forceinline__ void window_attention_backward(
     };
     fetch();
     const bool is_row = threadIdx.x < window.n;
-    const unsigned at = window.first + threadIdx.x;
-    const float y_own = is_row ? of_run(y, run_stride)[at] : 0.0f;
-    const float a_own = is_row ? of_run(a, run_stride)[at] : 0.0f;
-    const float p_own = is_row ? of_run(p, run_stride)[at] : 0.0f;
-    load_pairs(block, of_run(probabilities, run_stride), window);
+    const float y_own = is_row ? window.values(y)[threadIdx.x] : 0.0f;
+    const float a_own = is_row ? window.values(a)[threadIdx.x] : 0.0f;
+    const float p_own = is_row ? window.values(p)[threadIdx.x] : 0.0f;
+    load_pairs(block, window.block(probabilities), window);
     if (threadIdx.x < rows) y_here[threadIdx.x] = y_own, a_here[threadIdx.x] = a_own;
     clear_padding(left, window);
     clear_padding(right, window);
@@ -625,7 +601,7 @@ __device__ __forceinline__ void window_attention_backward(
         __syncthreads();
     }
     fetch_rest();
-    dot = row_sum(dot);
+    dot = sum_of_four<1>(dot);
     if (lane % 4 == 0) d_p[dot_row()] = dot;
     __syncthreads();
 
@@ -642,7 +618,7 @@ __device__ __forceinline__ void window_attention_backward(
     });
 #pragma unroll
     for (unsigned half = 0; half < 2; half++) {
-        of_rows[half] = row_sum(of_rows[half]);
+        of_rows[half] = sum_of_four<1>(of_rows[half]);
         if (lane % 4 == 0 && half == side()) t[Key(0, 2 * half).row] = of_rows[half];
     }
     __syncthreads();
@@ -672,7 +648,7 @@ __device__ __forceinline__ void window_attention_backward(
         });
     }
 #pragma unroll
-    for (unsigned half = 0; half < 2; half++) products[half] = row_sum(products[half]);
+    for (unsigned half = 0; half < 2; half++) products[half] = sum_of_four<1>(products[half]);
     for_keys(window, [&](unsigned j) {
 #pragma unroll
         for (unsigned half = 0; half < 2; half++) {

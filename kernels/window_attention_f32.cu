@@ -65,30 +65,12 @@ __device__ __forceinline__ unsigned column_of_pairs() {
     return threadIdx.x / 8 % 4 * 2;
 }
 
-// The sum, or the maximum, of what the four lanes of a row of pairs have.
-__device__ __forceinline__ float row_sum(float x) {
-    x += __shfl_xor_sync(ALL_LANES, x, 8);
-    return x + __shfl_xor_sync(ALL_LANES, x, 16);
-}
-
-__device__ __forceinline__ float row_maximum(float x) {
-    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 8));
-    return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 16));
-}
+// Lanes that have a row of pairs are so far apart.
+constexpr unsigned OF_ROW_APART = 8;
 
 __device__ __forceinline__ void add_multiple(Quad &to, float factor, const Quad &of) {
 #pragma unroll
     for (int i = 0; i < 4; i++) to.x[i] += factor * of.x[i];
-}
-
-// A quad of a row in shared memory.
-__device__ __forceinline__ Quad quad_at(const float *row, unsigned quad) {
-    const float4 v = reinterpret_cast<const float4 *>(row)[quad];
-    return {v.x, v.y, v.z, v.w};
-}
-
-__device__ __forceinline__ void put_quad(float *row, unsigned quad, const Quad &q) {
-    reinterpret_cast<float4 *>(row)[quad] = make_float4(q.x[0], q.x[1], q.x[2], q.x[3]);
 }
 
 // A thread's share of a chunk on its way from memory: fetched while something else is computed, and put into shared memory when that is
@@ -120,9 +102,21 @@ template <unsigned T> struct Fetched {
     static __device__ __forceinline__ unsigned row(unsigned i) { return threadIdx.x / OF_ROW + i * AT_ONCE; }
 };
 
-// A vector [2d] into shared memory, in whole quads.
-__device__ __forceinline__ void load_vector(float *to, const float *from, unsigned width) {
-    for (unsigned quad = threadIdx.x; quad < quads_of(width); quad += BLOCK) put_quad(to, quad, load_quad(from, quad, width));
+// Goes through the columns, of which the first chunk is fetched already: each is put into shared memory, and used, while the next one is
+// on its way. `fetch` is told the first quad of a chunk, `use` that and how many there are.
+template <class Fetch, class Put, class Use>
+__device__ __forceinline__ void for_chunks(unsigned quads, Fetch fetch, Put put, Use use) {
+#pragma unroll 1
+    for (unsigned begin = 0;;) {
+        put();
+        __syncthreads();
+        const unsigned first = begin;
+        begin += QUADS;
+        if (begin < quads) fetch(begin);
+        use(first, min(QUADS, quads - first));
+        if (begin >= quads) break;
+        __syncthreads();
+    }
 }
 
 // A matrix of pairs in shared memory.
@@ -184,7 +178,7 @@ template <unsigned T> struct RowOfPairs {
             const float2 two = *reinterpret_cast<const float2 *>(vector + 8 * i + column_of_pairs());
             sum += x[i].x * two.x + x[i].y * two.y;
         }
-        return row_sum(sum);
+        return sum_of_four<OF_ROW_APART>(sum);
     }
 };
 
@@ -350,30 +344,22 @@ template <unsigned T> __device__ __forceinline__ void window_attention(const Win
     const unsigned lane = threadIdx.x % 32, quads = quads_of(window.width);
     const bool has_row = threadIdx.x / 32 < T;
 
-    unsigned begin = 0;
     Fetched<T> next_left, next_right;
-    const auto fetch = [&] {
+    const auto fetch = [&](unsigned begin) {
         next_left.fetch(window.rows(f.projected), window, begin);
         next_right.fetch(window.rows(f.g), window, begin);
     };
-    fetch();
-    load_vector(w_here, window.sample(f.w), window.width);
+    fetch(0);
+    load_vector<BLOCK>(w_here, window.sample(f.w), window.width);
     Scores<T> scores = {};
     float dot = 0.0f;
-#pragma unroll 1
-    for (;;) {
-        next_left.put(left), next_right.put(right);
-        __syncthreads();
-        const unsigned here = min(QUADS, quads - begin), first = 4 * begin;
-        begin += QUADS;
-        if (begin < quads) fetch();
+    const auto put = [&] { next_left.put(left), next_right.put(right); };
+    for_chunks(quads, fetch, put, [&](unsigned first, unsigned here) {
         add_scores<T>(scores, left, right, here);
-        if (has_row) dot += dot_of_row(right, w_here + first, here);
-        if (begin >= quads) break;
-        __syncthreads();
-    }
+        if (has_row) dot += dot_of_row(right, w_here + 4 * first, here);
+    });
     if (has_row) {
-        dot = row_sum(dot);
+        dot = sum_of_four<OF_ROW_APART>(dot);
         if (lane < 8) y_here[row_of_pairs()] = dot;
     }
     const Pairs<T> second = {left};  // of two parts of the scores
@@ -385,12 +371,12 @@ template <unsigned T> __device__ __forceinline__ void window_attention(const Win
         row.load(block), row.add(second);
         float largest = -INFINITY, sum = 0.0f;
         row.each([&](float &x, unsigned column) { largest = column < window.n ? fmaxf(largest, x) : largest; });
-        largest = row_maximum(largest);
+        largest = maximum_of_four<OF_ROW_APART>(largest);
         row.each([&](float &x, unsigned column) {
             x = column < window.n ? held_exp((x - largest) * f.scale) : 0.0f;
             sum += x;
         });
-        const float inverse = 1.0f / row_sum(sum);
+        const float inverse = 1.0f / sum_of_four<OF_ROW_APART>(sum);
         row.each([&](float &x, unsigned) { x *= inverse; });
         row.store(block);
         const float dot = row.dot(y_here);
@@ -401,15 +387,9 @@ template <unsigned T> __device__ __forceinline__ void window_attention(const Win
         });
     }
     __syncthreads();
-    // Every warp finds the largest and the sum by itself, which costs less than telling.
-    float most = -INFINITY, all = 0.0f;
-    for (unsigned j = lane; j < window.n; j += 32) most = fmaxf(most, b[j]);
-    most = warp_maximum(most);
-    for (unsigned j = lane; j < window.n; j += 32) all += held_exp(b[j] - most);
-    const float inverse = 1.0f / warp_sum(all);
+    const Softmax softmax(b, window.n);
     if (threadIdx.x < window.n) {
-        const float a = held_exp(b[threadIdx.x] - most) * inverse;
-        a_here[threadIdx.x] = window.values(f.a)[threadIdx.x] = a;
+        a_here[threadIdx.x] = window.values(f.a)[threadIdx.x] = softmax[threadIdx.x];
         window.values(f.y)[threadIdx.x] = y_here[threadIdx.x];
     }
     __syncthreads();
@@ -474,14 +454,13 @@ template <unsigned T> __device__ __forceinline__ void window_attention_backward(
     const unsigned lane = threadIdx.x % 32, quads = quads_of(window.width);
     const bool has_row = threadIdx.x / 32 < T, is_row = threadIdx.x < window.n;
 
-    unsigned begin = 0;
     Fetched<T> next_left, next_right;
-    const auto fetch = [&] {
+    const auto fetch = [&](unsigned begin) {
         if (f.d_attended) next_left.fetch(window.rows(f.d_attended), window, begin);
         next_right.fetch(window.rows(f.g), window, begin);
     };
-    fetch();
-    load_vector(d_e_here, window.sample(f.d_e), window.width);
+    fetch(0);
+    load_vector<BLOCK>(d_e_here, window.sample(f.d_e), window.width);
     const float y_own = is_row ? window.values(f.y)[threadIdx.x] : 0.0f, a_own = is_row ? window.values(f.a)[threadIdx.x] : 0.0f;
     const float p_own = is_row ? window.values(f.p)[threadIdx.x] : 0.0f;
     if (threadIdx.x < M) y_here[threadIdx.x] = y_own, a_here[threadIdx.x] = a_own;
@@ -493,21 +472,16 @@ template <unsigned T> __device__ __forceinline__ void window_attention_backward(
     }
     Scores<T> scores = {};
     float dot = 0.0f;
-#pragma unroll 1
-    for (;;) {
+    const auto put = [&] {
         if (f.d_attended) next_left.put(left);
         next_right.put(right);
-        __syncthreads();
-        const unsigned here = min(QUADS, quads - begin), first = 4 * begin;
-        begin += QUADS;
-        if (begin < quads) fetch();
+    };
+    for_chunks(quads, fetch, put, [&](unsigned first, unsigned here) {
         if (f.d_attended) add_scores<T>(scores, left, right, here);
-        if (has_row) dot += dot_of_row(right, d_e_here + first, here);
-        if (begin >= quads) break;
-        __syncthreads();
-    }
+        if (has_row) dot += dot_of_row(right, d_e_here + 4 * first, here);
+    });
     if (has_row) {
-        dot = row_sum(dot);
+        dot = sum_of_four<OF_ROW_APART>(dot);
         if (lane < 8) d_p[row_of_pairs()] = dot;
     }
     if (f.d_attended) {
@@ -536,7 +510,7 @@ template <unsigned T> __device__ __forceinline__ void window_attention_backward(
         float dot = 0.0f;
 #pragma unroll
         for (unsigned i = 0; i < T; i++) dot += probabilities.x[i].x * gradient.x[i].x + probabilities.x[i].y * gradient.x[i].y;
-        dot = row_sum(dot);
+        dot = sum_of_four<OF_ROW_APART>(dot);
 #pragma unroll
         for (unsigned i = 0; i < T; i++) {
             gradient.x[i].x = f.scale * probabilities.x[i].x * (gradient.x[i].x - dot);
@@ -584,11 +558,6 @@ template <unsigned MOST, unsigned T = 1, class Body> __device__ __forceinline__ 
         if (tiles > T) return with_tiles<MOST, T + 1>(tiles, body);
     }
     body(std::integral_constant<unsigned, T>());
-}
-
-// What an empty window adds up to: its row of [S, 2d].
-__device__ __forceinline__ void clear_sample(float *to, const Window &window) {
-    for (unsigned column = threadIdx.x; column < window.width; column += BLOCK) window.sample(to)[column] = 0.0f;
 }
 
 // For each longest window, DEFINE(longest, blocks a multiprocessor).

@@ -2,7 +2,7 @@
 
 use coin::device::cuda::memory::Element;
 
-use crate::batches::{Indices, Places, least, talk, unequal};
+use crate::batches::{Indices, Places, least, talk, unequal, windows_of};
 use crate::support::Random;
 use crate::work::{ELEMENTS, Real, UNTOUCHED, Work, args, close_elements, held, of_element, same, untouched};
 
@@ -107,10 +107,7 @@ fn ragged_rows() {
 #[test]
 fn rows_up_to_the_longest() {
     let conversations = [talk(&mut Random(7), 513, 2)];
-    let around = |targets: &[usize]| {
-        let targets: Vec<(usize, usize)> = targets.iter().map(|&n| (0, n)).collect();
-        Indices::new(&conversations, &targets, 512)
-    };
+    let around = |lengths: &[usize]| windows_of(&conversations, lengths, 512);
     check(&[around(&[31, 32, 33, 64, 65, 127]), around(&[128, 129])], 8.0, 0.5);
     check(&[around(&[512]), around(&[2])], 8.0, 0.5);
 }

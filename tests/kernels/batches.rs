@@ -161,6 +161,12 @@ pub fn talk(random: &mut Random, len: usize, speakers: usize) -> String {
     (0..len).map(|_| (b'A' + random.below(speakers) as u8) as char).collect()
 }
 
+/// The first conversation's windows of these lengths: of the targets before which so many utterances stand.
+pub fn windows_of(conversations: &[String], lengths: &[usize], longest: usize) -> Indices {
+    let targets: Vec<(usize, usize)> = lengths.iter().map(|&n| (0, n)).collect();
+    Indices::new(conversations, &targets, longest)
+}
+
 /// Two runs that differ in every count: one with windows of every kind (empty, of one utterance, of one speaker, of three), the other
 /// with a single sample.
 pub fn unequal(random: &mut Random, longest: usize) -> [Indices; 2] {

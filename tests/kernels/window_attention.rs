@@ -2,7 +2,7 @@
 
 use coin::device::cuda::memory::Element;
 
-use crate::batches::{Capacity, Indices, Places, least, talk, unequal};
+use crate::batches::{Capacity, Indices, Places, least, talk, unequal, windows_of};
 use crate::support::Random;
 use crate::work::{Arg, Place, Real, Work, args, close, close_elements, held, untouched};
 
@@ -431,10 +431,7 @@ fn every_width(element: Element) {
 /// Lengths around a fragment of keys and a tile's rows, up to the longest, with one chunk of columns and with several.
 fn every_length(element: Element) {
     let conversations = [talk(&mut Random(12), 65, 2)];
-    let of = |targets: &[usize]| {
-        let targets: Vec<(usize, usize)> = targets.iter().map(|&n| (0, n)).collect();
-        Indices::new(&conversations, &targets, 64)
-    };
+    let of = |lengths: &[usize]| windows_of(&conversations, lengths, 64);
     check(
         element,
         &[of(&[64, 63, 57, 56, 55, 49, 48, 47]), of(&[41, 40, 39, 33, 32])],
@@ -479,10 +476,7 @@ fn windows_of_every_length_in_mixed_precision() {
 #[test]
 fn short_windows_where_long_ones_may_be() {
     let conversations = [talk(&mut Random(13), 24, 2)];
-    let of = |targets: &[usize]| {
-        let targets: Vec<(usize, usize)> = targets.iter().map(|&n| (0, n)).collect();
-        Indices::new(&conversations, &targets, 64)
-    };
+    let of = |lengths: &[usize]| windows_of(&conversations, lengths, 64);
     for (longest, from_next) in [1, 8, 17, 20].into_iter().zip(WAYS.into_iter().cycle()) {
         check_among(Element::Word, 64, &[of(&[longest, longest / 2]), of(&[longest, 0])], 50, 1.0, from_next);
     }

@@ -45,15 +45,10 @@ fn mixed_kernels(d: usize, longest: usize) -> [WindowKernel; 2] {
     [0, 1].map(|back| WindowKernel { name: names[back], block: 64 * tiles, shared: shared[back] })
 }
 
-/// T of `kernels/window_attention_f32.cu`: windows of up to `longest` have so many times eight rows.
-fn eights(longest: usize) -> usize {
-    longest.max(1).div_ceil(8)
-}
-
 /// `kernels/window_attention_f32.cu` there and back, for windows of up to `longest` of the `history_length` that there may be.
 fn exact_kernels(d: usize, history_length: usize, longest: usize) -> [WindowKernel; 2] {
     const CHUNK: usize = 52;
-    let rows = 8 * eights(longest);
+    let rows = longest.max(1).next_multiple_of(8);
     let (chunk, pairs, width) = (CHUNK.max(rows + 4), rows + 4, (2 * d).next_multiple_of(4));
     let shared = [
         WORD * (rows * (chunk + CHUNK + pairs + 7) + width),
