@@ -30,6 +30,14 @@ impl Error {
         }
     }
 
+    /// Wrong input, said as `say` makes it of the message; a failure of the machine stays what it is.
+    pub fn said(self, say: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Error::Input(message) => Error::Input(say(message)),
+            system => system,
+        }
+    }
+
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Input(_) => 2,

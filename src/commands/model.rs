@@ -47,11 +47,11 @@ pub fn threads(wanted: Option<usize>) -> usize {
 /// A checkpoint file; of a run folder, its best one.
 pub fn read(path: &Path) -> Result<(PathBuf, Checkpoint)> {
     let path = if path.is_dir() { RunFolder::best_of(path)? } else { path.to_path_buf() };
-    let checkpoint = Checkpoint::read(&path).map_err(|error| match error {
-        Error::Input(message) if path.is_file() => Error::Input(format!(
-            "{message}: name a checkpoint that coin train or coin init wrote, or a run's folder"
-        )),
-        error => error,
+    let checkpoint = Checkpoint::read(&path).map_err(|error| match path.is_file() {
+        true => error.said(|message| {
+            format!("{message}: name a checkpoint that coin train or coin init wrote, or a run's folder")
+        }),
+        false => error,
     })?;
     Ok((path, checkpoint))
 }

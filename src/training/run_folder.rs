@@ -107,12 +107,11 @@ impl RunFolder {
     /// Settings of the run at `path`, which need not be this process's.
     pub fn settings_of(path: &Path) -> Result<Settings> {
         let settings = Layer::file(&path.join(CONFIG)).and_then(|layer| Settings::resolve(&[layer]));
-        settings.map_err(|error| match error {
-            Error::Input(message) => Error::Input(format!(
-                "{}: holds no run to resume; its {CONFIG} cannot be read as a run's settings: {message}",
-                path.display()
-            )),
-            error => error,
+        let path = path.display();
+        settings.map_err(|error| {
+            error.said(|message| {
+                format!("{path}: holds no run to resume; its {CONFIG} cannot be read as a run's settings: {message}")
+            })
         })
     }
 
@@ -157,24 +156,21 @@ impl RunFolder {
         if !last.exists() {
             return Ok(None);
         }
-        let checkpoint = Checkpoint::read(&last).map_err(|error| match error {
-            Error::Input(message) => Self::stuck(path, &message),
-            error => error,
-        })?;
-        Ok(Some(checkpoint))
+        let checkpoint = Checkpoint::read(&last);
+        checkpoint.map(Some).map_err(|error| error.said(|message| Self::stuck(path, &message)))
     }
 
-    /// The error of a last checkpoint that the run at `path` cannot go on from, and what is left of it.
-    pub fn stuck(path: &Path, why: &str) -> Error {
+    /// What is said of a last checkpoint that the run at `path` cannot go on from, and of what is left of it.
+    pub fn stuck(path: &Path, why: &str) -> String {
         let best = match Checkpoint::read(&path.join(BEST)) {
             Ok(_) => format!("{BEST} has its best weights so far, for coin evaluate and coin predict; "),
             Err(_) => String::new(),
         };
         let config = path.join(CONFIG);
-        Error::input(format!(
+        format!(
             "{why}. The run cannot go on from there; {best}coin train --config {} --out ANOTHER trains it anew",
             config.display()
-        ))
+        )
     }
 
     pub fn best(&self) -> Result<Checkpoint> {

@@ -384,7 +384,7 @@ impl<'a> Live<'a> {
             self.progress = training.ok_or_else(|| {
                 let path = folder.path();
                 let why = format!("{}: its last checkpoint has no optimiser to go on with", path.display());
-                RunFolder::stuck(path, &why)
+                Error::input(RunFolder::stuck(path, &why))
             })?;
         }
         folder.write_metrics(&self.progress.history)
